@@ -1,0 +1,164 @@
+"""What ansible-runner calls: forwards dicts to the native emitter, and never lets an exception out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ._native import Emitter
+
+logger = logging.getLogger("ansible-runner.nats")
+
+#: The states that end a run; ``error`` comes from ``ansible-runner process`` alone.
+END_STATES = frozenset({"successful", "failed", "canceled", "timeout", "error"})
+
+#: How long the end of the interpreter waits for runs that did not end themselves, in seconds.
+EXIT_TIMEOUT = 5.0
+
+#: One emitter per run, by the ``id`` of its configuration object, which is watched lest the id be used again.
+_emitters: dict[int, tuple[Any, Emitter]] = {}
+
+#: The process in which the end of the interpreter is watched: a forked child has to do it again.
+_watched_pid: int | None = None
+
+#: The native library could not be loaded: said once.
+_broken = False
+
+
+def event_handler(runner_config: Any, data: dict[str, Any]) -> None:
+    """Publish one event (called by ``ansible_runner.runner.Runner.event_callback``)."""
+    try:
+        if _is_enabled(runner_config):
+            _publish(runner_config, "event", data)
+    except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
+        _contain(exception)
+
+
+def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
+    """Publish one status (called by ``ansible_runner.runner.Runner.status_callback``).
+
+    The status that ends a run waits until the server has confirmed everything, at most ``flush_timeout``.
+    """
+    try:
+        if _is_enabled(runner_config):
+            _publish(runner_config, "status", data)
+            if data.get("status") in END_STATES:
+                _finish(runner_config)
+    except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
+        _contain(exception)
+
+
+def _is_enabled(runner_config: Any) -> bool:
+    if os.environ.get("RUNNER_NATS_SUBJECT_ID"):
+        return True
+    settings = getattr(runner_config, "settings", None)
+    return bool(settings) and bool(settings.get("nats_subject_id"))
+
+
+def _publish(runner_config: Any, kind: str, data: dict[str, Any]) -> None:
+    entry = _emitters.get(id(runner_config))
+    emitter = entry[1] if entry is not None else _create(runner_config)
+    if emitter is not None:
+        notices = emitter.publish(kind, data)
+        if notices:
+            _tell(notices)
+
+
+def _finish(runner_config: Any) -> None:
+    entry = _emitters.pop(id(runner_config), None)
+    if entry is not None:
+        _tell(entry[1].finish())
+
+
+def _create(runner_config: Any) -> Emitter | None:
+    global _broken  # noqa: PLW0603
+    if _broken:
+        return None
+    try:
+        from . import _native  # noqa: PLC0415 - not before a run is enabled
+    except ImportError as error:
+        _broken = True
+        _tell([(logging.ERROR, f"cannot load the native library, nothing is published: {error}")])
+        return None
+    _watch_exit(_native.shut_down)
+    ident = getattr(runner_config, "ident", None)
+    artifact_dir = getattr(runner_config, "artifact_dir", None)
+    emitter = _native.Emitter(
+        getattr(runner_config, "settings", None) or {},
+        None if ident is None else str(ident),
+        None if artifact_dir is None else os.fspath(artifact_dir),
+    )
+    key = id(runner_config)
+
+    def forget(_: object) -> None:
+        _emitters.pop(key, None)
+
+    watched: Any
+    try:
+        watched = weakref.ref(runner_config, forget)
+    except TypeError:
+        watched = runner_config
+    return _emitters.setdefault(key, (watched, emitter))[1]
+
+
+def _watch_exit(shut_down: Callable[[float], list[tuple[int, str]]]) -> None:
+    """Let the end of this process deliver what runs without an end state have left."""
+    global _watched_pid  # noqa: PLW0603
+    if _watched_pid == os.getpid():
+        return
+    _watched_pid = os.getpid()
+
+    def at_exit() -> None:
+        try:
+            _emitters.clear()
+            _tell(shut_down(EXIT_TIMEOUT))
+        except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
+            _contain(exception)
+
+    import atexit  # noqa: PLC0415 - only when enabled
+
+    atexit.register(at_exit)
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # Its children leave through os._exit, past atexit, but not past this.
+        util.Finalize(None, at_exit, exitpriority=100)
+
+
+def _tell(notices: Iterable[tuple[int, str]]) -> None:
+    """Log; a problem that no handler would show goes to standard error.
+
+    ansible-runner's command line sets the root logger to level 99 (``ansible_runner.output.configure``):
+    nothing that a plugin logs would be seen, and standard output may carry the worker's stream.
+    """
+    for level, text in notices:
+        logger.log(level, "%s", text)
+        if level >= logging.WARNING and not _is_shown(level):
+            print(f"ansible-runner-nats: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _is_shown(level: int) -> bool:
+    if not logger.isEnabledFor(level):
+        return False
+    current: logging.Logger | None = logger
+    while current is not None:
+        for handler in current.handlers:
+            if not isinstance(handler, logging.NullHandler) and handler.level <= level:
+                return True
+        current = current.parent if current.propagate else None
+    return False
+
+
+def _contain(exception: BaseException) -> None:
+    """Keep a failure of ours from the job; pass on what is not ours (Ctrl-C, exit)."""
+    if not isinstance(exception, Exception) and type(exception).__module__ != "pyo3_runtime":
+        raise exception
+    try:
+        _tell([(logging.ERROR, f"internal error: {type(exception).__name__}: {exception}")])
+    except Exception:  # noqa: BLE001, S110 - nobody left to tell
+        pass

@@ -1,0 +1,865 @@
+//! Settings and environment become one validated [`Config`].
+//!
+//! Every option has a key in the setting `nats_options` and an environment variable; the environment
+//! wins, option by option, and an empty variable counts as not set. The names are those of
+//! `ansible-runner-nats` 0.4.0 and of nats-py's `connect`, which 0.4.0 passed its options to.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::error::Error;
+
+/// A string that must not be seen: `Debug` hides it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, to be handed to the connection and to nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// One server to try: its address, and the credentials that its URL carried.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// `scheme://host:port`, without credentials.
+    pub address: String,
+    /// From `user:password@` or `token@` in the URL.
+    pub auth: Option<Auth>,
+}
+
+/// How to authenticate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Auth {
+    /// User and password.
+    User(String, Secret),
+    /// A token.
+    Token(Secret),
+    /// Path of a `.creds` file, read anew at each connect so that it may be renewed.
+    CredsFile(PathBuf),
+    /// Path of an nkey seed file, read anew at each connect.
+    SeedFile(PathBuf),
+    /// The nkey seed itself.
+    Seed(Secret),
+}
+
+impl Auth {
+    /// What a user calls this way to authenticate.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::User(..) => "user and password",
+            Self::Token(_) => "token",
+            Self::CredsFile(_) => "user_credentials",
+            Self::SeedFile(_) | Self::Seed(_) => "nkeys_seed",
+        }
+    }
+}
+
+/// What proves that a message arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Delivery {
+    /// Ask the server whether a stream captures the subject, then as that says.
+    Auto,
+    /// A stream's acknowledgement: stored.
+    Jetstream,
+    /// An echo from the server: routed.
+    Core,
+}
+
+/// All that two runs must have in common to share a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// Servers to try, in the order given.
+    pub servers: Vec<Server>,
+    /// Credentials for servers whose URL carries none. An explicit option beats the URL, as in nats-py.
+    pub auth: Option<Auth>,
+    /// Client name that the server shows.
+    pub name: Option<String>,
+    /// Log each step of the connection.
+    pub verbose: bool,
+    /// Connect again after a disconnect.
+    pub allow_reconnect: bool,
+    /// For one attempt, name look-up included.
+    pub connect_timeout: Duration,
+    /// Pause before the same server is tried again.
+    pub reconnect_time_wait: Duration,
+    /// Consecutive failures after which a server is given up; `None` = never.
+    pub max_reconnect_attempts: Option<u32>,
+    /// Pause between PINGs on an idle connection.
+    pub ping_interval: Duration,
+    /// Unanswered PINGs after which the connection is stale.
+    pub max_outstanding_pings: u32,
+    /// Messages in flight, unconfirmed.
+    pub window: usize,
+    /// Bytes held in memory.
+    pub pending_size: usize,
+    /// Prefix of the inbox that confirmations come back to.
+    pub inbox_prefix: String,
+    /// Try the servers in the order given.
+    pub dont_randomize: bool,
+    /// TLS before the server's first word.
+    pub tls_handshake_first: bool,
+    /// What proves that a message arrived.
+    pub delivery: Delivery,
+    /// The stream that must capture our subjects.
+    pub stream: Option<String>,
+}
+
+/// What one run needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// As the user wrote it (or the host's name); not yet fit for a subject.
+    pub subject_id: String,
+    /// The user's headers, in order, names and values valid.
+    pub headers: Vec<(String, String)>,
+    /// The most that the end of the run waits.
+    pub flush_timeout: Duration,
+    /// Where undelivered messages go, if not to the artifact directory.
+    pub spill_dir: Option<PathBuf>,
+    /// The connection.
+    pub connection: Connection,
+}
+
+/// What came of the settings and the environment.
+#[derive(Debug)]
+pub struct Resolution {
+    /// `None`: not enabled, or refused (then a problem says why).
+    pub config: Option<Config>,
+    /// Each a line for the user.
+    pub problems: Vec<String>,
+}
+
+/// One option: its key in `nats_options` and its variables, the first of which is the documented one.
+struct Opt {
+    key: &'static str,
+    env: &'static [&'static str],
+    secret: bool,
+    /// A bad value means that nothing is sent, instead of the default being used.
+    fail_closed: bool,
+}
+
+const fn tuning(key: &'static str, env: &'static [&'static str]) -> Opt {
+    Opt { key, env, secret: false, fail_closed: false }
+}
+
+const fn guarded(key: &'static str, env: &'static [&'static str]) -> Opt {
+    Opt { key, env, secret: false, fail_closed: true }
+}
+
+const fn secret(key: &'static str, env: &'static [&'static str]) -> Opt {
+    Opt { key, env, secret: true, fail_closed: true }
+}
+
+const SUBJECT_ID: &str = "RUNNER_NATS_SUBJECT_ID";
+const HEADERS: &str = "RUNNER_NATS_HEADERS";
+
+const SERVERS: Opt = secret("servers", &["RUNNER_NATS_SERVERS"]);
+const USER: Opt = guarded("user", &["RUNNER_NATS_USERNAME"]);
+const PASSWORD: Opt = secret("password", &["RUNNER_NATS_PASSWORD"]);
+const TOKEN: Opt = secret("token", &["RUNNER_NATS_TOKEN"]);
+const USER_CREDENTIALS: Opt = guarded("user_credentials", &["RUNNER_NATS_USER_CREDENTIALS"]);
+const NKEYS_SEED: Opt = secret("nkeys_seed", &["RUNNER_NATS_NKEYS_SEED"]);
+const NKEYS_SEED_STR: Opt = secret("nkeys_seed_str", &[]);
+const NAME: Opt = tuning("name", &["RUNNER_NATS_CLIENT_NAME"]);
+const VERBOSE: Opt = tuning("verbose", &["RUNNER_NATS_CLIENT_VERBOSE"]);
+const ALLOW_RECONNECT: Opt = tuning("allow_reconnect", &["RUNNER_NATS_ALLOW_RECONNECT"]);
+const CONNECT_TIMEOUT: Opt = tuning("connect_timeout", &["RUNNER_NATS_CONNECT_TIMEOUT"]);
+const RECONNECT_TIME_WAIT: Opt = tuning("reconnect_time_wait", &["RUNNER_NATS_RECONNECT_TIME_WAIT"]);
+const MAX_RECONNECT_ATTEMPTS: Opt =
+    tuning("max_reconnect_attempts", &["RUNNER_NATS_MAX_RECONNECT_ATTEMPTS"]);
+const PING_INTERVAL: Opt = tuning("ping_interval", &["RUNNER_NATS_PING_INTERVAL"]);
+const MAX_OUTSTANDING_PINGS: Opt =
+    tuning("max_outstanding_pings", &["RUNNER_NATS_MAX_OUTSTANDING_PINGS", "RUNNER_MAX_OUTSTANDING_PINGS"]);
+const FLUSHER_QUEUE_SIZE: Opt = tuning("flusher_queue_size", &["RUNNER_NATS_FLUSHER_QUEUE_SIZE"]);
+const PENDING_SIZE: Opt = tuning("pending_size", &["RUNNER_NATS_PENDING_SIZE"]);
+const FLUSH_TIMEOUT: Opt = tuning("flush_timeout", &["RUNNER_NATS_FLUSH_TIMEOUT"]);
+const INBOX_PREFIX: Opt = tuning("inbox_prefix", &["RUNNER_NATS_INBOX_PREFIX"]);
+const DONT_RANDOMIZE: Opt = tuning("dont_randomize", &["RUNNER_NATS_DONT_RANDOMIZE"]);
+const TLS_HANDSHAKE_FIRST: Opt = guarded("tls_handshake_first", &["RUNNER_NATS_TLS_HANDSHAKE_FIRST"]);
+const NO_ECHO: Opt = tuning("no_echo", &["RUNNER_NATS_NO_ECHO"]);
+const PEDANTIC: Opt = tuning("pedantic", &["RUNNER_NATS_PEDANTIC"]);
+const DRAIN_TIMEOUT: Opt = tuning("drain_timeout", &["RUNNER_NATS_DRAIN_TIMEOUT"]);
+const TLS_HOSTNAME: Opt = tuning("tls_hostname", &["RUNNER_NATS_TLS_HOSTNAME"]);
+const TLS: Opt = guarded("tls", &[]);
+const SIGNATURE_CB: Opt = guarded("signature_cb", &[]);
+const USER_JWT_CB: Opt = guarded("user_jwt_cb", &[]);
+const DELIVERY: Opt = tuning("delivery", &["RUNNER_NATS_DELIVERY"]);
+const STREAM: Opt = tuning("stream", &["RUNNER_NATS_STREAM"]);
+const SPILL_DIR: Opt = tuning("spill_dir", &["RUNNER_NATS_SPILL_DIR"]);
+
+/// Every option, for "did you mean".
+const OPTIONS: &[&Opt] = &[
+    &SERVERS,
+    &USER,
+    &PASSWORD,
+    &TOKEN,
+    &USER_CREDENTIALS,
+    &NKEYS_SEED,
+    &NKEYS_SEED_STR,
+    &NAME,
+    &VERBOSE,
+    &ALLOW_RECONNECT,
+    &CONNECT_TIMEOUT,
+    &RECONNECT_TIME_WAIT,
+    &MAX_RECONNECT_ATTEMPTS,
+    &PING_INTERVAL,
+    &MAX_OUTSTANDING_PINGS,
+    &FLUSHER_QUEUE_SIZE,
+    &PENDING_SIZE,
+    &FLUSH_TIMEOUT,
+    &INBOX_PREFIX,
+    &DONT_RANDOMIZE,
+    &TLS_HANDSHAKE_FIRST,
+    &NO_ECHO,
+    &PEDANTIC,
+    &DRAIN_TIMEOUT,
+    &TLS_HOSTNAME,
+    &TLS,
+    &SIGNATURE_CB,
+    &USER_JWT_CB,
+    &DELIVERY,
+    &STREAM,
+    &SPILL_DIR,
+];
+
+/// Options of nats-py that this client cannot follow: accepted, and said.
+const WITHOUT_EFFECT: &[(&Opt, &str)] = &[
+    (&NO_ECHO, "the echo of our own markers is what confirms delivery"),
+    (&PEDANTIC, "subjects are checked before they are sent"),
+    (&DRAIN_TIMEOUT, "flush_timeout bounds the end of a run"),
+    (&TLS_HOSTNAME, "the certificate is verified against the host name in the server's URL"),
+];
+
+/// Options that carry Python objects and belong to security: without them the user's intent is not met.
+const CANNOT_SERVE: &[(&Opt, &str)] = &[
+    (&TLS, "the system's certificates (an ssl.SSLContext cannot be used here)"),
+    (&SIGNATURE_CB, "user_credentials or nkeys_seed instead of a callback"),
+    (&USER_JWT_CB, "user_credentials instead of a callback"),
+];
+
+/// Reads settings and environment. `env` looks a variable up (an empty one counts as not set);
+/// `hostname` gives this host's name, for the subject id `hostname`.
+pub fn resolve(
+    settings: &Map<String, Value>,
+    env: &dyn Fn(&str) -> Option<String>,
+    hostname: &dyn Fn() -> String,
+) -> Resolution {
+    let empty = Map::new();
+    let mut reader = Reader { options: &empty, env, problems: Vec::new(), refused: false };
+    let Some(subject_id) = reader.subject_id(settings, hostname) else {
+        return Resolution { config: None, problems: Vec::new() };
+    };
+    match settings.get("nats_options") {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(options)) => reader.options = options,
+        // Servers and credentials may be in there: sending elsewhere is worse than not sending.
+        Some(_) => reader.refuse("nats_options", "a mapping of option names to values"),
+    }
+    reader.unknown_keys();
+    reader.unusable();
+    let config = Config {
+        subject_id,
+        headers: reader.headers(settings),
+        flush_timeout: reader.seconds(&FLUSH_TIMEOUT, 5.0, 0.0),
+        spill_dir: reader.text(&SPILL_DIR).map(PathBuf::from),
+        connection: reader.connection(),
+    };
+    Resolution { config: (!reader.refused).then_some(config), problems: reader.problems }
+}
+
+struct Reader<'a> {
+    options: &'a Map<String, Value>,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+    refused: bool,
+}
+
+impl Reader<'_> {
+    fn subject_id(&self, settings: &Map<String, Value>, hostname: &dyn Fn() -> String) -> Option<String> {
+        let id = self.var(SUBJECT_ID).or_else(|| settings.get("nats_subject_id").and_then(as_text))?;
+        let id = if id == "hostname" { hostname().replace('.', "-") } else { id };
+        (!id.is_empty()).then_some(id)
+    }
+
+    fn connection(&mut self) -> Connection {
+        let stream = self.text(&STREAM);
+        Connection {
+            servers: self.servers(),
+            auth: self.auth(),
+            name: self.text(&NAME),
+            verbose: self.boolean(&VERBOSE, false),
+            allow_reconnect: self.boolean(&ALLOW_RECONNECT, true),
+            connect_timeout: self.seconds(&CONNECT_TIMEOUT, 2.0, MIN_TIMEOUT),
+            reconnect_time_wait: self.seconds(&RECONNECT_TIME_WAIT, 2.0, 0.0),
+            max_reconnect_attempts: self.attempts(),
+            ping_interval: self.seconds(&PING_INTERVAL, 120.0, MIN_TIMEOUT),
+            max_outstanding_pings: self.count(&MAX_OUTSTANDING_PINGS, 2, 1..=1_000),
+            window: self.count(&FLUSHER_QUEUE_SIZE, 1024, 1..=65_536),
+            pending_size: self.count(&PENDING_SIZE, 64 << 20, 0..=1 << 40),
+            inbox_prefix: self.inbox_prefix(),
+            dont_randomize: self.boolean(&DONT_RANDOMIZE, false),
+            tls_handshake_first: self.boolean(&TLS_HANDSHAKE_FIRST, false),
+            delivery: self.delivery(stream.is_some()),
+            stream,
+        }
+    }
+
+    /// A variable that is set to something.
+    fn var(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    /// The raw value and the name under which the user set it.
+    fn raw(&self, opt: &Opt) -> Option<(String, Value)> {
+        let from_env =
+            opt.env.iter().find_map(|name| Some(((*name).to_owned(), Value::String(self.var(name)?))));
+        from_env.or_else(|| match self.options.get(opt.key) {
+            None | Some(Value::Null) => None,
+            Some(value) => Some((format!("nats_options.{}", opt.key), value.clone())),
+        })
+    }
+
+    fn read<T>(
+        &mut self,
+        opt: &Opt,
+        expected: &str,
+        default: &str,
+        parse: impl Fn(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let (name, value) = self.raw(opt)?;
+        let parsed = parse(&value);
+        if parsed.is_none() {
+            self.complain(opt, &name, &value, expected, default);
+        }
+        parsed
+    }
+
+    fn complain(&mut self, opt: &Opt, name: &str, value: &Value, expected: &str, default: &str) {
+        let shown = if opt.secret { "***".to_owned() } else { shorten(&value.to_string()) };
+        let consequence = if opt.fail_closed {
+            self.refused = true;
+            "nothing is published".to_owned()
+        } else {
+            format!("using {default}")
+        };
+        self.problems.push(
+            Error::Option { name: name.to_owned(), shown, expected: expected.to_owned(), consequence }
+                .to_string(),
+        );
+    }
+
+    fn refuse(&mut self, name: &str, expected: &str) {
+        self.refused = true;
+        self.problems.push(format!("{name}: expected {expected}; nothing is published"));
+    }
+
+    fn text(&mut self, opt: &Opt) -> Option<String> {
+        self.read(opt, "text", "none", as_text)
+    }
+
+    fn boolean(&mut self, opt: &Opt, default: bool) -> bool {
+        let expected = "true, yes, y, 1, on or false, no, n, 0, off";
+        self.read(opt, expected, &default.to_string(), as_bool).unwrap_or(default)
+    }
+
+    fn seconds(&mut self, opt: &Opt, default: f64, least: f64) -> Duration {
+        let expected = format!("a number of seconds, at least {least}");
+        let parse = |value: &Value| {
+            let seconds = as_number(value)?;
+            // `Duration` overflows far above; ten years is "for ever" for a job.
+            (seconds >= least && seconds <= 315_360_000.0).then(|| Duration::from_secs_f64(seconds))
+        };
+        self.read(opt, &expected, &default.to_string(), parse)
+            .unwrap_or_else(|| Duration::from_secs_f64(default))
+    }
+
+    fn count<T>(&mut self, opt: &Opt, default: T, range: std::ops::RangeInclusive<T>) -> T
+    where
+        T: Copy + fmt::Display + PartialOrd + TryFrom<i64>,
+    {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let parse = |value: &Value| T::try_from(as_integer(value)?).ok().filter(|n| range.contains(n));
+        self.read(opt, &expected, &default.to_string(), parse).unwrap_or(default)
+    }
+
+    /// As in nats-py, zero and below mean "without end".
+    fn attempts(&mut self) -> Option<u32> {
+        let number = self.read(&MAX_RECONNECT_ATTEMPTS, "a whole number, -1 for no limit", "-1", as_integer);
+        number.filter(|n| *n > 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+    }
+
+    fn delivery(&mut self, stream_given: bool) -> Delivery {
+        let parse = |value: &Value| match as_text(value)?.to_ascii_lowercase().as_str() {
+            "auto" => Some(Delivery::Auto),
+            "jetstream" => Some(Delivery::Jetstream),
+            "core" => Some(Delivery::Core),
+            _ => None,
+        };
+        let delivery =
+            self.read(&DELIVERY, "auto, jetstream or core", "auto", parse).unwrap_or(Delivery::Auto);
+        if !stream_given {
+            return delivery;
+        }
+        if delivery == Delivery::Core {
+            self.problems.push("stream: implies delivery=jetstream; delivery=core is ignored".to_owned());
+        }
+        Delivery::Jetstream
+    }
+
+    fn inbox_prefix(&mut self) -> String {
+        let expected = "a subject prefix such as _INBOX, without wildcards or blanks";
+        let parse = |value: &Value| as_text(value).filter(|prefix| is_literal_subject(prefix));
+        self.read(&INBOX_PREFIX, expected, "_INBOX", parse).unwrap_or_else(|| "_INBOX".to_owned())
+    }
+
+    fn servers(&mut self) -> Vec<Server> {
+        let expected = "server URLs such as nats://localhost:4222, with scheme nats, tls, ws or wss";
+        let parse = |value: &Value| -> Option<Vec<Server>> {
+            let urls: Vec<String> = match value {
+                Value::Array(urls) => urls.iter().map(as_text).collect::<Option<_>>()?,
+                other => as_text(other)?.split(',').map(str::to_owned).collect(),
+            };
+            let urls: Vec<&str> = urls.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
+            let servers: Vec<Server> = urls.into_iter().map(parse_server).collect::<Option<_>>()?;
+            (!servers.is_empty()).then_some(servers)
+        };
+        self.read(&SERVERS, expected, "", parse).unwrap_or_else(|| {
+            vec![Server { address: "nats://localhost:4222".to_owned(), auth: None }]
+        })
+    }
+
+    /// In nats-py's order: a signature first, then user and password, then the token.
+    fn auth(&mut self) -> Option<Auth> {
+        let creds = self.read(&USER_CREDENTIALS, "the path of a .creds file", "", as_text);
+        let seed = self.read(&NKEYS_SEED_STR, "an nkey seed (SU...)", "", |value| {
+            as_text(value).filter(|seed| is_seed(seed))
+        });
+        let seed_or_path =
+            self.read(&NKEYS_SEED, "the path of an nkey seed file, or the seed (SU...)", "", as_text);
+        let user = self.read(&USER, "a user name", "", as_text);
+        let password = self.read(&PASSWORD, "a password", "", as_text);
+        let token = self.read(&TOKEN, "a token", "", as_text);
+        if let Some(path) = creds {
+            return Some(Auth::CredsFile(PathBuf::from(path)));
+        }
+        if let Some(seed) = seed {
+            return Some(Auth::Seed(Secret::new(seed)));
+        }
+        if let Some(text) = seed_or_path {
+            let is_seed = is_seed(&text);
+            return Some(if is_seed {
+                Auth::Seed(Secret::new(text))
+            } else {
+                Auth::SeedFile(PathBuf::from(text))
+            });
+        }
+        match (user, password, token) {
+            (Some(user), Some(password), _) => Some(Auth::User(user, Secret::new(password))),
+            (None, None, None) => None,
+            (None, None, Some(token)) => Some(Auth::Token(Secret::new(token))),
+            (Some(_), None, _) => {
+                self.refuse("user", "a password too (RUNNER_NATS_PASSWORD or nats_options.password)");
+                None
+            }
+            (None, Some(_), _) => {
+                self.refuse("password", "a user too (RUNNER_NATS_USERNAME or nats_options.user)");
+                None
+            }
+        }
+    }
+
+    /// The setting's headers, then the environment's over them.
+    fn headers(&mut self, settings: &Map<String, Value>) -> Vec<(String, String)> {
+        let mut pairs: Vec<(&str, String, String)> = Vec::new();
+        match settings.get("nats_headers") {
+            None | Some(Value::Null) => {}
+            Some(Value::Object(headers)) => {
+                for (name, value) in headers {
+                    let value = as_text(value).unwrap_or_else(|| value.to_string());
+                    pairs.push(("nats_headers", name.clone(), value));
+                }
+            }
+            Some(Value::String(list)) => self.split_headers("nats_headers", list, &mut pairs),
+            Some(_) => self.problems.push("nats_headers: expected a mapping; it is ignored".to_owned()),
+        }
+        if let Some(list) = self.var(HEADERS) {
+            self.split_headers(HEADERS, &list, &mut pairs);
+        }
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for (source, name, value) in pairs {
+            if let Err(reason) = check_header(&name, &value) {
+                self.problems.push(format!("{source}: header {:?} is skipped: {reason}", shorten(&name)));
+                continue;
+            }
+            match headers.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => headers.push((name, value)),
+            }
+        }
+        headers
+    }
+
+    fn split_headers<'s>(
+        &mut self,
+        source: &'s str,
+        list: &str,
+        pairs: &mut Vec<(&'s str, String, String)>,
+    ) {
+        for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some((name, value)) => pairs.push((source, name.trim().to_owned(), value.trim().to_owned())),
+                // The text may be the tail of a value with a comma in it, hence a secret: not shown.
+                None => self.problems.push(format!(
+                    "{source}: a pair without \"=\" is skipped; expected name=value,name2=value2"
+                )),
+            }
+        }
+    }
+
+    fn unknown_keys(&mut self) {
+        for key in self.options.keys() {
+            if OPTIONS.iter().any(|opt| opt.key == key) {
+                continue;
+            }
+            let near = OPTIONS
+                .iter()
+                .map(|opt| (strsim::damerau_levenshtein(opt.key, key), opt.key))
+                .min()
+                .filter(|(distance, _)| *distance <= 3);
+            let hint = near.map_or(String::new(), |(_, known)| format!("; did you mean {known}?"));
+            self.problems.push(format!("nats_options.{}: no such option, ignored{hint}", shorten(key)));
+        }
+    }
+
+    fn unusable(&mut self) {
+        for (opt, why) in WITHOUT_EFFECT {
+            if let Some((name, _)) = self.raw(opt) {
+                self.problems.push(format!("{name}: has no effect here: {why}"));
+            }
+        }
+        for (opt, expected) in CANNOT_SERVE {
+            if let Some((name, _)) = self.raw(opt) {
+                self.refuse(&name, expected);
+            }
+        }
+    }
+}
+
+const MIN_TIMEOUT: f64 = 0.001;
+
+/// Headers that decide over delivery, and are ours to set.
+const RESERVED: &[&str] = &["Nats-Msg-Id", "Nats-Expected-Stream", "Ansible-Runner-Truncated"];
+
+/// What NATS allows in a header (ADR-4): a printable name without a colon, a value without line ends.
+fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+        return Err("its name must be printable ASCII without blanks and colons");
+    }
+    if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {
+        return Err("this plugin sets it itself");
+    }
+    if value.contains(['\r', '\n', '\0']) {
+        return Err("its value must not contain line ends");
+    }
+    Ok(())
+}
+
+fn is_literal_subject(text: &str) -> bool {
+    text.split('.').all(|token| {
+        !token.is_empty()
+            && !token.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>'))
+    })
+}
+
+fn is_seed(text: &str) -> bool {
+    nkeys::KeyPair::from_seed(text.trim()).is_ok()
+}
+
+/// A server URL; the scheme may be left out (`localhost:4222`), and credentials may be percent-encoded.
+fn parse_server(text: &str) -> Option<Server> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("nats://{text}") };
+    let url = Url::parse(&text).ok()?;
+    if !matches!(url.scheme(), "nats" | "tls" | "ws" | "wss") || url.host_str().unwrap_or_default().is_empty()
+    {
+        return None;
+    }
+    let decode = |part: &str| percent_decode_str(part).decode_utf8().ok().map(String::from);
+    let auth = match (url.username(), url.password()) {
+        ("", None) => None,
+        (token, None) => Some(Auth::Token(Secret::new(decode(token)?))),
+        (user, Some(password)) => Some(Auth::User(decode(user)?, Secret::new(decode(password)?))),
+    };
+    Some(Server { address: address_of(&url), auth })
+}
+
+/// `scheme://host:port` and, for WebSocket, the path.
+fn address_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or(4222);
+    let path = if matches!(url.scheme(), "ws" | "wss") { url.path().trim_end_matches('/') } else { "" };
+    format!("{}://{host}:{port}{path}", url.scheme())
+}
+
+/// YAML gives `4222` and `true` where a user means text.
+fn as_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+fn as_bool(value: &Value) -> Option<bool> {
+    match as_text(value)?.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "y" | "1" | "on" => Some(true),
+        "false" | "no" | "n" | "0" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn as_number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+fn as_integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// Enough of a value to recognise it.
+fn shorten(text: &str) -> String {
+    const MOST: usize = 80;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    text.chars().take(MOST).chain("...".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn resolve_with(settings: &Value, env: &[(&str, &str)]) -> Resolution {
+        let env = |name: &str| {
+            env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        resolve(settings.as_object().unwrap(), &env, &|| "web.example.org".to_owned())
+    }
+
+    fn good(settings: &Value, env: &[(&str, &str)]) -> Config {
+        let resolution = resolve_with(settings, env);
+        assert_eq!(resolution.problems, Vec::<String>::new());
+        resolution.config.unwrap()
+    }
+
+    const ON: (&str, &str) = ("RUNNER_NATS_SUBJECT_ID", "id");
+
+    #[test]
+    fn off_unless_a_subject_id_is_given() {
+        for (settings, env) in [
+            (json!({}), vec![]),
+            (json!({}), vec![("RUNNER_NATS_SUBJECT_ID", "")]),
+            (json!({"nats_subject_id": ""}), vec![]),
+            (json!({"nats_subject_id": null}), vec![]),
+        ] {
+            assert!(resolve_with(&settings, &env).config.is_none());
+        }
+    }
+
+    #[test]
+    fn subject_id_from_settings_environment_and_host() {
+        assert_eq!(good(&json!({"nats_subject_id": "a.b"}), &[]).subject_id, "a.b");
+        assert_eq!(good(&json!({"nats_subject_id": 7}), &[]).subject_id, "7");
+        assert_eq!(good(&json!({"nats_subject_id": "a"}), &[ON]).subject_id, "id");
+        let host = good(&json!({}), &[("RUNNER_NATS_SUBJECT_ID", "hostname")]);
+        assert_eq!(host.subject_id, "web-example-org");
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = good(&json!({}), &[ON]);
+        assert_eq!(config.flush_timeout, Duration::from_secs(5));
+        let connection = config.connection;
+        assert_eq!(connection.servers[0].address, "nats://localhost:4222");
+        assert_eq!(connection.connect_timeout, Duration::from_secs(2));
+        assert_eq!(connection.reconnect_time_wait, Duration::from_secs(2));
+        assert_eq!(connection.max_reconnect_attempts, None);
+        assert_eq!(connection.ping_interval, Duration::from_secs(120));
+        assert_eq!(connection.max_outstanding_pings, 2);
+        assert_eq!((connection.window, connection.pending_size), (1024, 64 << 20));
+        assert!(connection.allow_reconnect && !connection.verbose);
+        assert_eq!(connection.delivery, Delivery::Auto);
+    }
+
+    #[test]
+    fn environment_beats_settings_option_by_option() {
+        let settings = json!({"nats_options": {
+            "connect_timeout": 7, "reconnect_time_wait": "0.5", "max_reconnect_attempts": 9,
+            "allow_reconnect": false, "servers": ["a:1", "tls://b"]}});
+        let env = [ON, ("RUNNER_NATS_CONNECT_TIMEOUT", "3"), ("RUNNER_MAX_OUTSTANDING_PINGS", "5")];
+        let connection = good(&settings, &env).connection;
+        assert_eq!(connection.connect_timeout, Duration::from_secs(3));
+        assert_eq!(connection.reconnect_time_wait, Duration::from_millis(500));
+        assert_eq!(connection.max_reconnect_attempts, Some(9));
+        assert_eq!(connection.max_outstanding_pings, 5);
+        assert!(!connection.allow_reconnect);
+        let addresses: Vec<&str> = connection.servers.iter().map(|s| s.address.as_str()).collect();
+        assert_eq!(addresses, ["nats://a:1", "tls://b:4222"]);
+    }
+
+    #[test]
+    fn booleans_in_every_spelling() {
+        for (text, expected) in
+            [("YES", true), ("y", true), ("1", true), ("On", true), ("off", false), ("0", false), ("N", false)]
+        {
+            let connection = good(&json!({}), &[ON, ("RUNNER_NATS_CLIENT_VERBOSE", text)]).connection;
+            assert_eq!(connection.verbose, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_tuning_value_names_variable_value_and_default() {
+        let resolution = resolve_with(&json!({}), &[ON, ("RUNNER_NATS_CONNECT_TIMEOUT", "soon")]);
+        assert_eq!(resolution.config.unwrap().connection.connect_timeout, Duration::from_secs(2));
+        assert_eq!(
+            resolution.problems,
+            ["RUNNER_NATS_CONNECT_TIMEOUT=\"soon\": expected a number of seconds, at least 0.001; using 2"]
+        );
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_bad_values() {
+        for (name, value) in [
+            ("RUNNER_NATS_CONNECT_TIMEOUT", "-1"),
+            ("RUNNER_NATS_CONNECT_TIMEOUT", "NaN"),
+            ("RUNNER_NATS_CONNECT_TIMEOUT", "inf"),
+            ("RUNNER_NATS_FLUSH_TIMEOUT", "1e300"),
+            ("RUNNER_NATS_FLUSHER_QUEUE_SIZE", "0"),
+            ("RUNNER_NATS_PENDING_SIZE", "-5"),
+            ("RUNNER_NATS_PENDING_SIZE", "99999999999999999999"),
+            ("RUNNER_NATS_MAX_RECONNECT_ATTEMPTS", "many"),
+            ("RUNNER_NATS_ALLOW_RECONNECT", "maybe"),
+        ] {
+            let resolution = resolve_with(&json!({}), &[ON, (name, value)]);
+            assert!(resolution.config.is_some());
+            assert!(resolution.problems[0].starts_with(name), "{:?}", resolution.problems);
+        }
+    }
+
+    #[test]
+    fn bad_servers_and_authentication_fail_closed() {
+        for (name, value) in [
+            ("RUNNER_NATS_SERVERS", "http://a"),
+            ("RUNNER_NATS_SERVERS", "nats://good,nats://"),
+            ("RUNNER_NATS_USERNAME", "alone"),
+            ("RUNNER_NATS_PASSWORD", "alone-canary"),
+            ("RUNNER_NATS_TLS_HANDSHAKE_FIRST", "perhaps"),
+        ] {
+            let resolution = resolve_with(&json!({}), &[ON, (name, value)]);
+            assert!(resolution.config.is_none(), "{name}");
+            assert!(resolution.problems[0].ends_with("nothing is published"), "{:?}", resolution.problems);
+            assert!(!resolution.problems[0].contains("canary"));
+        }
+        for options in [json!("text"), json!({"tls": "<ssl.SSLContext>"}), json!({"nkeys_seed_str": "SUxx"})] {
+            let resolution = resolve_with(&json!({"nats_options": options}), &[ON]);
+            assert!(resolution.config.is_none(), "{options}");
+        }
+    }
+
+    #[test]
+    fn every_way_to_authenticate() {
+        let seed = nkeys::KeyPair::new_user().seed().unwrap();
+        let auth = |env: &[(&str, &str)]| good(&json!({}), &[&[ON], env].concat()).connection.auth.unwrap();
+        assert_eq!(
+            auth(&[("RUNNER_NATS_USERNAME", "u"), ("RUNNER_NATS_PASSWORD", "p")]),
+            Auth::User("u".into(), Secret::new("p"))
+        );
+        assert_eq!(auth(&[("RUNNER_NATS_TOKEN", "t")]), Auth::Token(Secret::new("t")));
+        assert_eq!(auth(&[("RUNNER_NATS_USER_CREDENTIALS", "/c")]), Auth::CredsFile("/c".into()));
+        assert_eq!(auth(&[("RUNNER_NATS_NKEYS_SEED", "/s")]), Auth::SeedFile("/s".into()));
+        assert_eq!(auth(&[("RUNNER_NATS_NKEYS_SEED", &seed)]), Auth::Seed(Secret::new(seed.clone())));
+        let settings = json!({"nats_options": {"nkeys_seed_str": seed, "user": "u", "password": 1}});
+        assert_eq!(good(&settings, &[ON]).connection.auth.unwrap(), Auth::Seed(Secret::new(seed)));
+    }
+
+    #[test]
+    fn credentials_in_urls_are_decoded_and_kept_out_of_the_address() {
+        let urls = "nats://us%40er:p%3Aw@h:1, nats://tok@[::1], ws://h/path";
+        let servers = good(&json!({}), &[ON, ("RUNNER_NATS_SERVERS", urls)]).connection.servers;
+        assert_eq!(servers[0].address, "nats://h:1");
+        assert_eq!(servers[0].auth, Some(Auth::User("us@er".into(), Secret::new("p:w"))));
+        assert_eq!(servers[1].address, "nats://[::1]:4222");
+        assert_eq!(servers[1].auth, Some(Auth::Token(Secret::new("tok"))));
+        assert_eq!(servers[2].address, "ws://h:80/path");
+    }
+
+    #[test]
+    fn headers_are_merged_and_bad_pairs_skipped() {
+        let settings = json!({"nats_headers": {"a": "1", "b": 2}});
+        let env = [ON, ("RUNNER_NATS_HEADERS", "b=x=y, c = z")];
+        let expected = [("a", "1"), ("b", "x=y"), ("c", "z")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(good(&settings, &env).headers, expected);
+
+        let bad = [ON, ("RUNNER_NATS_HEADERS", "nopair,=v,a:b=c,Nats-Msg-Id=1,ok=1")];
+        let resolution = resolve_with(&json!({"nats_headers": {"evil": "a\r\nb"}}), &bad);
+        assert_eq!(resolution.config.unwrap().headers, [("ok".to_owned(), "1".to_owned())]);
+        assert_eq!(resolution.problems.len(), 5, "{:?}", resolution.problems);
+    }
+
+    #[test]
+    fn unknown_and_powerless_options_are_named() {
+        let settings = json!({"nats_options": {"conect_timeout": 3, "zzzzzz": 1, "no_echo": true}});
+        let resolution = resolve_with(&settings, &[ON]);
+        assert!(resolution.config.is_some());
+        assert_eq!(
+            resolution.problems[..2],
+            [
+                "nats_options.conect_timeout: no such option, ignored; did you mean connect_timeout?",
+                "nats_options.zzzzzz: no such option, ignored"
+            ]
+        );
+        assert!(resolution.problems[2].starts_with("nats_options.no_echo: has no effect"));
+    }
+
+    #[test]
+    fn a_stream_implies_jetstream() {
+        assert_eq!(
+            good(&json!({}), &[ON, ("RUNNER_NATS_STREAM", "S")]).connection.delivery,
+            Delivery::Jetstream
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let env = [
+            ON,
+            ("RUNNER_NATS_SERVERS", "nats://user:canary1@h"),
+            ("RUNNER_NATS_TOKEN", "canary2"),
+        ];
+        assert!(!format!("{:?}", good(&json!({}), &env)).contains("canary"));
+    }
+}

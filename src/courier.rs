@@ -1,0 +1,249 @@
+//! The background thread: outbox → sessions, one after the other, until there is nothing left to do.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    config::{Connection, Server},
+    error::Error,
+    outbox::{Outbox, Run},
+    pool::Pool,
+    report::{Level, Notice, Notices, Report},
+    session::{End, Session},
+};
+
+/// What all runs with the same connection options share.
+#[derive(Debug)]
+pub struct Courier {
+    connection: Connection,
+    /// The messages to deliver.
+    pub outbox: Outbox,
+    /// What the background has to say.
+    pub notices: Notices,
+    /// Name and address of the last server.
+    server: Mutex<Option<String>>,
+}
+
+/// What the thread does after a session.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Another session.
+    Again,
+    /// Nothing left to do.
+    Rest,
+    /// There is something to do, but no server left to try.
+    GiveUp,
+}
+
+/// What one session leaves to the next.
+struct State {
+    pool: Pool,
+    /// Rises while sessions stall without getting anything through: smaller windows, longer waits.
+    patience: u32,
+    /// There was a session before.
+    connected_before: bool,
+}
+
+impl Courier {
+    /// A courier without a thread: the first message starts it.
+    pub fn new(connection: Connection) -> Arc<Self> {
+        let outbox = Outbox::new(connection.pending_size);
+        Arc::new(Self {
+            connection,
+            outbox,
+            notices: Notices::default(),
+            server: Mutex::new(None),
+        })
+    }
+
+    /// Makes sure that somebody delivers.
+    pub fn ensure_started(self: &Arc<Self>) {
+        if !self.outbox.needs_service() || !self.outbox.begin_service() {
+            return;
+        }
+        let courier = Arc::clone(self);
+        let started = thread::Builder::new().name("runner-nats".to_owned()).spawn(move || courier.run());
+        if let Err(error) = started {
+            self.outbox.fail_service();
+            self.notices.problem(Error::Thread(error).to_string());
+        }
+    }
+
+    /// The end of a run: waits until all is confirmed, at most until `deadline`; the rest goes to disk.
+    /// `interrupted` is asked now and then whether to stop waiting.
+    pub fn finish(
+        self: &Arc<Self>,
+        run: &Run,
+        deadline: Instant,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> (Report, Option<Error>) {
+        const LOOK_UP: Duration = Duration::from_millis(100);
+        let began = Instant::now();
+        loop {
+            // A thread that could not be started may be possible now.
+            self.ensure_started();
+            let until = deadline.min(Instant::now() + LOOK_UP);
+            if self.outbox.wait_settled(run, until) || Instant::now() >= deadline || interrupted() {
+                break;
+            }
+            if self.outbox.is_given_up() {
+                break;
+            }
+        }
+        let waited = began.elapsed();
+        let leftovers = self.outbox.settle(run);
+        self.outbox.close(run);
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (Report::new(run.ident.clone(), &run.counters, leftovers.files, server, waited), leftovers.error)
+    }
+
+    fn run(&self) {
+        let mut state = State { pool: Pool::new(&self.connection), patience: 1, connected_before: false };
+        loop {
+            // A bug must cost a session, not the messages of all runs.
+            let next = catch_unwind(AssertUnwindSafe(|| self.one_session(&mut state)));
+            match next.unwrap_or_else(|_| self.after_panic()) {
+                Next::Again => {}
+                Next::Rest => return,
+                Next::GiveUp => return self.outbox.give_up(),
+            }
+        }
+    }
+
+    fn after_panic(&self) -> Next {
+        self.notices.problem("internal error in the background thread; starting it anew".to_owned());
+        thread::sleep(Duration::from_secs(1));
+        Next::Again
+    }
+
+    fn one_session(&self, state: &mut State) -> Next {
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.notices.problem(Error::Thread(error).to_string());
+                thread::sleep(Duration::from_secs(1));
+                return if self.outbox.end_service() { Next::Rest } else { Next::Again };
+            }
+        };
+        let next = runtime.block_on(self.deliver(state));
+        // async-nats' task and whatever it still holds end here, without waiting for a name look-up.
+        runtime.shutdown_background();
+        next
+    }
+
+    async fn deliver(&self, state: &mut State) -> Next {
+        self.outbox.rewind();
+        let Some((server, not_before)) = state.pool.next() else {
+            self.notices.problem(
+                "no server left to try (max_reconnect_attempts); messages are kept on disk".to_owned(),
+            );
+            return Next::GiveUp;
+        };
+        if let Some(when) = not_before
+            && !self.wait_until(when).await
+        {
+            return Next::Rest;
+        }
+        self.step(|| format!("connecting to {}", server.address));
+        let mut session = match Session::connect(&self.connection, &server, state.patience).await {
+            Ok(session) => session,
+            Err(error) => return self.not_connected(state, &server, &error),
+        };
+        self.connected(state, &server, &session);
+        let end = session.serve(&self.outbox, &self.notices).await;
+        self.after(state, &server, &session, end)
+    }
+
+    /// Waits for `when`; `false` if there is nothing to do any more.
+    async fn wait_until(&self, when: Instant) -> bool {
+        loop {
+            if self.outbox.end_service() {
+                return false;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(when.into()) => return true,
+                () = self.outbox.stir() => {}
+            }
+        }
+    }
+
+    fn not_connected(&self, state: &mut State, server: &Server, error: &Error) -> Next {
+        state.pool.failed(server, Instant::now());
+        self.notices.problem(format!("cannot connect to {error}"));
+        if self.outbox.end_service() {
+            return Next::Rest;
+        }
+        // Every server gets its first chance; then "no reconnect" is meant.
+        let untried = state.pool.next().is_some_and(|(_, not_before)| not_before.is_none());
+        if !self.connection.allow_reconnect && (state.connected_before || !untried) {
+            return Next::GiveUp;
+        }
+        Next::Again
+    }
+
+    fn connected(&self, state: &mut State, server: &Server, session: &Session) {
+        let info = session.server_info();
+        let name = format!("{} at {}", info.server_name, server.address);
+        if self.notices.mended() {
+            self.notices.say(Notice::new(Level::Info, format!("connected to {name}")));
+        } else {
+            self.step(|| format!("connected to {name}, version {}", info.version));
+        }
+        state.pool.learn(server, &info.connect_urls);
+        state.connected_before = true;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
+    }
+
+    fn after(&self, state: &mut State, server: &Server, session: &Session, end: End) -> Next {
+        if session.was_useful() {
+            state.patience = 1;
+            state.pool.lost(server);
+        } else {
+            // A server that accepts us and lets nothing through must not be asked without a pause.
+            state.pool.failed(server, Instant::now());
+        }
+        match end {
+            End::Idle => {
+                self.step(|| format!("disconnected from {}: nothing left to do", server.address));
+            }
+            End::LameDuck => {
+                self.step(|| format!("{} is shutting down, leaving it", server.address));
+            }
+            End::Lost(reason) => {
+                if !session.was_useful() {
+                    state.patience = (state.patience * 2).min(16);
+                }
+                self.notices.problem(format!("connection to {} lost: {reason}", server.address));
+            }
+        }
+        if self.outbox.end_service() {
+            Next::Rest
+        } else if self.connection.allow_reconnect {
+            Next::Again
+        } else {
+            Next::GiveUp
+        }
+    }
+
+    /// A step of the connection: for those who asked for it.
+    fn step(&self, text: impl FnOnce() -> String) {
+        if self.connection.verbose {
+            self.notices.say(Notice::new(Level::Info, text()));
+        }
+    }
+}
+
+/// One thread, which is ours; a name look-up may take a second one for as long as it lasts.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .thread_keep_alive(Duration::from_millis(10))
+        .build()
+}

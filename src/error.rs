@@ -1,0 +1,67 @@
+//! Everything that can go wrong, in the words a user reads.
+
+use std::{io, path::PathBuf, time::Duration};
+
+/// The one error type of this crate. No message ever carries a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option's value cannot be read.
+    #[error("{name}={shown}: expected {expected}; {consequence}")]
+    Option {
+        /// The variable or setting as the user wrote it.
+        name: String,
+        /// The value, or a mask if it is a secret.
+        shown: String,
+        /// What would have been understood.
+        expected: String,
+        /// What happens now.
+        consequence: String,
+    },
+    /// No such server, or it does not talk to us.
+    #[error("{server}: {reason}")]
+    Connect {
+        /// The server's URL without credentials.
+        server: String,
+        /// What the operating system or the server said.
+        reason: String,
+    },
+    /// The server answered, but not in time.
+    #[error("{server}: no answer from a NATS server within {} s (connect_timeout)", .timeout.as_secs_f64())]
+    ConnectTimeout {
+        /// The server's URL without credentials.
+        server: String,
+        /// How long we waited.
+        timeout: Duration,
+    },
+    /// The server refused our credentials.
+    #[error("{server}: the server refused the credentials ({method}): {reason}")]
+    Refused {
+        /// The server's URL without credentials.
+        server: String,
+        /// How we authenticated, e.g. `user and password`.
+        method: &'static str,
+        /// The server's own words.
+        reason: String,
+    },
+    /// A credentials or seed file cannot be used.
+    #[error("{option}: cannot use {path}: {reason}")]
+    Credentials {
+        /// The option that named the file.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not; never the content.
+        reason: String,
+    },
+    /// The spill file cannot be written or read.
+    #[error("spill file {path}: {source}")]
+    Spill {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The background thread cannot be started.
+    #[error("cannot start the background thread: {0}")]
+    Thread(io::Error),
+}

@@ -1,0 +1,175 @@
+//! The servers of a connection: which one next, and when.
+//!
+//! The rules are nats-py's: a server that failed is tried again after `reconnect_time_wait`, one that failed
+//! more than `max_reconnect_attempts` times in a row is dropped, and the one that was just lost comes last.
+
+use std::time::{Duration, Instant};
+
+use crate::config::{Connection, Server};
+
+/// Servers to try, given and learnt.
+#[derive(Debug)]
+pub struct Pool {
+    /// In the order of trying.
+    entries: Vec<Entry>,
+    pause: Duration,
+    most_failures: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    server: Server,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl Entry {
+    fn new(server: Server) -> Self {
+        Self { server, failures: 0, not_before: None }
+    }
+}
+
+impl Pool {
+    /// The given servers, shuffled unless the user forbids it.
+    pub fn new(connection: &Connection) -> Self {
+        let mut entries: Vec<Entry> = connection.servers.iter().cloned().map(Entry::new).collect();
+        if !connection.dont_randomize {
+            for end in (1..entries.len()).rev() {
+                entries.swap(end, random_below(end + 1));
+            }
+        }
+        Self {
+            entries,
+            pause: connection.reconnect_time_wait,
+            most_failures: connection.max_reconnect_attempts,
+        }
+    }
+
+    /// The next server and the earliest time to try it (`None`: at once). `None` if all are used up.
+    pub fn next(&self) -> Option<(Server, Option<Instant>)> {
+        // The first of those that may be tried soonest.
+        let entry = self.entries.iter().min_by_key(|entry| entry.not_before)?;
+        Some((entry.server.clone(), entry.not_before))
+    }
+
+    /// The server could not be reached, or was of no use.
+    pub fn failed(&mut self, server: &Server, now: Instant) {
+        let Some(mut entry) = self.take(server) else { return };
+        entry.failures = entry.failures.saturating_add(1);
+        entry.not_before = Some(now + jittered(self.pause));
+        if self.most_failures.is_none_or(|most| entry.failures <= most) {
+            self.entries.push(entry);
+        }
+    }
+
+    /// The server worked and is gone: others come first, but nobody has to wait.
+    pub fn lost(&mut self, server: &Server) {
+        let Some(mut entry) = self.take(server) else { return };
+        entry.failures = 0;
+        entry.not_before = None;
+        self.entries.push(entry);
+    }
+
+    /// Adds the servers that `from` told us of (`host:port` each).
+    pub fn learn(&mut self, from: &Server, urls: &[String]) {
+        let scheme = from.address.split("://").next().unwrap_or("nats");
+        for url in urls {
+            let address = format!("{scheme}://{url}");
+            let known = self.entries.iter().any(|entry| entry.server.address == address);
+            if !known && url::Url::parse(&address).is_ok() {
+                self.entries.push(Entry::new(Server { address, auth: from.auth.clone() }));
+            }
+        }
+    }
+
+    fn take(&mut self, server: &Server) -> Option<Entry> {
+        let index = self.entries.iter().position(|entry| entry.server == *server)?;
+        Some(self.entries.remove(index))
+    }
+}
+
+/// Up to a tenth more, so that not all clients of a server come back at the same moment.
+fn jittered(pause: Duration) -> Duration {
+    let tenths = u32::try_from(random_below(1000)).unwrap_or(0);
+    pause + pause * tenths / 10_000
+}
+
+fn random_below(bound: usize) -> usize {
+    let random = getrandom::u64().unwrap_or(0);
+    usize::try_from(random % bound.max(1) as u64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pool(options: &serde_json::Value) -> Pool {
+        let settings = json!({"nats_subject_id": "x", "nats_options": options});
+        let resolution =
+            crate::config::resolve(settings.as_object().unwrap(), &|_| None, &|| String::new());
+        Pool::new(&resolution.config.unwrap().connection)
+    }
+
+    fn next(pool: &Pool) -> (String, bool) {
+        let (server, when) = pool.next().unwrap();
+        (server.address, when.is_some())
+    }
+
+    #[test]
+    fn each_server_once_then_a_pause() {
+        let mut pool = pool(&json!({"servers": "a,b", "dont_randomize": true}));
+        for name in ["nats://a:4222", "nats://b:4222"] {
+            assert_eq!(next(&pool), (name.to_owned(), false));
+            let server = pool.next().unwrap().0;
+            pool.failed(&server, Instant::now());
+        }
+        assert_eq!(next(&pool), ("nats://a:4222".to_owned(), true));
+        let wait = pool.next().unwrap().1.unwrap() - Instant::now();
+        assert!(wait > Duration::from_millis(1900) && wait <= Duration::from_millis(2200), "{wait:?}");
+    }
+
+    #[test]
+    fn a_lost_server_comes_last_and_at_once() {
+        let mut pool = pool(&json!({"servers": ["a", "b"], "dont_randomize": true}));
+        let a = pool.next().unwrap().0;
+        pool.lost(&a);
+        assert_eq!(next(&pool), ("nats://b:4222".to_owned(), false));
+        let b = pool.next().unwrap().0;
+        pool.failed(&b, Instant::now());
+        assert_eq!(next(&pool), ("nats://a:4222".to_owned(), false));
+    }
+
+    #[test]
+    fn attempts_count_in_a_row_and_per_server() {
+        let mut pool = pool(&json!({"servers": "a", "max_reconnect_attempts": 2}));
+        let a = pool.next().unwrap().0;
+        pool.failed(&a, Instant::now());
+        pool.failed(&a, Instant::now());
+        pool.lost(&a);
+        pool.failed(&a, Instant::now());
+        pool.failed(&a, Instant::now());
+        assert!(pool.next().is_some());
+        pool.failed(&a, Instant::now());
+        assert!(pool.next().is_none());
+    }
+
+    #[test]
+    fn learnt_servers_inherit_scheme_and_credentials() {
+        let mut pool = pool(&json!({"servers": "nats://u:p@a"}));
+        let a = pool.next().unwrap().0;
+        pool.learn(&a, &["b:1".to_owned(), "a:4222".to_owned(), "b:1".to_owned(), "::bad::".to_owned()]);
+        pool.failed(&a, Instant::now());
+        let learnt = pool.next().unwrap().0;
+        assert_eq!((learnt.address.as_str(), learnt.auth), ("nats://b:1", a.auth.clone()));
+        assert_eq!(pool.entries.len(), 2);
+    }
+
+    #[test]
+    fn servers_are_shuffled() {
+        let names: Vec<String> = (0..20).map(|n| format!("s{n}")).collect();
+        let orders: std::collections::HashSet<String> =
+            (0..20).map(|_| next(&pool(&json!({"servers": names}))).0).collect();
+        assert!(orders.len() > 1);
+    }
+}

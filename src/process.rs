@@ -1,0 +1,80 @@
+//! The couriers of this process, by connection; and what a fork means for them.
+//!
+//! A forked child has its parent's memory but none of its threads: the parent's couriers are dead in it, and
+//! their locks may be held for ever. So they are never touched there: the state carries the process id it
+//! was made in, and a child makes its own. The registry itself is lock-free, so that reading it cannot hang.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{config::Connection, courier::Courier, report::Notice};
+
+static PROCESS: LazyLock<ArcSwap<Process>> = LazyLock::new(|| ArcSwap::from(Process::new()));
+
+/// The couriers that were made in one process.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    couriers: Mutex<HashMap<Connection, Weak<Courier>>>,
+}
+
+impl Process {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { pid: std::process::id(), couriers: Mutex::new(HashMap::new()) })
+    }
+
+    /// This process; after a fork, a new one.
+    pub fn current() -> Arc<Self> {
+        let known = PROCESS.load_full();
+        if known.pid == std::process::id() {
+            return known;
+        }
+        // The parent's: forgotten, not dropped.
+        mem::forget(known);
+        let fresh = Self::new();
+        mem::forget(PROCESS.swap(Arc::clone(&fresh)));
+        fresh
+    }
+
+    /// The process id that this state belongs to.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The courier for this connection, shared by all runs that have the same options.
+    pub fn courier(&self, connection: &Connection) -> Arc<Courier> {
+        let mut couriers = self.couriers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(courier) = couriers.get(connection).and_then(Weak::upgrade) {
+            return courier;
+        }
+        couriers.retain(|_, courier| courier.strong_count() > 0);
+        let courier = Courier::new(connection.clone());
+        couriers.insert(connection.clone(), Arc::downgrade(&courier));
+        courier
+    }
+
+    /// The interpreter ends: every run that did not end by itself is ended, within `limit` all in all.
+    /// Returns what is to be told.
+    pub fn shut_down(&self, limit: Duration) -> Vec<Notice> {
+        let deadline = Instant::now() + limit;
+        let couriers: Vec<Arc<Courier>> = {
+            let couriers = self.couriers.lock().unwrap_or_else(PoisonError::into_inner);
+            couriers.values().filter_map(Weak::upgrade).collect()
+        };
+        let mut notices = Vec::new();
+        for courier in couriers {
+            for run in courier.outbox.runs() {
+                let (report, error) = courier.finish(&run, deadline, &mut || false);
+                notices.extend(error.map(|error| Notice::new(report.level(), error.to_string())));
+                notices.push(report.notice());
+            }
+        }
+        notices
+    }
+}

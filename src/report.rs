@@ -1,0 +1,275 @@
+//! What a run and its connection have to say: counters, the notice ring and the line at the end.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// How much a notice matters; the values are those of Python's `logging`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For whoever debugs.
+    Debug = 10,
+    /// Worth knowing.
+    Info = 20,
+    /// Something is wrong; we go on.
+    Warning = 30,
+    /// Something is wrong, and this run publishes nothing.
+    Error = 40,
+}
+
+/// A line for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// How much it matters.
+    pub level: Level,
+    /// One line, without secrets.
+    pub text: String,
+}
+
+impl Notice {
+    /// A notice of this level.
+    pub fn new(level: Level, text: impl Into<String>) -> Self {
+        Self { level, text: text.into() }
+    }
+}
+
+/// The last things that the background has to say. It never calls Python: whoever holds the GIL next
+/// collects them.
+#[derive(Debug, Default)]
+pub struct Notices {
+    ring: Mutex<Ring>,
+    latest: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// The youngest, with their numbers from `latest - len + 1` on.
+    notices: VecDeque<Notice>,
+    /// What is wrong now, for runs that start while it is.
+    problem: Option<Notice>,
+}
+
+impl Notices {
+    const KEPT: usize = 64;
+
+    /// Says something. The same thing said twice in a row is said once.
+    pub fn say(&self, notice: Notice) {
+        let mut ring = self.lock();
+        if ring.notices.back() == Some(&notice) {
+            return;
+        }
+        if ring.notices.len() >= Self::KEPT {
+            ring.notices.pop_front();
+        }
+        ring.notices.push_back(notice);
+        self.latest.fetch_add(1, Relaxed);
+    }
+
+    /// Says that something is wrong, and keeps it for later runs until [`Self::mended`].
+    pub fn problem(&self, text: String) {
+        let notice = Notice::new(Level::Warning, text);
+        self.lock().problem = Some(notice.clone());
+        self.say(notice);
+    }
+
+    /// The problem is over; `true` if there was one.
+    pub fn mended(&self) -> bool {
+        self.lock().problem.take().is_some()
+    }
+
+    /// What is wrong now, and the number of the latest notice: where a new reader starts.
+    pub fn start(&self) -> (Option<Notice>, u64) {
+        let ring = self.lock();
+        (ring.problem.clone(), self.latest.load(Relaxed))
+    }
+
+    /// Is there anything after number `seen`? Cheap.
+    pub fn has_news(&self, seen: u64) -> bool {
+        self.latest.load(Relaxed) != seen
+    }
+
+    /// All that is kept of what was said after number `seen`, and the number of the latest.
+    pub fn since(&self, seen: u64) -> (Vec<Notice>, u64) {
+        let ring = self.lock();
+        let latest = self.latest.load(Relaxed);
+        let news = usize::try_from(latest.saturating_sub(seen)).unwrap_or(usize::MAX);
+        let skip = ring.notices.len().saturating_sub(news);
+        (ring.notices.iter().skip(skip).cloned().collect(), latest)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a run's messages. Every accepted one ends in exactly one of `stored`, `routed`,
+/// `unproven`, `spilled`, `dropped`.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Taken from ansible-runner.
+    pub accepted: AtomicU64,
+    /// Confirmed by a stream.
+    pub stored: AtomicU64,
+    /// Confirmed by the server's echo.
+    pub routed: AtomicU64,
+    /// Handed to a server that forbids us to ask for a confirmation.
+    pub unproven: AtomicU64,
+    /// Sent once more (not a fate of its own).
+    pub resent: AtomicU64,
+    /// Kept on disk at the end.
+    pub spilled: AtomicU64,
+    /// Lost, and said.
+    pub dropped: AtomicU64,
+}
+
+/// The end of a run, in one line.
+#[derive(Debug)]
+pub struct Report {
+    /// The run's ident.
+    pub ident: String,
+    /// [`Counters::stored`].
+    pub stored: u64,
+    /// [`Counters::routed`].
+    pub routed: u64,
+    /// [`Counters::unproven`].
+    pub unproven: u64,
+    /// [`Counters::resent`].
+    pub resent: u64,
+    /// [`Counters::spilled`].
+    pub spilled: u64,
+    /// [`Counters::dropped`].
+    pub dropped: u64,
+    /// Files that hold what was spilled.
+    pub files: Vec<PathBuf>,
+    /// Name and address of the last server, if there was one.
+    pub server: Option<String>,
+    /// How long the end of the run waited.
+    pub waited: Duration,
+}
+
+impl Report {
+    /// The report of a run that is settled.
+    pub fn new(
+        ident: String,
+        counters: &Counters,
+        files: Vec<PathBuf>,
+        server: Option<String>,
+        waited: Duration,
+    ) -> Self {
+        Self {
+            ident,
+            stored: counters.stored.load(Relaxed),
+            routed: counters.routed.load(Relaxed),
+            unproven: counters.unproven.load(Relaxed),
+            resent: counters.resent.load(Relaxed),
+            spilled: counters.spilled.load(Relaxed),
+            dropped: counters.dropped.load(Relaxed),
+            files,
+            server,
+            waited,
+        }
+    }
+
+    /// A warning if anything was not confirmed.
+    pub fn level(&self) -> Level {
+        if self.spilled + self.dropped + self.unproven > 0 { Level::Warning } else { Level::Info }
+    }
+
+    /// The report as a notice.
+    pub fn notice(&self) -> Notice {
+        Notice::new(self.level(), self.to_string())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {}: {} messages confirmed", self.ident, self.stored + self.routed)?;
+        match &self.server {
+            Some(server) => write!(f, " by {server}")?,
+            None => write!(f, ", never connected")?,
+        }
+        match (self.stored, self.routed) {
+            (0, 0) => {}
+            (_, 0) => write!(f, " (jetstream)")?,
+            (0, _) => write!(f, " (core)")?,
+            (stored, routed) => write!(f, " ({stored} jetstream, {routed} core)")?,
+        }
+        if self.unproven > 0 {
+            write!(f, ", {} sent without confirmation", self.unproven)?;
+        }
+        if self.resent > 0 {
+            write!(f, ", {} sent again", self.resent)?;
+        }
+        if self.spilled > 0 {
+            write!(f, ", {} kept in", self.spilled)?;
+            for file in &self.files {
+                write!(f, " {}", file.display())?;
+            }
+        }
+        if self.dropped > 0 {
+            write!(f, ", {} LOST", self.dropped)?;
+        }
+        write!(f, "; waited {:.1} ms", self.waited.as_secs_f64() * 1e3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reader_gets_what_is_new_to_it() {
+        let notices = Notices::default();
+        notices.say(Notice::new(Level::Info, "one"));
+        let (problem, seen) = notices.start();
+        assert_eq!((problem, notices.has_news(seen)), (None, false));
+        notices.problem("two".to_owned());
+        notices.problem("two".to_owned());
+        let (news, seen) = notices.since(seen);
+        assert_eq!(news, [Notice::new(Level::Warning, "two")]);
+        assert!(!notices.has_news(seen));
+        assert_eq!(notices.start().0.unwrap().text, "two");
+        assert!(notices.mended() && !notices.mended());
+    }
+
+    #[test]
+    fn the_ring_forgets_the_oldest() {
+        let notices = Notices::default();
+        for n in 0..1000 {
+            notices.say(Notice::new(Level::Info, n.to_string()));
+        }
+        let (kept, seen) = notices.since(0);
+        assert_eq!((kept.len(), seen), (Notices::KEPT, 1000));
+        assert_eq!(kept.last().unwrap().text, "999");
+    }
+
+    #[test]
+    fn the_report_is_a_warning_if_anything_is_unproven() {
+        let mut report = Report {
+            ident: "i".to_owned(),
+            stored: 0,
+            routed: 3,
+            unproven: 0,
+            resent: 0,
+            spilled: 0,
+            dropped: 0,
+            files: Vec::new(),
+            server: Some("n1".to_owned()),
+            waited: Duration::from_micros(1500),
+        };
+        assert_eq!(report.level(), Level::Info);
+        assert_eq!(report.to_string(), "run i: 3 messages confirmed by n1 (core); waited 1.5 ms");
+        report.spilled = 2;
+        report.dropped = 1;
+        report.files = vec!["/a/b".into()];
+        assert_eq!(report.level(), Level::Warning);
+        assert!(report.to_string().contains(", 2 kept in /a/b, 1 LOST;"));
+    }
+}

@@ -1,0 +1,932 @@
+//! One connection's life: connect, publish, confirm. The only file that knows async-nats.
+//!
+//! async-nats reconnects by itself and then flushes what it still had queued, which would overtake the
+//! messages that we send again. So it is never allowed to: once a session is established, the delay before
+//! a reconnect is "a year", and being asked for that delay is the signal that the connection is gone. The
+//! session ends there; its runtime is dropped by the courier, and async-nats' task and buffers with it.
+//!
+//! Confirmations come back to an inbox of our own, `PREFIX.kind.attempt.seq`: the acknowledgement of a
+//! stream (kind `a`), or the echo of a marker that was published behind the messages (kind `m`). The
+//! attempt rises with each rewind, so that a late confirmation of something sent again proves nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, HeaderName, HeaderValue, ServerInfo,
+    Subscriber, client::traits::Publisher, message::OutboundMessage,
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    config::{Auth, Connection, Delivery, Secret, Server},
+    error::Error,
+    message::{self, Message, TRUNCATED},
+    outbox::{Outbox, Proof, Sending},
+    report::{Level, Notice, Notices},
+};
+
+/// async-nats must not reconnect; see above.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+/// How long the outbox may stay empty before the courier sleeps and has to be woken.
+const LINGER: Duration = Duration::from_millis(5);
+/// How long an idle session without runs stays connected.
+const IDLE: Duration = Duration::from_secs(5);
+/// Unconfirmed for this long: the connection, or the server behind it, is stuck.
+const STALL: Duration = Duration::from_secs(5);
+/// Bytes in flight; a slow link gets this much at once, at `SLOWEST` bytes a second.
+const WINDOW_BYTES: usize = 4 << 20;
+const SLOWEST: u64 = 1 << 20;
+/// Messages between two looks at what came back.
+const BATCH: usize = 256;
+/// How long a server without JetStream may take to say that nobody answers for it.
+const NO_JETSTREAM: Duration = Duration::from_millis(500);
+/// A subject without permission or stream is tried again after this long.
+const REJECTED_FOR: Duration = Duration::from_secs(2);
+/// Pause after a transient error of the stream.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Why a session ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing to do and no run left.
+    Idle,
+    /// The connection broke, or the server went silent.
+    Lost(String),
+    /// The server announced that it will go; we went first.
+    LameDuck,
+}
+
+/// An established connection.
+pub struct Session {
+    client: Client,
+    inbox: String,
+    inbound: Subscriber,
+    events: mpsc::UnboundedReceiver<Event>,
+    gone: watch::Receiver<bool>,
+    /// What the server said last before it hung up.
+    last_words: Option<String>,
+    /// May we publish to, and hear from, our inbox?
+    echoes: bool,
+    acks: bool,
+    delivery: Delivery,
+    stream: Option<String>,
+    connect_timeout: Duration,
+    window_size: usize,
+    stall: Duration,
+    max_payload: usize,
+    attempt: u64,
+    flights: Flights,
+    /// What confirms the messages of a subject, as far as we asked.
+    proofs: HashMap<Arc<str>, Proof>,
+    /// Subjects that cannot be published to at present, why, and until when we believe that.
+    closed: HashMap<Arc<str>, (String, Instant)>,
+    lookups: u64,
+    confirmed_any: bool,
+}
+
+/// What comes in.
+enum Incoming {
+    Gone,
+    Event(Event),
+    Message(async_nats::Message),
+}
+
+/// A message from our inbox, understood.
+enum Answer {
+    Ack { seq: u64, ack: Ack },
+    Marker { seq: u64 },
+    Other,
+}
+
+/// What the server says about streams for a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Captured {
+    Yes,
+    No,
+    /// We may not ask.
+    Forbidden,
+}
+
+const SILENT: &str = "JetStream does not say which stream takes our subject";
+
+/// Ends the session from anywhere inside it.
+struct Broken(End);
+
+type Step<T> = Result<T, Broken>;
+
+impl Session {
+    /// Connects to one server, within `connect_timeout` all in all.
+    pub async fn connect(connection: &Connection, server: &Server, patience: u32) -> Result<Self, Error> {
+        let limit = connection.connect_timeout;
+        let late = || Error::ConnectTimeout { server: server.address.clone(), timeout: limit };
+        match timeout(limit, Self::establish(connection, server, patience)).await {
+            Ok(session) => session,
+            Err(_) => Err(late()),
+        }
+    }
+
+    async fn establish(connection: &Connection, server: &Server, patience: u32) -> Result<Self, Error> {
+        let established = Arc::new(AtomicBool::new(false));
+        let (is_gone, gone) = watch::channel(false);
+        let (event_sender, events) = mpsc::unbounded_channel();
+        let auth = connection.auth.as_ref().or(server.auth.as_ref());
+
+        let delay = {
+            let established = Arc::clone(&established);
+            move |_| {
+                if established.load(Relaxed) {
+                    is_gone.send_replace(true);
+                    NEVER
+                } else {
+                    Duration::ZERO
+                }
+            }
+        };
+        let mut options = authenticated(auth)?
+            .reconnect_delay_callback(delay)
+            .event_callback(move |event| {
+                let _ = event_sender.send(event);
+                std::future::ready(())
+            })
+            // Our own limit includes the name look-up; this one must not come first.
+            .connection_timeout(connection.connect_timeout * 2)
+            .ignore_discovered_servers()
+            .ping_interval(ping_interval(connection))
+            // A message and its marker each: the channel never fills up, so sending never waits.
+            .client_capacity(2 * connection.window + 128)
+            .subscription_capacity(4 * connection.window + 1024);
+        if let Some(name) = &connection.name {
+            options = options.name(name);
+        }
+        if connection.tls_handshake_first {
+            options = options.tls_first();
+        }
+        let client = options
+            .connect(server.address.as_str())
+            .await
+            .map_err(|error| connect_error(server, auth, &error))?;
+        // No await since `connect`: on this single thread the callback cannot have run in between.
+        established.store(true, Relaxed);
+
+        let inbox = format!("{}.{}", connection.inbox_prefix, message::nonce());
+        let broken = |reason: String| Error::Connect { server: server.address.clone(), reason };
+        let inbound = client
+            .subscribe(format!("{inbox}.>"))
+            .await
+            .map_err(|error| broken(format!("cannot subscribe to the inbox: {error}")))?;
+        let mut session = Self {
+            max_payload: client.server_info().max_payload,
+            client,
+            inbox,
+            inbound,
+            events,
+            gone,
+            last_words: None,
+            echoes: true,
+            acks: true,
+            delivery: connection.delivery,
+            stream: connection.stream.clone(),
+            connect_timeout: connection.connect_timeout,
+            window_size: (connection.window / patience as usize).max(1),
+            stall: STALL * patience,
+            attempt: 0,
+            flights: Flights::default(),
+            proofs: HashMap::new(),
+            closed: HashMap::new(),
+            lookups: 0,
+            confirmed_any: false,
+        };
+        session.hello().await.map_err(|Broken(end)| match end {
+            End::Lost(reason) => broken(reason),
+            End::Idle | End::LameDuck => broken("the server is shutting down".to_owned()),
+        })?;
+        Ok(session)
+    }
+
+    /// The server's name and the other servers of its cluster.
+    pub fn server_info(&self) -> ServerInfo {
+        self.client.server_info()
+    }
+
+    /// Did any message get through?
+    pub fn was_useful(&self) -> bool {
+        self.confirmed_any
+    }
+
+    /// Sends us a message through the server: proves that confirmations can come back.
+    async fn hello(&mut self) -> Step<()> {
+        self.publish(format!("{}.hello", self.inbox), None, None, Bytes::new()).await?;
+        loop {
+            match self.next().await {
+                Incoming::Message(message) if message.subject.ends_with(".hello") => return Ok(()),
+                Incoming::Message(_) => {}
+                Incoming::Gone => return Err(self.lost("connection closed")),
+                Incoming::Event(event) => {
+                    let violation = self.on_event(event)?;
+                    match violation {
+                        Some(Violation { publish: false, .. }) => {
+                            self.echoes = false;
+                            self.acks = false;
+                            return Ok(());
+                        }
+                        // Streams may still answer to the inbox.
+                        Some(Violation { publish: true, .. }) => {
+                            self.echoes = false;
+                            return Ok(());
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes what the outbox holds until there is a reason to end.
+    pub async fn serve(&mut self, outbox: &Outbox, notices: &Notices) -> End {
+        if !self.echoes {
+            notices.problem(format!(
+                "the server does not let us use the inbox {}.>: {}; allow this user to publish and subscribe \
+                 there (inbox_prefix)",
+                self.inbox.rsplit_once('.').map_or("", |(prefix, _)| prefix),
+                if self.acks { "only streams can confirm" } else { "nothing can be confirmed" },
+            ));
+        }
+        let end = match self.work(outbox, notices).await {
+            Ok(()) => End::Idle,
+            Err(Broken(end)) => end,
+        };
+        if !matches!(end, End::Lost(_)) {
+            self.close().await;
+        }
+        end
+    }
+
+    async fn work(&mut self, outbox: &Outbox, notices: &Notices) -> Step<()> {
+        let mut drained_at: Option<Instant> = None;
+        loop {
+            if let Err(error) = outbox.refill() {
+                notices.problem(error.to_string());
+            }
+            if self.fill(outbox, notices).await? {
+                drained_at = None;
+            }
+            let room = self.flights.len() < self.window_size && self.flights.bytes < WINDOW_BYTES;
+            let stalls_at = self.flights.stalls_at(self.stall);
+            let idle = self.flights.len() == 0 && outbox.is_idle();
+            let idle_until = *drained_at.get_or_insert_with(Instant::now) + IDLE;
+            tokio::select! {
+                incoming = self.next() => self.on_incoming(incoming, outbox, notices).await?,
+                () = sleep_until(stalls_at), if self.flights.len() > 0 => {
+                    let reason = format!("no confirmation for {} s", self.stall.as_secs());
+                    return Err(Broken(End::Lost(reason)));
+                }
+                () = sleep_until(idle_until), if idle => return Ok(()),
+                () = more_work(outbox), if room => {}
+            }
+        }
+    }
+
+    /// Sends as much as the window allows; `true` if that was anything.
+    async fn fill(&mut self, outbox: &Outbox, notices: &Notices) -> Step<bool> {
+        let mut sent = false;
+        loop {
+            let room = self.window_size.saturating_sub(self.flights.len()).min(BATCH);
+            let bytes = WINDOW_BYTES.saturating_sub(self.flights.bytes);
+            if room == 0 || bytes == 0 {
+                return Ok(sent);
+            }
+            let batch = outbox.take(room, bytes);
+            if batch.is_empty() {
+                return Ok(sent);
+            }
+            sent = true;
+            let attempt = self.attempt;
+            let mut marker = None;
+            let mut unproven = Vec::new();
+            for sending in batch {
+                let Sending { seq, message } = sending;
+                let proof = self.proof_of(&message.subject, outbox, notices).await?;
+                if self.attempt != attempt {
+                    // Rewound meanwhile: what is left of this batch will be taken again.
+                    return Ok(true);
+                }
+                if let Some(reason) = self.why_closed(&message.subject) {
+                    reject(outbox, notices, seq, &reason);
+                    continue;
+                }
+                let Some(outbound) = self.outbound(seq, message, proof, outbox, notices) else { continue };
+                let (subject, payload) = (outbound.1, outbound.0.payload.len());
+                self.send(outbound.0).await?;
+                match proof {
+                    Proof::Stored => {}
+                    Proof::Routed => marker = Some(seq),
+                    Proof::None => unproven.push(seq),
+                }
+                self.flights.add(seq, Flight { subject, bytes: payload, proof });
+            }
+            if let Some(seq) = marker {
+                let reply = format!("{}.m.{}.{seq}", self.inbox, self.attempt);
+                self.publish(reply, None, None, Bytes::new()).await?;
+            }
+            if !unproven.is_empty() {
+                self.flush_unproven(&unproven, outbox).await?;
+            }
+            if let Some(incoming) = self.next().now_or_never() {
+                self.on_incoming(incoming, outbox, notices).await?;
+            }
+        }
+    }
+
+    /// The server forbids every proof: written to the socket is all that can be said.
+    async fn flush_unproven(&mut self, seqs: &[u64], outbox: &Outbox) -> Step<()> {
+        let mut gone = self.gone.clone();
+        tokio::select! {
+            biased;
+            () = hung_up(&mut gone) => return Err(self.lost("connection closed")),
+            flushed = timeout(self.stall, self.client.flush()) => {
+                if !matches!(flushed, Ok(Ok(()))) {
+                    return Err(self.lost("the server does not read what we send"));
+                }
+            }
+        }
+        self.confirmed_any = true;
+        let mut sent = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            self.flights.remove(*seq);
+            sent.push((*seq, Proof::None));
+        }
+        outbox.confirm(&sent);
+        Ok(())
+    }
+
+    /// The message in async-nats' form; `None` if it cannot be sent at all.
+    fn outbound(
+        &self,
+        seq: u64,
+        message: Message,
+        proof: Proof,
+        outbox: &Outbox,
+        notices: &Notices,
+    ) -> Option<(OutboundMessage, Arc<str>)> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in message.all_headers() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+                headers.insert(name, value);
+            }
+        }
+        if let (Proof::Stored, Some(stream)) = (proof, &self.stream)
+            && let Ok(stream) = HeaderValue::from_str(stream)
+        {
+            headers.insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
+        }
+        let mut payload = message.payload;
+        let original = payload.len();
+        if wire_len(&headers) + original > self.max_payload {
+            headers.insert(TRUNCATED, HeaderValue::from(original));
+            let limit = self.max_payload.saturating_sub(wire_len(&headers));
+            let Some(cut) = message::cut(&payload, limit) else {
+                let reason = format!(
+                    "{original} bytes do not fit into the server's max_payload of {} bytes",
+                    self.max_payload
+                );
+                reject(outbox, notices, seq, &reason);
+                return None;
+            };
+            payload = cut.into();
+        }
+        let reply = (proof == Proof::Stored).then(|| format!("{}.a.{}.{seq}", self.inbox, self.attempt).into());
+        let subject = async_nats::Subject::from(&*message.subject);
+        Some((OutboundMessage { subject, reply, payload, headers: Some(headers) }, message.subject))
+    }
+
+    async fn send(&mut self, message: OutboundMessage) -> Step<()> {
+        tokio::select! {
+            biased;
+            () = hung_up(&mut self.gone) => Err(self.lost("connection closed")),
+            sent = self.client.publish_message(message) => match sent {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Broken(End::Lost(error.to_string()))),
+            }
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        subject: String,
+        reply: Option<String>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Step<()> {
+        let reply = reply.map(Into::into);
+        self.send(OutboundMessage { subject: subject.into(), reply, payload, headers }).await
+    }
+
+    async fn next(&mut self) -> Incoming {
+        tokio::select! {
+            biased;
+            () = hung_up(&mut self.gone) => Incoming::Gone,
+            Some(event) = self.events.recv() => Incoming::Event(event),
+            message = self.inbound.next() => message.map_or(Incoming::Gone, Incoming::Message),
+        }
+    }
+
+    /// Handles one thing that came in, and all that came with it.
+    async fn on_incoming(&mut self, first: Incoming, outbox: &Outbox, notices: &Notices) -> Step<()> {
+        let mut confirmed = Vec::new();
+        let mut incoming = Some(first);
+        let mut result = Ok(());
+        while let Some(one) = incoming {
+            result = self.on_one(one, &mut confirmed, outbox, notices).await;
+            if result.is_err() || confirmed.len() >= BATCH {
+                break;
+            }
+            incoming = self.next().now_or_never();
+        }
+        self.confirmed_any |= !confirmed.is_empty();
+        outbox.confirm(&confirmed);
+        result
+    }
+
+    async fn on_one(
+        &mut self,
+        incoming: Incoming,
+        confirmed: &mut Vec<(u64, Proof)>,
+        outbox: &Outbox,
+        notices: &Notices,
+    ) -> Step<()> {
+        match incoming {
+            Incoming::Gone => Err(self.lost("connection closed")),
+            Incoming::Event(event) => {
+                if let Some(violation) = self.on_event(event)? {
+                    self.forbid(&violation, outbox, notices);
+                }
+                Ok(())
+            }
+            Incoming::Message(message) => match self.understand(&message) {
+                Answer::Ack { seq, ack } => self.on_ack(seq, ack, confirmed, outbox, notices).await,
+                Answer::Marker { seq } => {
+                    // A refusal of a message before the marker came before it, but on another way:
+                    // let async-nats' event task speak first.
+                    tokio::task::yield_now().await;
+                    while let Ok(event) = self.events.try_recv() {
+                        if let Some(violation) = self.on_event(event)? {
+                            self.forbid(&violation, outbox, notices);
+                        }
+                    }
+                    confirmed.extend(self.flights.echoed(seq).into_iter().map(|seq| (seq, Proof::Routed)));
+                    Ok(())
+                }
+                Answer::Other => Ok(()),
+            },
+        }
+    }
+
+    /// What async-nats tells; a permission violation is returned, to be dealt with where it matters.
+    fn on_event(&mut self, event: Event) -> Step<Option<Violation>> {
+        match event {
+            Event::LameDuckMode => Err(Broken(End::LameDuck)),
+            Event::ServerError(error) => {
+                let text = error.to_string();
+                let violation = Violation::parse(&text);
+                if violation.is_none() {
+                    self.last_words = Some(text);
+                }
+                Ok(violation)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// All messages of a subject that we may not publish to go to disk: those in flight and those to come.
+    fn forbid(&mut self, violation: &Violation, outbox: &Outbox, notices: &Notices) {
+        if !violation.publish {
+            return;
+        }
+        let subject: Arc<str> = violation.subject.as_str().into();
+        let reason = format!("the server does not let this user publish to {subject}");
+        for seq in self.flights.of_subject(&subject) {
+            reject(outbox, notices, seq, &reason);
+        }
+        self.shut(&subject, reason);
+    }
+
+    fn shut(&mut self, subject: &Arc<str>, reason: String) {
+        self.closed.insert(Arc::clone(subject), (reason, Instant::now() + REJECTED_FOR));
+    }
+
+    fn why_closed(&mut self, subject: &Arc<str>) -> Option<String> {
+        let (reason, until) = self.closed.get(subject)?;
+        if *until > Instant::now() {
+            return Some(reason.clone());
+        }
+        self.closed.remove(subject);
+        None
+    }
+
+    fn understand(&self, message: &async_nats::Message) -> Answer {
+        let Some(rest) = message.subject.strip_prefix(self.inbox.as_str()) else { return Answer::Other };
+        let mut tokens = rest.split('.').skip(1);
+        let (kind, attempt, seq) = (tokens.next(), tokens.next(), tokens.next());
+        let number = |token: Option<&str>| token.and_then(|token| token.parse::<u64>().ok());
+        match (kind, number(attempt), number(seq)) {
+            (Some("a"), Some(attempt), Some(seq)) if attempt == self.attempt => {
+                Answer::Ack { seq, ack: Ack::read(message) }
+            }
+            (Some("m"), Some(attempt), Some(seq)) if attempt == self.attempt => Answer::Marker { seq },
+            _ => Answer::Other,
+        }
+    }
+
+    async fn on_ack(
+        &mut self,
+        seq: u64,
+        ack: Ack,
+        confirmed: &mut Vec<(u64, Proof)>,
+        outbox: &Outbox,
+        notices: &Notices,
+    ) -> Step<()> {
+        // An answer to what is not in flight proves nothing.
+        let Some(flight) = self.flights.remove(seq) else { return Ok(()) };
+        match ack {
+            Ack::Stored => {
+                confirmed.push((seq, Proof::Stored));
+                Ok(())
+            }
+            Ack::Refused(reason) => {
+                let reason = format!("the stream refused a message on {}: {reason}", flight.subject);
+                reject(outbox, notices, seq, &reason);
+                Ok(())
+            }
+            Ack::NotNow(reason) => {
+                self.proofs.remove(&flight.subject);
+                notices.problem(format!("the stream is not available: {reason}; trying again"));
+                self.rewind(outbox);
+                sleep(PAUSE).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn rewind(&mut self, outbox: &Outbox) {
+        self.attempt += 1;
+        self.flights = Flights::default();
+        outbox.rewind();
+    }
+
+    /// What confirms messages on this subject. Asks the server once per subject and session.
+    async fn proof_of(&mut self, subject: &Arc<str>, outbox: &Outbox, notices: &Notices) -> Step<Proof> {
+        if let Some(proof) = self.proofs.get(subject) {
+            return Ok(*proof);
+        }
+        let echo = if self.echoes { Proof::Routed } else { Proof::None };
+        let proof = match self.delivery {
+            Delivery::Core => echo,
+            _ if !self.acks => Proof::None,
+            Delivery::Auto => match self.captured(subject, outbox, notices).await? {
+                Captured::Yes => Proof::Stored,
+                Captured::No | Captured::Forbidden => echo,
+            },
+            Delivery::Jetstream => {
+                if self.captured(subject, outbox, notices).await? == Captured::No {
+                    let reason = format!("no stream takes messages on {subject} (delivery=jetstream)");
+                    self.shut(subject, reason);
+                    // Not remembered: the stream may be made meanwhile.
+                    return Ok(Proof::Stored);
+                }
+                Proof::Stored
+            }
+        };
+        // One subject a run and kind: the table would grow for ever under a long-lived service.
+        if self.proofs.len() >= 10_000 {
+            self.proofs.clear();
+        }
+        self.proofs.insert(Arc::clone(subject), proof);
+        Ok(proof)
+    }
+
+    /// Does a stream capture this subject? A server that does not say is no good: guessing "no" would
+    /// lose what a busy stream sheds.
+    async fn captured(&mut self, subject: &str, outbox: &Outbox, notices: &Notices) -> Step<Captured> {
+        const API: &str = "$JS.API.STREAM.NAMES";
+        self.lookups += 1;
+        let request = serde_json::json!({ "subject": subject }).to_string();
+        let inbox = format!("{}.q.{}", self.inbox, self.lookups);
+        self.publish(API.to_owned(), Some(inbox.clone()), None, request.into()).await?;
+        // Without JetStream of its own a server may still reach some (as a leaf node does), but a
+        // subscriber to everything keeps it from saying that nobody answers.
+        let expected = self.server_info().jetstream;
+        let deadline = Instant::now() + if expected { self.connect_timeout } else { NO_JETSTREAM };
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.next() => incoming,
+                () = sleep_until(deadline) => {
+                    if expected {
+                        return Err(self.lost(SILENT));
+                    }
+                    if self.delivery == Delivery::Auto {
+                        // No need to ask for every subject.
+                        self.delivery = Delivery::Core;
+                    }
+                    return Ok(Captured::No);
+                }
+            };
+            match incoming {
+                Incoming::Message(answer) if *answer.subject == *inbox => match StreamNames::read(&answer) {
+                    Some(true) => return Ok(Captured::Yes),
+                    Some(false) => return Ok(Captured::No),
+                    None => return Err(self.lost(SILENT)),
+                },
+                Incoming::Event(event) => match self.on_event(event)? {
+                    Some(violation) if violation.subject == API => return Ok(Captured::Forbidden),
+                    Some(violation) => self.forbid(&violation, outbox, notices),
+                    None => {}
+                },
+                Incoming::Gone => return Err(self.lost("connection closed")),
+                other @ Incoming::Message(_) => {
+                    let mut confirmed = Vec::new();
+                    let handled = self.on_one(other, &mut confirmed, outbox, notices).await;
+                    outbox.confirm(&confirmed);
+                    handled?;
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: &str) -> Broken {
+        Broken(End::Lost(self.reason(reason)))
+    }
+
+    fn reason(&mut self, reason: &str) -> String {
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::ServerError(error) = event {
+                self.last_words = Some(error.to_string());
+            }
+        }
+        self.last_words.take().unwrap_or_else(|| reason.to_owned())
+    }
+
+    /// The orderly end: what was sent is on its way, and TLS gets its close_notify.
+    async fn close(&mut self) {
+        let limit = Duration::from_millis(100);
+        let mut gone = self.gone.clone();
+        if self.client.force_reconnect().await.is_ok() {
+            let _ = timeout(limit, hung_up(&mut gone)).await;
+        }
+    }
+}
+
+/// Returns when there is something to send; waking us costs the job's thread, so we stay up for a while.
+async fn more_work(outbox: &Outbox) {
+    if !outbox.linger(LINGER).await {
+        outbox.work().await;
+    }
+}
+
+/// Returns when the connection is gone. Nothing of the channel stays borrowed.
+async fn hung_up(gone: &mut watch::Receiver<bool>) {
+    let _ = gone.wait_for(|gone| *gone).await;
+}
+
+fn reject(outbox: &Outbox, notices: &Notices, seq: u64, reason: &str) {
+    notices.say(Notice::new(Level::Warning, reason));
+    if let Err(error) = outbox.reject(seq) {
+        notices.say(Notice::new(Level::Warning, error.to_string()));
+    }
+}
+
+/// What a message's headers take on the wire: `NATS/1.0`, a line each, an empty line.
+fn wire_len(headers: &HeaderMap) -> usize {
+    const FRAME: usize = "NATS/1.0\r\n\r\n".len();
+    const LINE: usize = ": \r\n".len();
+    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    FRAME + lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + LINE).sum::<usize>()
+}
+
+/// async-nats ends a connection at the third PING without an answer, nats-py after `max_outstanding_pings`
+/// more intervals: stretched, so that the time until then is the user's.
+fn ping_interval(connection: &Connection) -> Duration {
+    const OF_ASYNC_NATS: u32 = 3;
+    let pings = connection.max_outstanding_pings.saturating_add(1);
+    connection.ping_interval.saturating_mul(pings) / OF_ASYNC_NATS
+}
+
+/// Credentials are read from their files here, at each connect.
+fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
+    let options = ConnectOptions::new();
+    Ok(match auth {
+        None => options,
+        Some(Auth::User(user, password)) => {
+            options.user_and_password(user.clone(), password.reveal().to_owned())
+        }
+        Some(Auth::Token(token)) => options.token(token.reveal().to_owned()),
+        Some(Auth::Seed(seed)) => options.nkey(seed.reveal().trim().to_owned()),
+        Some(Auth::SeedFile(path)) => {
+            let fail = |reason: &str| Error::Credentials {
+                option: "nkeys_seed",
+                path: path.clone(),
+                reason: reason.to_owned(),
+            };
+            let text = read_secret(path).map_err(|error| fail(&error.to_string()))?;
+            let seed = text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
+            options.nkey(seed.ok_or_else(|| fail("no nkey seed (SU...) in it"))?.to_owned())
+        }
+        Some(Auth::CredsFile(path)) => {
+            let fail = |reason: String| Error::Credentials {
+                option: "user_credentials",
+                path: path.clone(),
+                reason,
+            };
+            let text = read_secret(path).map_err(|error| fail(error.to_string()))?;
+            options.credentials(text.reveal()).map_err(|error| fail(error.to_string()))?
+        }
+    })
+}
+
+fn read_secret(path: &std::path::Path) -> std::io::Result<Secret> {
+    /// Real ones have about a kilobyte.
+    const MOST: u64 = 1 << 20;
+    let about = std::fs::metadata(path)?;
+    // Opening a FIFO would wait for ever.
+    if !about.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    if about.len() > MOST {
+        return Err(std::io::Error::other("too large for a credentials file"));
+    }
+    std::fs::read_to_string(path).map(Secret::new)
+}
+
+fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::ConnectError) -> Error {
+    let address = server.address.clone();
+    let mut reason = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        let text = inner.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        source = inner.source();
+    }
+    let refused = matches!(
+        error.kind(),
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
+    ) || reason.to_lowercase().contains("authentication");
+    if refused {
+        Error::Refused { server: address, method: auth.map_or("none given", Auth::method), reason }
+    } else {
+        Error::Connect { server: address, reason }
+    }
+}
+
+/// Messages in flight, unconfirmed, of the present attempt.
+#[derive(Default)]
+struct Flights {
+    by_seq: BTreeMap<u64, Flight>,
+    bytes: usize,
+    /// When something was last confirmed, or sent into an empty window.
+    progress: Option<Instant>,
+}
+
+struct Flight {
+    subject: Arc<str>,
+    bytes: usize,
+    proof: Proof,
+}
+
+impl Flights {
+    fn len(&self) -> usize {
+        self.by_seq.len()
+    }
+
+    fn add(&mut self, seq: u64, flight: Flight) {
+        if self.by_seq.is_empty() {
+            self.progress = Some(Instant::now());
+        }
+        self.bytes += flight.bytes;
+        self.by_seq.insert(seq, flight);
+    }
+
+    fn remove(&mut self, seq: u64) -> Option<Flight> {
+        let flight = self.by_seq.remove(&seq)?;
+        self.bytes -= flight.bytes;
+        self.progress = Some(Instant::now());
+        Some(flight)
+    }
+
+    /// The marker behind `seq` came back: the server has routed all that was waiting for it.
+    fn echoed(&mut self, seq: u64) -> Vec<u64> {
+        let through = self.by_seq.range(..=seq).filter(|(_, flight)| flight.proof == Proof::Routed);
+        let seqs: Vec<u64> = through.map(|(seq, _)| *seq).collect();
+        seqs.into_iter().filter(|seq| self.remove(*seq).is_some()).collect()
+    }
+
+    fn of_subject(&mut self, subject: &str) -> Vec<u64> {
+        let all = self.by_seq.iter().filter(|(_, flight)| &*flight.subject == subject);
+        let seqs: Vec<u64> = all.map(|(seq, _)| *seq).collect();
+        seqs.into_iter().filter(|seq| self.remove(*seq).is_some()).collect()
+    }
+
+    /// When to lose patience, at the present state of things.
+    fn stalls_at(&self, stall: Duration) -> Instant {
+        let transfer = Duration::from_secs(self.bytes as u64 / SLOWEST);
+        self.progress.unwrap_or_else(Instant::now) + stall + transfer
+    }
+}
+
+/// A stream's answer to a message (NATS API type `io.nats.jetstream.api.v1.pub_ack_response`).
+#[derive(Debug, PartialEq, Eq)]
+enum Ack {
+    Stored,
+    /// For good: this message will not be stored.
+    Refused(String),
+    /// Try again.
+    NotNow(String),
+}
+
+#[derive(Deserialize)]
+struct PubAck {
+    #[serde(default)]
+    seq: u64,
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl Ack {
+    /// Errors that pass: system unavailable, Raft error, a repeat whose first copy is still being stored,
+    /// too many requests.
+    const PASSING: [u64; 4] = [10_008, 10_074, 10_158, 10_167];
+
+    fn read(message: &async_nats::Message) -> Self {
+        if message.status.is_some_and(|status| status == async_nats::StatusCode::NO_RESPONDERS) {
+            return Self::NotNow(format!("no stream answers on {}", message.subject));
+        }
+        match serde_json::from_slice(&message.payload) {
+            Ok(PubAck { error: None, seq }) if seq > 0 => Self::Stored,
+            Ok(PubAck { error: Some(error), .. }) => {
+                let text = format!("{} ({})", error.description, error.err_code);
+                if Self::PASSING.contains(&error.err_code) { Self::NotNow(text) } else { Self::Refused(text) }
+            }
+            Ok(_) | Err(_) => Self::NotNow("an answer that is no acknowledgement".to_owned()),
+        }
+    }
+}
+
+/// The answer to `$JS.API.STREAM.NAMES`.
+#[derive(Deserialize)]
+struct StreamNames {
+    #[serde(default)]
+    streams: Option<Vec<String>>,
+    error: Option<ApiError>,
+}
+
+impl StreamNames {
+    /// Is there a stream? `None`: could not be told now.
+    fn read(message: &async_nats::Message) -> Option<bool> {
+        if message.status.is_some_and(|status| status == async_nats::StatusCode::NO_RESPONDERS) {
+            // No JetStream in this server or account.
+            return Some(false);
+        }
+        match serde_json::from_slice(&message.payload) {
+            Ok(Self { error: None, streams }) => Some(streams.is_some_and(|names| !names.is_empty())),
+            // Not enabled, or not for this account.
+            Ok(Self { error: Some(ApiError { err_code: 10_039 | 10_076, .. }), .. }) => Some(false),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+/// `Permissions Violation for Publish to "subject"`.
+#[derive(Debug, PartialEq, Eq)]
+struct Violation {
+    publish: bool,
+    subject: String,
+}
+
+impl Violation {
+    fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.split_once("Permissions Violation for ")?;
+        let subject = rest.split('"').nth(1)?.to_owned();
+        Some(Self { publish: rest.starts_with("Publish"), subject })
+    }
+}

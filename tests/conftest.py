@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from support import Bus, Server, clean_env
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def no_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the developer has set is not part of a test."""
+    for name in list(os.environ):
+        if name.startswith("RUNNER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", clean_env({})["PATH"])
+    monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(tmp_path / "ansible-tmp"))
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(**options: object) -> Server:
+        server = Server(tmp_path / f"nats-{len(servers)}", **options)  # type: ignore[arg-type]
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def server(start_server: Callable[..., Server]) -> Server:
+    """A plain server."""
+    return start_server()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Bus]]:
+    buses: list[Bus] = []
+
+    def connect(server: Server) -> Bus:
+        bus = Bus(server.url, **server.credentials)
+        buses.append(bus)
+        return bus
+
+    yield connect
+    for bus in buses:
+        bus.close()
+
+
+@pytest.fixture
+def bus(server: Server, connect: Callable[..., Bus]) -> Bus:
+    """A subscriber to everything on the plain server."""
+    return connect(server).subscribe()

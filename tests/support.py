@@ -1,0 +1,308 @@
+"""Real parts for the tests: a NATS server, a subscriber, and private data directories for ansible-runner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import nats
+from nats.js.api import StreamConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+T = TypeVar("T")
+
+#: How long anything that should happen may take on a busy machine.
+PATIENCE = 30.0
+
+#: A run's settings that make failures fast.
+QUICK = {"connect_timeout": 1, "reconnect_time_wait": 0.1, "flush_timeout": 1}
+
+
+def bin_dir() -> Path:
+    """Where this environment's programs are."""
+    return Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
+    """Wait for a condition that nothing announces."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    message = f"waited {PATIENCE} s for {what}"
+    raise AssertionError(message)
+
+
+@dataclass
+class Server:
+    """A nats-server process on a port and in a folder of its own."""
+
+    folder: Path
+    jetstream: bool = False
+    #: More of the configuration file.
+    config: str = ""
+    #: What a client of the tests needs to get in.
+    credentials: dict[str, Any] = field(default_factory=dict)
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def start(self) -> Server:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = self.port or free_port()
+        config = self.folder / "server.conf"
+        lines = [f"listen: 127.0.0.1:{self.port}", f'server_name: "{self.folder.name}"', self.config]
+        if self.jetstream:
+            lines.append(f'jetstream {{ store_dir: "{self.folder / "js"}" }}')
+        config.write_text("\n".join(lines))
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [bin_dir() / "nats-server", "-c", config], stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(self._answers, "nats-server to answer")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as sock:
+            return sock.recv(4) == b"INFO"
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+
+class Bus:
+    """A NATS client of the tests, in a thread of its own, that can be called like any other object."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.received: list[Msg] = []
+        self.arrived = threading.Condition()
+        self.client: Client = self.run(nats.connect(url, max_reconnect_attempts=-1, **options))
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE)
+
+    def subscribe(self, subject: str = ">") -> Bus:
+        """Collect what comes on ``subject``; returns when the server knows."""
+
+        async def collect(message: Msg) -> None:
+            with self.arrived:
+                self.received.append(message)
+                self.arrived.notify_all()
+
+        async def subscribe() -> None:
+            await self.client.subscribe(subject, cb=collect, pending_bytes_limit=-1, pending_msgs_limit=-1)
+            await self.client.flush()
+
+        self.run(subscribe())
+        return self
+
+    def wait_for(self, enough: Callable[[list[Msg]], bool]) -> list[Msg]:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: enough(self.received), PATIENCE), (
+                f"got {len(self.received)} messages, last: {self.received[-1:]}"
+            )
+            return list(self.received)
+
+    def wait_for_end(self, runs: int = 1) -> list[Msg]:
+        """Everything up to the status that ends the run."""
+        return self.wait_for(lambda messages: sum(map(is_end, messages)) >= runs)
+
+    def add_stream(self, name: str = "RUNS", subjects: Iterable[str] = ("pub.>",), **config: Any) -> None:
+        stream = StreamConfig(name=name, subjects=list(subjects), **config)
+        self.run(self.client.jetstream(timeout=PATIENCE).add_stream(stream))
+
+    def stream_count(self, name: str = "RUNS") -> int:
+        info = self.run(self.client.jetstream(timeout=PATIENCE).stream_info(name))
+        return info.state.messages
+
+    def stream_messages(self, name: str = "RUNS") -> list[Msg]:
+        """All messages of a stream, in its order."""
+        count = self.stream_count(name)
+
+        async def read() -> list[Msg]:
+            messages: list[Msg] = []
+            js = self.client.jetstream(timeout=PATIENCE)
+            subscription = await js.subscribe(">", stream=name, ordered_consumer=True)
+            while len(messages) < count:
+                messages.append(await subscription.next_msg(PATIENCE))
+            await subscription.unsubscribe()
+            return messages
+
+        return self.run(read()) if count else []
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.run(self.client.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(PATIENCE)
+        self.loop.close()
+
+
+def body(message: Msg) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(message.data)
+    return value
+
+
+def is_end(message: Msg) -> bool:
+    ends = ("successful", "failed", "canceled", "timeout", "error")
+    return message.subject.endswith(".status") and body(message)["status"] in ends
+
+
+def events_of(messages: Iterable[Msg]) -> list[dict[str, Any]]:
+    return [body(message) for message in messages if message.subject.endswith(".event")]
+
+
+def statuses_of(messages: Iterable[Msg]) -> list[str]:
+    return [body(message)["status"] for message in messages if message.subject.endswith(".status")]
+
+
+PLAYBOOK = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: say
+      ansible.builtin.debug:
+        msg: "héllo {{ item }}"
+      loop: [1, 2, 3]
+    - name: try
+      block:
+        - name: break
+          ansible.builtin.command: "false"
+      rescue:
+        - name: mend
+          ansible.builtin.command: "true"
+"""
+
+
+@dataclass
+class Job:
+    """A private data directory with a small playbook."""
+
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    playbook: str = PLAYBOOK
+
+    def __post_init__(self) -> None:
+        for name in ("project", "inventory", "env"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "project/play.yml").write_text(self.playbook)
+        python = f"ansible_python_interpreter={sys.executable} ansible_connection=local"
+        (self.folder / "inventory/hosts").write_text(f"one {python}\ntwo {python}\n")
+        (self.folder / "env/settings").write_text(json.dumps(self.settings))
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the job wrote to ``job_events``, in order, of all its runs."""
+        files = self.folder.glob("artifacts/**/job_events/*.json")
+        events = [json.loads(path.read_text()) for path in files if not path.name.endswith("-partial.json")]
+        return sorted(events, key=lambda event: event["counter"])
+
+    def spilled(self) -> list[dict[str, Any]]:
+        """The lines of all spill files below this folder."""
+        files = sorted(self.folder.rglob("nats-*.jsonl"))
+        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+
+    def copy(self, folder: Path) -> Job:
+        shutil.copytree(self.folder, folder)
+        return Job(folder, self.settings, self.playbook)
+
+
+def cli(*args: str | Path, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The real ``ansible-runner`` command."""
+    return subprocess.run(
+        [bin_dir() / "ansible-runner", *args],
+        env=clean_env(env),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE * 3,
+        **options,
+    )
+
+
+def python(code: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that runs ``code``."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_env(env),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE * 3,
+        **options,
+    )
+
+
+def clean_env(more: dict[str, str] | None) -> dict[str, str]:
+    """This process's environment without options of ours."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_")}
+    base["PATH"] = f"{bin_dir()}{os.pathsep}{base['PATH']}"
+    return {**base, **(more or {})}
+
+
+@contextlib.contextmanager
+def talking_nonsense(reply: bytes | None) -> Iterator[int]:
+    """A TCP server that is no NATS server: says ``reply`` and nothing more (``None``: nothing at all)."""
+    sockets: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    sockets.append(connection)
+                    if reply is not None:
+                        connection.sendall(reply)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+    for connection in sockets:
+        connection.close()
