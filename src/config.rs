@@ -83,6 +83,7 @@ pub enum Delivery {
 
 /// All that two runs must have in common to share a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the user's")]
 pub struct Connection {
     /// Servers to try, in the order given.
     pub servers: Vec<Server>,
@@ -180,8 +181,7 @@ const VERBOSE: Opt = tuning("verbose", &["RUNNER_NATS_CLIENT_VERBOSE"]);
 const ALLOW_RECONNECT: Opt = tuning("allow_reconnect", &["RUNNER_NATS_ALLOW_RECONNECT"]);
 const CONNECT_TIMEOUT: Opt = tuning("connect_timeout", &["RUNNER_NATS_CONNECT_TIMEOUT"]);
 const RECONNECT_TIME_WAIT: Opt = tuning("reconnect_time_wait", &["RUNNER_NATS_RECONNECT_TIME_WAIT"]);
-const MAX_RECONNECT_ATTEMPTS: Opt =
-    tuning("max_reconnect_attempts", &["RUNNER_NATS_MAX_RECONNECT_ATTEMPTS"]);
+const MAX_RECONNECT_ATTEMPTS: Opt = tuning("max_reconnect_attempts", &["RUNNER_NATS_MAX_RECONNECT_ATTEMPTS"]);
 const PING_INTERVAL: Opt = tuning("ping_interval", &["RUNNER_NATS_PING_INTERVAL"]);
 const MAX_OUTSTANDING_PINGS: Opt =
     tuning("max_outstanding_pings", &["RUNNER_NATS_MAX_OUTSTANDING_PINGS", "RUNNER_MAX_OUTSTANDING_PINGS"]);
@@ -438,9 +438,8 @@ impl Reader<'_> {
             let servers: Vec<Server> = urls.into_iter().map(parse_server).collect::<Option<_>>()?;
             (!servers.is_empty()).then_some(servers)
         };
-        self.read(&SERVERS, expected, "", parse).unwrap_or_else(|| {
-            vec![Server { address: "nats://localhost:4222".to_owned(), auth: None }]
-        })
+        self.read(&SERVERS, expected, "", parse)
+            .unwrap_or_else(|| vec![Server { address: "nats://localhost:4222".to_owned(), auth: None }])
     }
 
     /// In nats-py's order: a signature first, then user and password, then the token.
@@ -514,12 +513,7 @@ impl Reader<'_> {
         headers
     }
 
-    fn split_headers<'s>(
-        &mut self,
-        source: &'s str,
-        list: &str,
-        pairs: &mut Vec<(&'s str, String, String)>,
-    ) {
+    fn split_headers<'s>(&mut self, source: &'s str, list: &str, pairs: &mut Vec<(&'s str, String, String)>) {
         for pair in list.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some((name, value)) => pairs.push((source, name.trim().to_owned(), value.trim().to_owned())),
@@ -664,9 +658,8 @@ mod tests {
     use serde_json::json;
 
     fn resolve_with(settings: &Value, env: &[(&str, &str)]) -> Resolution {
-        let env = |name: &str| {
-            env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
+        let env =
+            |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         resolve(settings.as_object().unwrap(), &env, &|| "web.example.org".to_owned())
     }
 
@@ -733,9 +726,15 @@ mod tests {
 
     #[test]
     fn booleans_in_every_spelling() {
-        for (text, expected) in
-            [("YES", true), ("y", true), ("1", true), ("On", true), ("off", false), ("0", false), ("N", false)]
-        {
+        for (text, expected) in [
+            ("YES", true),
+            ("y", true),
+            ("1", true),
+            ("On", true),
+            ("off", false),
+            ("0", false),
+            ("N", false),
+        ] {
             let connection = good(&json!({}), &[ON, ("RUNNER_NATS_CLIENT_VERBOSE", text)]).connection;
             assert_eq!(connection.verbose, expected, "{text}");
         }
@@ -784,7 +783,8 @@ mod tests {
             assert!(resolution.problems[0].ends_with("nothing is published"), "{:?}", resolution.problems);
             assert!(!resolution.problems[0].contains("canary"));
         }
-        for options in [json!("text"), json!({"tls": "<ssl.SSLContext>"}), json!({"nkeys_seed_str": "SUxx"})] {
+        for options in [json!("text"), json!({"tls": "<ssl.SSLContext>"}), json!({"nkeys_seed_str": "SUxx"})]
+        {
             let resolution = resolve_with(&json!({"nats_options": options}), &[ON]);
             assert!(resolution.config.is_none(), "{options}");
         }
@@ -855,11 +855,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let env = [
-            ON,
-            ("RUNNER_NATS_SERVERS", "nats://user:canary1@h"),
-            ("RUNNER_NATS_TOKEN", "canary2"),
-        ];
+        let env = [ON, ("RUNNER_NATS_SERVERS", "nats://user:canary1@h"), ("RUNNER_NATS_TOKEN", "canary2")];
         assert!(!format!("{:?}", good(&json!({}), &env)).contains("canary"));
     }
 }

@@ -54,12 +54,7 @@ impl Courier {
     /// A courier without a thread: the first message starts it.
     pub fn new(connection: Connection) -> Arc<Self> {
         let outbox = Outbox::new(connection.pending_size);
-        Arc::new(Self {
-            connection,
-            outbox,
-            notices: Notices::default(),
-            server: Mutex::new(None),
-        })
+        Arc::new(Self { connection, outbox, notices: Notices::default(), server: Mutex::new(None) })
     }
 
     /// Makes sure that somebody delivers.
@@ -71,7 +66,7 @@ impl Courier {
         let started = thread::Builder::new().name("runner-nats".to_owned()).spawn(move || courier.run());
         if let Err(error) = started {
             self.outbox.fail_service();
-            self.notices.problem(Error::Thread(error).to_string());
+            self.failed_to_start(error);
         }
     }
 
@@ -117,7 +112,8 @@ impl Courier {
     }
 
     fn after_panic(&self) -> Next {
-        self.notices.problem("internal error in the background thread; starting it anew".to_owned());
+        let text = "internal error in the background thread; starting it anew";
+        self.notices.problem(text, text.to_owned());
         thread::sleep(Duration::from_secs(1));
         Next::Again
     }
@@ -126,7 +122,7 @@ impl Courier {
         let runtime = match runtime() {
             Ok(runtime) => runtime,
             Err(error) => {
-                self.notices.problem(Error::Thread(error).to_string());
+                self.failed_to_start(error);
                 thread::sleep(Duration::from_secs(1));
                 return if self.outbox.end_service() { Next::Rest } else { Next::Again };
             }
@@ -140,9 +136,8 @@ impl Courier {
     async fn deliver(&self, state: &mut State) -> Next {
         self.outbox.rewind();
         let Some((server, not_before)) = state.pool.next() else {
-            self.notices.problem(
-                "no server left to try (max_reconnect_attempts); messages are kept on disk".to_owned(),
-            );
+            let text = "no server left to try (max_reconnect_attempts); messages are kept on disk";
+            self.notices.problem(text, text.to_owned());
             return Next::GiveUp;
         };
         if let Some(when) = not_before
@@ -175,7 +170,7 @@ impl Courier {
 
     fn not_connected(&self, state: &mut State, server: &Server, error: &Error) -> Next {
         state.pool.failed(server, Instant::now());
-        self.notices.problem(format!("cannot connect to {error}"));
+        self.notices.problem(&error.cause(), format!("cannot connect to {error}"));
         if self.outbox.end_service() {
             return Next::Rest;
         }
@@ -219,7 +214,8 @@ impl Courier {
                 if !session.was_useful() {
                     state.patience = (state.patience * 2).min(16);
                 }
-                self.notices.problem(format!("connection to {} lost: {reason}", server.address));
+                let text = format!("connection to {} lost: {reason}", server.address);
+                self.notices.problem(&format!("lost {}", server.address), text);
             }
         }
         if self.outbox.end_service() {
@@ -229,6 +225,11 @@ impl Courier {
         } else {
             Next::GiveUp
         }
+    }
+
+    fn failed_to_start(&self, error: std::io::Error) {
+        let error = Error::Thread(error);
+        self.notices.problem(&error.cause(), error.to_string());
     }
 
     /// A step of the connection: for those who asked for it.

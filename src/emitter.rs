@@ -119,7 +119,7 @@ impl Emitter {
         let (report, error) = py.detach(|| {
             channel.courier.finish(&channel.run, deadline, &mut || {
                 // Ctrl-C must not have to wait.
-                interrupt = Python::attach(|py| py.check_signals()).err();
+                interrupt = Python::attach(|py| py.check_signals().err());
                 interrupt.is_some()
             })
         });
@@ -142,9 +142,7 @@ impl Emitter {
         let py = data.py();
         let ident = text_of(data, intern!(py, "runner_ident"));
         let id_parts = match kind {
-            Kind::Event => {
-                text_of(data, intern!(py, "counter")).zip(text_of(data, intern!(py, "uuid")))
-            }
+            Kind::Event => text_of(data, intern!(py, "counter")).zip(text_of(data, intern!(py, "uuid"))),
             Kind::Status => None,
         };
         let mut payload = Vec::with_capacity(2048);
@@ -166,7 +164,8 @@ impl Emitter {
                     message::message_id(&[&config.subject_id, &ident, kind.as_str(), &state.nonce, &number])
                 }
             };
-            let message = Message { subject, headers: Arc::clone(&self.headers), id, payload: payload.into() };
+            let message =
+                Message { subject, headers: Arc::clone(&self.headers), id, payload: payload.into() };
             (message, self.channel(&mut state, config, ident))
         };
         let pushed = channel.courier.outbox.push(&channel.run, message, kind == Kind::Status);
@@ -212,9 +211,9 @@ impl Emitter {
             return Vec::new();
         }
         let notices = std::mem::take(&mut state.notices);
-        let new = notices.into_iter().filter(|notice| {
-            notice.level < Level::Warning || state.told.insert(notice.text.clone())
-        });
+        let new = notices
+            .into_iter()
+            .filter(|notice| notice.level < Level::Warning || state.told.insert(notice.text.clone()));
         new.map(|notice| (notice.level as u8, notice.text)).collect()
     }
 

@@ -14,7 +14,7 @@ use pyo3::{
     },
 };
 
-/// Containers in containers. Consumers' parsers have limits too (serde_json's is 128).
+/// Containers in containers. Consumers' parsers have limits too (128 in `serde_json`).
 const MAX_DEPTH: usize = 100;
 
 const TOO_DEEP: &[u8] = b"\"<too deep>\"";
@@ -229,8 +229,7 @@ fn write_surrogates(text: &Bound<'_, PyString>, out: &mut Vec<u8>) {
         .and_then(|bytes| bytes.extract::<Vec<u8>>())
         .unwrap_or_default();
     let units = utf16.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
-    let text: String =
-        char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+    let text: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
     write_str(&text, out);
 }
 

@@ -65,3 +65,17 @@ pub enum Error {
     #[error("cannot start the background thread: {0}")]
     Thread(io::Error),
 }
+
+impl Error {
+    /// What stays the same while the same thing is wrong; the message may vary with each attempt.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Connect { server, .. } => format!("connect {server}"),
+            Self::ConnectTimeout { server, .. } => format!("timeout {server}"),
+            Self::Refused { server, .. } => format!("refused {server}"),
+            Self::Option { .. } | Self::Credentials { .. } | Self::Spill { .. } | Self::Thread(_) => {
+                self.to_string()
+            }
+        }
+    }
+}

@@ -200,7 +200,7 @@ fn shorten_string(text: &mut String, keep: usize) {
     if body.len() <= keep {
         return;
     }
-    let kept = body.floor_char_boundary(keep);
+    let kept = (0..=keep).rev().find(|end| body.is_char_boundary(*end)).unwrap_or(0);
     let gone = gone_before + body.len() - kept;
     let marked = format!("{}{MARKER_START}{gone}{MARKER_END}", body.get(..kept).unwrap_or_default());
     // Not worth it if the marker is longer than what it stands for.
@@ -258,13 +258,14 @@ mod tests {
     #[test]
     fn a_spilled_message_comes_back_as_it_was() {
         let line = message().to_line();
-        assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+        assert_eq!(line.split_inclusive(|b| *b == b'\n').count(), 1);
         assert_eq!(Message::from_line(&line).unwrap(), message());
     }
 
     #[test]
     fn garbage_is_no_message() {
-        for line in [&b""[..], b"{}", b"[1]", b"{\"subject\":\"a\",\"headers\":[],\"payload\":\"\"}", b"\xff"] {
+        for line in [&b""[..], b"{}", b"[1]", b"{\"subject\":\"a\",\"headers\":[],\"payload\":\"\"}", b"\xff"]
+        {
             assert_eq!(Message::from_line(line), None);
         }
         let whole = message().to_line();
@@ -275,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_cut_payload_is_valid_fits_and_says_what_went() {
-        let event = json!({"stdout": "ü\"".repeat(50_000), "counter": 7, "event_data": {"res": {"msg": "short"}}});
+        let event =
+            json!({"stdout": "ü\"".repeat(50_000), "counter": 7, "event_data": {"res": {"msg": "short"}}});
         let bytes = serde_json::to_vec(&event).unwrap();
         for limit in [100_000, 10_000, 300] {
             let small = cut(&bytes, limit).unwrap();

@@ -171,12 +171,7 @@ impl State {
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
     pub fn new(limit: usize) -> Self {
-        Self {
-            state: Mutex::new(State::default()),
-            settled: Condvar::new(),
-            wake: Notify::new(),
-            limit,
-        }
+        Self { state: Mutex::new(State::default()), settled: Condvar::new(), wake: Notify::new(), limit }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -429,8 +424,11 @@ impl Outbox {
             let of_run = |slot: &Option<Slot>| {
                 slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run))
             };
-            let seqs: Vec<u64> =
-                (state.base..).zip(&state.queue).filter(|(_, slot)| of_run(slot)).map(|(seq, _)| seq).collect();
+            let seqs: Vec<u64> = (state.base..)
+                .zip(&state.queue)
+                .filter(|(_, slot)| of_run(slot))
+                .map(|(seq, _)| seq)
+                .collect();
             slots.extend(seqs.into_iter().filter_map(|seq| state.remove(seq)));
         }
         let mut error = None;

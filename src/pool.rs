@@ -106,8 +106,7 @@ mod tests {
 
     fn pool(options: &serde_json::Value) -> Pool {
         let settings = json!({"nats_subject_id": "x", "nats_options": options});
-        let resolution =
-            crate::config::resolve(settings.as_object().unwrap(), &|_| None, &|| String::new());
+        let resolution = crate::config::resolve(settings.as_object().unwrap(), &|_| None, &|| String::new());
         Pool::new(&resolution.config.unwrap().connection)
     }
 

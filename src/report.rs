@@ -52,8 +52,8 @@ pub struct Notices {
 struct Ring {
     /// The youngest, with their numbers from `latest - len + 1` on.
     notices: VecDeque<Notice>,
-    /// What is wrong now, for runs that start while it is.
-    problem: Option<Notice>,
+    /// What is wrong now and why, for runs that start while it is.
+    problem: Option<(String, Notice)>,
 }
 
 impl Notices {
@@ -72,10 +72,17 @@ impl Notices {
         self.latest.fetch_add(1, Relaxed);
     }
 
-    /// Says that something is wrong, and keeps it for later runs until [`Self::mended`].
-    pub fn problem(&self, text: String) {
+    /// Says that something is wrong, and keeps it for later runs until [`Self::mended`]. While the same
+    /// `cause` lasts it is said once, in whatever words the network finds for it.
+    pub fn problem(&self, cause: &str, text: String) {
         let notice = Notice::new(Level::Warning, text);
-        self.lock().problem = Some(notice.clone());
+        {
+            let mut ring = self.lock();
+            if ring.problem.as_ref().is_some_and(|(known, _)| known == cause) {
+                return;
+            }
+            ring.problem = Some((cause.to_owned(), notice.clone()));
+        }
         self.say(notice);
     }
 
@@ -87,7 +94,7 @@ impl Notices {
     /// What is wrong now, and the number of the latest notice: where a new reader starts.
     pub fn start(&self) -> (Option<Notice>, u64) {
         let ring = self.lock();
-        (ring.problem.clone(), self.latest.load(Relaxed))
+        (ring.problem.as_ref().map(|(_, notice)| notice.clone()), self.latest.load(Relaxed))
     }
 
     /// Is there anything after number `seen`? Cheap.
@@ -230,8 +237,8 @@ mod tests {
         notices.say(Notice::new(Level::Info, "one"));
         let (problem, seen) = notices.start();
         assert_eq!((problem, notices.has_news(seen)), (None, false));
-        notices.problem("two".to_owned());
-        notices.problem("two".to_owned());
+        notices.problem("cause", "two".to_owned());
+        notices.problem("cause", "two, in other words".to_owned());
         let (news, seen) = notices.since(seen);
         assert_eq!(news, [Notice::new(Level::Warning, "two")]);
         assert!(!notices.has_news(seen));

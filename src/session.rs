@@ -258,7 +258,7 @@ impl Session {
     /// Publishes what the outbox holds until there is a reason to end.
     pub async fn serve(&mut self, outbox: &Outbox, notices: &Notices) -> End {
         if !self.echoes {
-            notices.problem(format!(
+            notices.problem("inbox", format!(
                 "the server does not let us use the inbox {}.>: {}; allow this user to publish and subscribe \
                  there (inbox_prefix)",
                 self.inbox.rsplit_once('.').map_or("", |(prefix, _)| prefix),
@@ -279,7 +279,7 @@ impl Session {
         let mut drained_at: Option<Instant> = None;
         loop {
             if let Err(error) = outbox.refill() {
-                notices.problem(error.to_string());
+                notices.problem(&error.cause(), error.to_string());
             }
             if self.fill(outbox, notices).await? {
                 drained_at = None;
@@ -408,7 +408,8 @@ impl Session {
             };
             payload = cut.into();
         }
-        let reply = (proof == Proof::Stored).then(|| format!("{}.a.{}.{seq}", self.inbox, self.attempt).into());
+        let reply =
+            (proof == Proof::Stored).then(|| format!("{}.a.{}.{seq}", self.inbox, self.attempt).into());
         let subject = async_nats::Subject::from(&*message.subject);
         Some((OutboundMessage { subject, reply, payload, headers: Some(headers) }, message.subject))
     }
@@ -573,7 +574,8 @@ impl Session {
             }
             Ack::NotNow(reason) => {
                 self.proofs.remove(&flight.subject);
-                notices.problem(format!("the stream is not available: {reason}; trying again"));
+                let text = format!("the stream is not available: {reason}; trying again");
+                notices.problem("stream", text);
                 self.rewind(outbox);
                 sleep(PAUSE).await;
                 Ok(())
@@ -679,7 +681,7 @@ impl Session {
         self.last_words.take().unwrap_or_else(|| reason.to_owned())
     }
 
-    /// The orderly end: what was sent is on its way, and TLS gets its close_notify.
+    /// The orderly end: what was sent is on its way, and TLS gets its `close_notify`.
     async fn close(&mut self) {
         let limit = Duration::from_millis(100);
         let mut gone = self.gone.clone();
@@ -713,7 +715,10 @@ fn wire_len(headers: &HeaderMap) -> usize {
     const FRAME: usize = "NATS/1.0\r\n\r\n".len();
     const LINE: usize = ": \r\n".len();
     let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    FRAME + lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + LINE).sum::<usize>()
+    FRAME
+        + lines
+            .map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + LINE)
+            .sum::<usize>()
 }
 
 /// async-nats ends a connection at the third PING without an answer, nats-py after `max_outstanding_pings`
@@ -741,7 +746,8 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
                 reason: reason.to_owned(),
             };
             let text = read_secret(path).map_err(|error| fail(&error.to_string()))?;
-            let seed = text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
+            let seed =
+                text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
             options.nkey(seed.ok_or_else(|| fail("no nkey seed (SU...) in it"))?.to_owned())
         }
         Some(Auth::CredsFile(path)) => {
@@ -781,10 +787,9 @@ fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::Conne
         }
         source = inner.source();
     }
-    let refused = matches!(
-        error.kind(),
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication
-    ) || reason.to_lowercase().contains("authentication");
+    let refused =
+        matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication)
+            || reason.to_lowercase().contains("authentication");
     if refused {
         Error::Refused { server: address, method: auth.map_or("none given", Auth::method), reason }
     } else {

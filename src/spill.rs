@@ -167,8 +167,7 @@ impl Lines {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
         for number in 0..10_000 {
-            let name =
-                if number == 0 { format!("{stem}.jsonl") } else { format!("{stem}.{number}.jsonl") };
+            let name = if number == 0 { format!("{stem}.jsonl") } else { format!("{stem}.{number}.jsonl") };
             let path = dir.join(name);
             match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
                 Ok(file) => return Ok(Self { path, file, length: 0 }),

@@ -191,15 +191,15 @@ def body(message: Msg) -> dict[str, Any]:
 
 def is_end(message: Msg) -> bool:
     ends = ("successful", "failed", "canceled", "timeout", "error")
-    return message.subject.endswith(".status") and body(message)["status"] in ends
+    return message.subject.endswith(".status") and body(message).get("status") in ends
 
 
 def events_of(messages: Iterable[Msg]) -> list[dict[str, Any]]:
     return [body(message) for message in messages if message.subject.endswith(".event")]
 
 
-def statuses_of(messages: Iterable[Msg]) -> list[str]:
-    return [body(message)["status"] for message in messages if message.subject.endswith(".status")]
+def statuses_of(messages: Iterable[Msg]) -> list[Any]:
+    return [body(message).get("status") for message in messages if message.subject.endswith(".status")]
 
 
 PLAYBOOK = """

@@ -48,7 +48,7 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
     try:
         if _is_enabled(runner_config):
             _publish(runner_config, "status", data)
-            if data.get("status") in END_STATES:
+            if _is_end(data.get("status")):
                 _finish(runner_config)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
         _contain(exception)
@@ -59,6 +59,10 @@ def _is_enabled(runner_config: Any) -> bool:
         return True
     settings = getattr(runner_config, "settings", None)
     return bool(settings) and bool(settings.get("nats_subject_id"))
+
+
+def _is_end(status: object) -> bool:
+    return isinstance(status, str) and status in END_STATES
 
 
 def _publish(runner_config: Any, kind: str, data: dict[str, Any]) -> None:
@@ -137,8 +141,9 @@ def _tell(notices: Iterable[tuple[int, str]]) -> None:
     nothing that a plugin logs would be seen, and standard output may carry the worker's stream.
     """
     for level, text in notices:
-        logger.log(level, "%s", text)
-        if level >= logging.WARNING and not _is_shown(level):
+        if level < logging.WARNING or _is_shown(level):
+            logger.log(level, "%s", text)
+        else:
             print(f"ansible-runner-nats: {text}", file=sys.stderr)  # noqa: T201
 
 

@@ -1,0 +1,83 @@
+"""NATS's decentralised authentication in small: an operator, one account, and users that it signs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import nkeys
+
+UNLIMITED = {
+    name: -1 for name in ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
+} | {"wildcards": True}
+
+
+@dataclass(frozen=True)
+class Key:
+    """An nkey of one of NATS's kinds."""
+
+    prefix: int
+    seed: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", nkeys.encode_seed(os.urandom(32), self.prefix))
+
+    @property
+    def public(self) -> str:
+        public: bytes = nkeys.from_seed(bytearray(self.seed)).public_key
+        return public.decode()
+
+    def sign(self, subject: Key, name: str, nats: dict[str, Any], expires: float | None = None) -> str:
+        """A JWT (version 2) about ``subject``."""
+        claims = {
+            "iss": self.public,
+            "sub": subject.public,
+            "name": name,
+            "iat": int(time.time()),
+            "nats": {"version": 2, **nats},
+        }
+        if expires is not None:
+            claims["exp"] = int(expires)
+        digest = hashlib.new("sha512_256", json.dumps(claims).encode()).digest()
+        claims["jti"] = base64.b32encode(digest).decode().rstrip("=")
+        head = {"typ": "JWT", "alg": "ed25519-nkey"}
+        signed = ".".join(b64(json.dumps(part).encode()) for part in (head, claims))
+        signature: bytes = nkeys.from_seed(bytearray(self.seed)).sign(signed.encode())
+        return f"{signed}.{b64(signature)}"
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+class Authority:
+    """Signs for one operator and one account."""
+
+    def __init__(self) -> None:
+        self.operator = Key(nkeys.PREFIX_BYTE_OPERATOR)
+        self.account = Key(nkeys.PREFIX_BYTE_ACCOUNT)
+
+    def server_config(self) -> str:
+        """Operator mode with a memory resolver."""
+        operator = self.operator.sign(self.operator, "operator", {"type": "operator"})
+        limits = {"type": "account", "limits": UNLIMITED}
+        account = self.operator.sign(self.account, "account", limits)
+        return (
+            f"operator: {operator}\nresolver: MEMORY\n"
+            f"resolver_preload: {{ {self.account.public}: {account} }}"
+        )
+
+    def creds(self, name: str, expires: float | None = None) -> str:
+        """The content of a ``.creds`` file for a new user."""
+        user = Key(nkeys.PREFIX_BYTE_USER)
+        rights = {"type": "user", "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1}
+        jwt = self.account.sign(user, name, rights, expires)
+        return (
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+        )
