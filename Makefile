@@ -1,0 +1,63 @@
+# `make` lists the targets. Everything is installed into .venv; nothing outside this folder is touched.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One build serves the demo and the tests: optimised dependencies, checked arithmetic.
+WHEELS := target/wheels-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-rust test-python test-pythons lint format build clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: build ## run a real playbook against a real nats-server, and show what a subscriber sees
+	@$(BIN)/python examples/demo/demo.py
+
+test: test-rust test-python ## all tests, Rust and Python
+
+test-rust:
+	cargo test --locked --quiet --no-default-features
+
+test-python: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-pythons: build ## the Python tests on every CPython from 3.9 on that is installed
+	@for python in $$($(BIN)/python tests/find_pythons.py); do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		echo "== CPython $$version"; \
+		$(MAKE) --no-print-directory test-installed PYTHON=$$python VENV=.venv-$$version || exit 1; \
+	done
+
+test-installed: $(VENV)/complete
+	$(BIN)/pip install -q --force-reinstall --no-deps $(WHEELS)/*.whl
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: build ## formatting, clippy, ruff, mypy, stubtest
+	cargo fmt --check
+	cargo clippy --locked --quiet --all-targets -- -D warnings
+	cargo clippy --locked --quiet --all-targets --no-default-features -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/stubtest ansible_runner_nats --ignore-missing-stub
+
+format: $(VENV)/complete ## let the formatters have their way
+	cargo fmt
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format
+
+build: $(VENV)/complete ## build the wheel and install it into .venv
+	@rm -rf $(WHEELS)
+	$(BIN)/maturin build --locked --quiet --interpreter $(BIN)/python --out $(WHEELS)
+	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+
+$(VENV)/complete: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+clean: ## remove what was built and installed here
+	rm -rf target .venv .venv-* .cache dist

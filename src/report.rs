@@ -34,9 +34,13 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// A notice of this level.
-    pub fn new(level: Level, text: impl Into<String>) -> Self {
-        Self { level, text: text.into() }
+    /// A notice of this level. What servers and users put into the text cannot make it more than one line,
+    /// nor endless.
+    pub fn new(level: Level, text: impl AsRef<str>) -> Self {
+        const LONGEST: usize = 2000;
+        let one_line = text.as_ref().split(|c: char| c.is_whitespace() || c.is_control());
+        let words: Vec<&str> = one_line.filter(|word| !word.is_empty()).collect();
+        Self { level, text: words.join(" ").chars().take(LONGEST).collect() }
     }
 }
 
@@ -244,6 +248,13 @@ mod tests {
         assert!(!notices.has_news(seen));
         assert_eq!(notices.start().0.unwrap().text, "two");
         assert!(notices.mended() && !notices.mended());
+    }
+
+    #[test]
+    fn a_notice_is_one_line() {
+        let notice = Notice::new(Level::Info, "a\r\nansible-runner-nats: forged\u{1b}[2J \u{2028}b");
+        assert_eq!(notice.text, "a ansible-runner-nats: forged [2J b");
+        assert_eq!(Notice::new(Level::Info, "x".repeat(1 << 20)).text.len(), 2000);
     }
 
     #[test]

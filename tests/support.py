@@ -127,7 +127,7 @@ class Bus:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE)
 
-    def subscribe(self, subject: str = ">") -> Bus:
+    def subscribe(self, subject: str = "pub.>") -> Bus:
         """Collect what comes on ``subject``; returns when the server knows."""
 
         async def collect(message: Msg) -> None:

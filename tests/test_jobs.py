@@ -51,15 +51,10 @@ def ours(messages: list[Msg], kind: str = "") -> list[Msg]:
     return [m for m in messages if m.subject.startswith("pub.") and m.subject.endswith(kind)]
 
 
-@pytest.mark.parametrize("mode", ["pexpect", "subprocess"])
 @pytest.mark.parametrize("json_mode", [False, True])
-def test_run(job: Job, bus: Bus, mode: str, json_mode: bool) -> None:  # noqa: FBT001
+def test_run(job: Job, bus: Bus, json_mode: bool) -> None:  # noqa: FBT001
     run = ansible_runner.run(
-        private_data_dir=str(job.folder),
-        playbook="play.yml",
-        quiet=True,
-        runner_mode=mode,
-        json_mode=json_mode,
+        private_data_dir=str(job.folder), playbook="play.yml", quiet=True, json_mode=json_mode
     )
     assert run.status == "successful"
     assert_complete(job, bus.wait_for_end())
@@ -74,8 +69,8 @@ def test_run_async(job: Job, bus: Bus) -> None:
     assert_complete(job, bus.wait_for_end())
 
 
-@pytest.mark.parametrize("mode", ["pexpect", "subprocess"])
-def test_run_command(job: Job, bus: Bus, mode: str) -> None:
+@pytest.mark.parametrize("mode", [None, "subprocess"], ids=["pexpect", "subprocess"])
+def test_run_command(job: Job, bus: Bus, mode: str | None) -> None:
     arguments = ["-i", str(job.folder / "inventory"), str(job.folder / "project/play.yml")]
     _, _, exit_status = ansible_runner.run_command(
         "ansible-playbook", arguments, private_data_dir=str(job.folder), quiet=True, runner_mode=mode

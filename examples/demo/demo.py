@@ -1,0 +1,207 @@
+"""The demo of `make demo`: a real playbook, a real nats-server, and what a subscriber sees of it.
+
+Starts a server on a free port, runs the playbook next to this file through ansible-runner with the plugin
+enabled, prints the messages as they arrive, and compares them with what ansible-runner itself counted. Exit
+status: 0 if every message arrived, 1 if not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nats
+from nats.aio.msg import Msg
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+SUBJECT_ID = "demo"
+IDENT = "rollout-42"
+STARTUP_SECONDS = 15
+END_STATES = ("successful", "failed", "canceled", "timeout", "error")
+
+#: Event → what a person calls it, and the colour of that.
+WORDS = {
+    "playbook_on_play_start": ("PLAY", "1"),
+    "playbook_on_task_start": ("TASK", "1"),
+    "runner_on_ok": ("ok", "32"),
+    "runner_item_on_ok": ("item", "32"),
+    "runner_on_failed": ("failed", "31"),
+    "runner_on_skipped": ("skipped", "36"),
+    "runner_on_unreachable": ("unreachable", "31"),
+    "playbook_on_stats": ("STATS", "1"),
+}
+CHANGED = ("changed", "33")
+
+
+def paint(text: str, color: str) -> str:
+    """Colour for terminals only (see https://no-color.org)."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        return f"\x1b[{color}m{text}\x1b[0m"
+    return text
+
+
+def describe(message: Msg) -> str | None:
+    """One line about a message, or nothing for those that a person does not miss."""
+    data = json.loads(message.data)
+    if message.subject.endswith(".status"):
+        return paint(f"{'STATUS':12} {data['status']}", "35")
+    word, color = WORDS.get(data["event"], ("", ""))
+    if not word:
+        return None
+    about: dict[str, Any] = data.get("event_data", {})
+    result = about.get("res") or {}
+    if word == "ok" and result.get("changed"):
+        word, color = CHANGED
+    details = [about.get("host"), about.get("task") or about.get("play")]
+    if word == "item":
+        details.append(str(result.get("msg") or result.get("item") or ""))
+    if word == "STATS":
+        details = [f"{len(about.get('processed', {}))} hosts, {len(about.get('rescued', {}))} rescued"]
+    return paint(f"{word:12}", color) + " " + " · ".join(detail for detail in details if detail)
+
+
+def free_port() -> int:
+    """A port that nobody uses at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def prepare(folder: Path) -> None:
+    """A private data directory for ansible-runner."""
+    (folder / "project").mkdir(parents=True)
+    (folder / "inventory").mkdir()
+    shutil.copy(HERE / "project.yml", folder / "project/play.yml")
+    groups = {"web": ["web1", "web2", "web3"], "db": ["db1"]}
+    lines = [f"[{group}]\n" + "\n".join(hosts) for group, hosts in groups.items()]
+    shared = ["ansible_connection=local", f"ansible_python_interpreter={sys.executable}", f"demo_dir={folder}"]
+    (folder / "inventory/hosts").write_text("\n".join([*lines, "[all:vars]", *shared, ""]))
+
+
+async def connect(url: str) -> nats.NATS:
+    """Connects as soon as the server is there."""
+    for _ in range(STARTUP_SECONDS * 10):
+        with suppress(OSError, nats.errors.Error):
+            return await nats.connect(url, allow_reconnect=False)
+        await asyncio.sleep(0.1)
+    message = f"no nats-server at {url} after {STARTUP_SECONDS} s"
+    raise SystemExit(message)
+
+
+async def watch(client: nats.NATS, job: asyncio.subprocess.Process) -> Counter[str]:
+    """Prints what arrives until the run's last status, or until the job has ended without one."""
+    subscription = await client.subscribe(f"pub.ansible.runner.{SUBJECT_ID}.>")
+    await client.flush()
+    received: Counter[str] = Counter()
+    ended = asyncio.create_task(job.wait())
+    while True:
+        try:
+            message = await subscription.next_msg(timeout=1)
+        except nats.errors.TimeoutError:
+            if ended.done():
+                return received
+            continue
+        received[message.subject.rsplit(".", 1)[1]] += 1
+        line = describe(message)
+        if line:
+            print(line, flush=True)
+        data = json.loads(message.data)
+        if message.subject.endswith(".status") and data["status"] in END_STATES:
+            await ended
+            return received
+
+
+async def demo(folder: Path) -> int:
+    """Runs it all; returns the exit status."""
+    port = free_port()
+    url = f"nats://127.0.0.1:{port}"
+    job_folder = folder / "job"
+    prepare(job_folder)
+    server = await asyncio.create_subprocess_exec(
+        BIN / "nats-server", "-a", "127.0.0.1", "-p", str(port), "-l", folder / "nats.log"
+    )
+    job = None
+    try:
+        client = await connect(url)
+        print(f"nats-server {client.connected_server_version} listens at {url}")
+        print(f"subscribed to pub.ansible.runner.{SUBJECT_ID}.>\n", flush=True)
+        # The subscription comes first: the job waits for one line on its standard input.
+        job = await asyncio.create_subprocess_exec(
+            "sh", "-c", 'read -r _; exec "$@"', "sh",
+            BIN / "ansible-runner", "run", job_folder, "-p", "play.yml", "--ident", IDENT, "--quiet",
+            stdin=subprocess.PIPE,
+            env={
+                **os.environ,
+                "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+                "RUNNER_NATS_SUBJECT_ID": SUBJECT_ID,
+                "RUNNER_NATS_SERVERS": url,
+            },
+        )  # fmt: skip
+        watching = asyncio.create_task(watch(client, job))
+        await asyncio.sleep(0)
+        await client.flush()
+        assert job.stdin is not None  # noqa: S101 - we asked for a pipe
+        job.stdin.write(b"go\n")
+        job.stdin.close()
+        received = await watching
+        await client.close()
+        return summary(job_folder, received, job.returncode)
+    finally:
+        for process in filter(None, (job, server)):
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+
+
+def summary(job_folder: Path, received: Counter[str], job_status: int | None) -> int:
+    """What was sent (as ansible-runner's own files tell), what came, what is missing."""
+    sent = {
+        "event": len(list(job_folder.glob(f"artifacts/{IDENT}/job_events/*.json"))),
+        # `starting`, `running` and the end.
+        "status": 3,
+    }
+    print(f"\n{'':12} {'sent':>6} {'received':>9} {'lost':>6}")
+    lost = 0
+    for kind, plural in (("event", "events"), ("status", "statuses")):
+        missing = sent[kind] - received[kind]
+        lost += abs(missing)
+        print(f"{plural:12} {sent[kind]:>6} {received[kind]:>9} {missing:>6}")
+    if job_status != 0:
+        print(paint(f"the job ended with exit status {job_status}", "31"))
+        return 1
+    if lost or not sent["event"]:
+        print(paint("not every message arrived", "31"))
+        return 1
+    print(paint("every message arrived", "32"))
+    return 0
+
+
+async def main() -> int:
+    """Runs the demo in a folder that is gone afterwards; SIGTERM ends it as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - asyncio.run made one
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="ansible-runner-nats-demo-") as folder:
+        return await demo(Path(folder))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main()))
+    except asyncio.CancelledError:
+        print("\nstopped")
+        sys.exit(130)
