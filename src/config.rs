@@ -173,7 +173,7 @@ const SERVERS: Opt = secret("servers", &["RUNNER_NATS_SERVERS"]);
 const USER: Opt = guarded("user", &["RUNNER_NATS_USERNAME"]);
 const PASSWORD: Opt = secret("password", &["RUNNER_NATS_PASSWORD"]);
 const TOKEN: Opt = secret("token", &["RUNNER_NATS_TOKEN"]);
-const USER_CREDENTIALS: Opt = guarded("user_credentials", &["RUNNER_NATS_USER_CREDENTIALS"]);
+const USER_CREDENTIALS: Opt = secret("user_credentials", &["RUNNER_NATS_USER_CREDENTIALS"]);
 const NKEYS_SEED: Opt = secret("nkeys_seed", &["RUNNER_NATS_NKEYS_SEED"]);
 const NKEYS_SEED_STR: Opt = secret("nkeys_seed_str", &[]);
 const NAME: Opt = tuning("name", &["RUNNER_NATS_CLIENT_NAME"]);
@@ -444,12 +444,16 @@ impl Reader<'_> {
 
     /// In nats-py's order: a signature first, then user and password, then the token.
     fn auth(&mut self) -> Option<Auth> {
-        let creds = self.read(&USER_CREDENTIALS, "the path of a .creds file", "", as_text);
+        let creds = self.read(&USER_CREDENTIALS, "the path of a .creds file, not its content", "", |value| {
+            as_text(value).filter(|path| !looks_secret(path))
+        });
         let seed = self.read(&NKEYS_SEED_STR, "an nkey seed (SU...)", "", |value| {
             as_text(value).filter(|seed| is_seed(seed))
         });
         let seed_or_path =
-            self.read(&NKEYS_SEED, "the path of an nkey seed file, or the seed (SU...)", "", as_text);
+            self.read(&NKEYS_SEED, "the path of an nkey seed file, or the seed (SU...)", "", |value| {
+                as_text(value).filter(|text| is_seed(text) || !looks_secret(text))
+            });
         let user = self.read(&USER, "a user name", "", as_text);
         let password = self.read(&PASSWORD, "a password", "", as_text);
         let token = self.read(&TOKEN, "a token", "", as_text);
@@ -502,7 +506,10 @@ impl Reader<'_> {
         let mut headers: Vec<(String, String)> = Vec::new();
         for (source, name, value) in pairs {
             if let Err(reason) = check_header(&name, &value) {
-                self.problems.push(format!("{source}: header {:?} is skipped: {reason}", shorten(&name)));
+                // An odd name may be the first half of a value: `Authorization: Bearer abc=`.
+                let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+                let shown = if plain { shorten(&name) } else { "***".to_owned() };
+                self.problems.push(format!("{source}: header {shown:?} is skipped: {reason}"));
                 continue;
             }
             match headers.iter_mut().find(|(known, _)| *known == name) {
@@ -580,6 +587,15 @@ fn is_literal_subject(text: &str) -> bool {
     })
 }
 
+/// Key material where a path belongs: a damaged seed, or the content of a file. It must not be shown as a
+/// path that does not exist.
+fn looks_secret(text: &str) -> bool {
+    const SEED_LENGTH: usize = 50;
+    let base32 = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '"' || c == '\'';
+    text.contains(['\n', '\r'])
+        || (text.len() >= SEED_LENGTH && text.chars().filter(|c| base32(*c)).count() >= SEED_LENGTH)
+}
+
 fn is_seed(text: &str) -> bool {
     nkeys::KeyPair::from_seed(text.trim()).is_ok()
 }
@@ -590,6 +606,13 @@ fn parse_server(text: &str) -> Option<Server> {
     let url = Url::parse(&text).ok()?;
     if !matches!(url.scheme(), "nats" | "tls" | "ws" | "wss") || url.host_str().unwrap_or_default().is_empty()
     {
+        return None;
+    }
+    // A `#`, `?` or `/` in a password that is not percent-encoded ends the host early: we would connect to
+    // somebody else.
+    let websocket = matches!(url.scheme(), "ws" | "wss");
+    let tail = url.query().is_some() || url.fragment().is_some() || url.path().contains('@');
+    if tail || (!websocket && !matches!(url.path(), "" | "/")) {
         return None;
     }
     let decode = |part: &str| percent_decode_str(part).decode_utf8().ok().map(String::from);
@@ -774,6 +797,10 @@ mod tests {
         for (name, value) in [
             ("RUNNER_NATS_SERVERS", "http://a"),
             ("RUNNER_NATS_SERVERS", "nats://good,nats://"),
+            ("RUNNER_NATS_SERVERS", "nats://admin:2024#canary@h"),
+            ("RUNNER_NATS_SERVERS", "nats://u:12/canary@h"),
+            ("RUNNER_NATS_NKEYS_SEED", "\"SUAM-canary-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\""),
+            ("RUNNER_NATS_USER_CREDENTIALS", "-----BEGIN NATS USER JWT-----\ncanary\n"),
             ("RUNNER_NATS_USERNAME", "alone"),
             ("RUNNER_NATS_PASSWORD", "alone-canary"),
             ("RUNNER_NATS_TLS_HANDSHAKE_FIRST", "perhaps"),
@@ -828,6 +855,9 @@ mod tests {
         let resolution = resolve_with(&json!({"nats_headers": {"evil": "a\r\nb"}}), &bad);
         assert_eq!(resolution.config.unwrap().headers, [("ok".to_owned(), "1".to_owned())]);
         assert_eq!(resolution.problems.len(), 5, "{:?}", resolution.problems);
+
+        let secret = [ON, ("RUNNER_NATS_HEADERS", "Authorization: Bearer canary==")];
+        assert!(!resolve_with(&json!({}), &secret).problems[0].contains("canary"));
     }
 
     #[test]

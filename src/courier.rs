@@ -99,16 +99,25 @@ impl Courier {
     }
 
     fn run(&self) {
-        let mut state = State { pool: Pool::new(&self.connection), patience: 1, connected_before: false };
+        let mut opened = self.outbox.opened();
+        let mut state = self.fresh_state();
         loop {
             // A bug must cost a session, not the messages of all runs.
             let next = catch_unwind(AssertUnwindSafe(|| self.one_session(&mut state)));
             match next.unwrap_or_else(|_| self.after_panic()) {
                 Next::Again => {}
                 Next::Rest => return,
-                Next::GiveUp => return self.outbox.give_up(),
+                Next::GiveUp if self.outbox.give_up(opened) => return,
+                Next::GiveUp => {
+                    opened = self.outbox.opened();
+                    state = self.fresh_state();
+                }
             }
         }
+    }
+
+    fn fresh_state(&self) -> State {
+        State { pool: Pool::new(&self.connection), patience: 1, connected_before: false }
     }
 
     fn after_panic(&self) -> Next {
@@ -196,13 +205,15 @@ impl Courier {
     }
 
     fn after(&self, state: &mut State, server: &Server, session: &Session, end: End) -> Next {
-        if session.was_useful() {
-            state.patience = 1;
-            state.pool.lost(server);
-        } else {
+        if session.got_stuck() {
             // A server that accepts us and lets nothing through must not be asked without a pause.
             state.pool.failed(server, Instant::now());
+            state.patience = (state.patience * 2).min(16);
+        } else {
+            state.patience = 1;
+            state.pool.lost(server);
         }
+        let broke = matches!(end, End::Lost(_));
         match end {
             End::Idle => {
                 self.step(|| format!("disconnected from {}: nothing left to do", server.address));
@@ -211,16 +222,13 @@ impl Courier {
                 self.step(|| format!("{} is shutting down, leaving it", server.address));
             }
             End::Lost(reason) => {
-                if !session.was_useful() {
-                    state.patience = (state.patience * 2).min(16);
-                }
                 let text = format!("connection to {} lost: {reason}", server.address);
                 self.notices.problem(&format!("lost {}", server.address), text);
             }
         }
         if self.outbox.end_service() {
             Next::Rest
-        } else if self.connection.allow_reconnect {
+        } else if self.connection.allow_reconnect || !broke {
             Next::Again
         } else {
             Next::GiveUp

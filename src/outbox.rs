@@ -35,7 +35,7 @@ pub struct Run {
     spill: Mutex<Spill>,
     /// Messages in the queue. Changed under the queue's lock only.
     queued: AtomicU64,
-    /// There are messages on disk that are to be sent. Changed under the spill's lock only.
+    /// There are messages on disk that are to be sent. Changed under both locks.
     overflows: AtomicBool,
     /// Nobody holds the run any more.
     closed: AtomicBool,
@@ -107,6 +107,8 @@ struct State {
     /// Runs that may still publish, and those that left something behind.
     runs: Vec<Arc<Run>>,
     service: Service,
+    /// How many runs were opened so far.
+    opened: u64,
     /// The courier waits for `wake`.
     sleeping: bool,
     /// Ends of runs that wait right now.
@@ -183,6 +185,7 @@ impl Outbox {
         let mut state = self.lock();
         state.forget_closed();
         state.runs.push(Arc::clone(run));
+        state.opened += 1;
         if state.service == Service::GivenUp {
             state.service = Service::Down;
         }
@@ -213,20 +216,19 @@ impl Outbox {
                 return Ok(());
             }
         }
-        match spill.push(&message) {
-            Ok(()) => {
-                run.overflows.store(true, Relaxed);
-                Ok(())
-            }
-            Err(error) => {
-                if essential {
-                    self.lock().append(message, run);
-                } else {
-                    run.counters.dropped.fetch_add(1, Relaxed);
-                }
-                Err(error)
-            }
+        let spilled = spill.push(&message);
+        let mut state = self.lock();
+        match &spilled {
+            Ok(()) => run.overflows.store(true, Relaxed),
+            Err(_) if essential => state.append(message, run),
+            Err(_) => drop(run.counters.dropped.fetch_add(1, Relaxed)),
         }
+        let woken = std::mem::take(&mut state.sleeping);
+        drop(state);
+        if woken {
+            self.wake.notify_one();
+        }
+        spilled
     }
 
     /// Brings back what overflowed, as far as there is room. An error is a damaged or unreadable file.
@@ -302,8 +304,12 @@ impl Outbox {
 
     /// The server refused this message for good: it goes to disk. An error says that it could not.
     pub fn reject(&self, seq: u64) -> Result<(), Error> {
+        // The spill first: a run that ends meanwhile must find the message either here or there.
+        let run = self.lock().slot(seq).and_then(|slot| slot.as_ref().map(|slot| Arc::clone(&slot.run)));
+        let Some(run) = run else { return Ok(()) };
+        let mut spill = run.spill();
         let Some(slot) = self.lock().remove(seq) else { return Ok(()) };
-        let kept = Self::keep(&slot.run, &mut slot.run.spill(), &slot.message);
+        let kept = Self::keep(&run, &mut spill, &slot.message);
         self.settled.notify_all();
         kept
     }
@@ -387,10 +393,22 @@ impl Outbox {
         self.lock().service = Service::Down;
     }
 
-    /// The courier ends though there is something to do; whoever waits need not.
-    pub fn give_up(&self) {
-        self.lock().service = Service::GivenUp;
+    /// How many runs were opened so far: what [`Self::give_up`] is told, to see whether a new one came.
+    pub fn opened(&self) -> u64 {
+        self.lock().opened
+    }
+
+    /// The courier ends though there is something to do; whoever waits need not. `false` if a run was opened
+    /// after `opened` was asked: it deserves an attempt of its own.
+    pub fn give_up(&self, opened: u64) -> bool {
+        let mut state = self.lock();
+        if state.opened != opened {
+            return false;
+        }
+        state.service = Service::GivenUp;
+        drop(state);
         self.settled.notify_all();
+        true
     }
 
     /// Did the courier end with work left?
@@ -565,7 +583,8 @@ mod tests {
         outbox.open(&run);
         outbox.push(&run, message(0), false).unwrap();
         assert!(outbox.begin_service() && !outbox.begin_service());
-        outbox.give_up();
+        assert!(!outbox.give_up(outbox.opened() - 1));
+        assert!(outbox.give_up(outbox.opened()));
         let far = Instant::now() + Duration::from_secs(3600);
         assert!(!outbox.wait_settled(&run, far));
         assert!(!outbox.needs_service());

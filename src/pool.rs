@@ -123,7 +123,7 @@ mod tests {
             let server = pool.next().unwrap().0;
             pool.failed(&server, Instant::now());
         }
-        assert_eq!(next(&pool), ("nats://a:4222".to_owned(), true));
+        assert!(next(&pool).1);
         let wait = pool.next().unwrap().1.unwrap() - Instant::now();
         assert!(wait > Duration::from_millis(1900) && wait <= Duration::from_millis(2200), "{wait:?}");
     }

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     mem,
-    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ static PROCESS: LazyLock<ArcSwap<Process>> = LazyLock::new(|| ArcSwap::from(Proc
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
-    couriers: Mutex<HashMap<Connection, Weak<Courier>>>,
+    couriers: Mutex<HashMap<Connection, Arc<Courier>>>,
 }
 
 impl Process {
@@ -50,12 +50,13 @@ impl Process {
     /// The courier for this connection, shared by all runs that have the same options.
     pub fn courier(&self, connection: &Connection) -> Arc<Courier> {
         let mut couriers = self.couriers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(courier) = couriers.get(connection).and_then(Weak::upgrade) {
-            return courier;
+        if let Some(courier) = couriers.get(connection) {
+            return Arc::clone(courier);
         }
-        couriers.retain(|_, courier| courier.strong_count() > 0);
+        // One that nobody uses and that holds nothing has had its use.
+        couriers.retain(|_, courier| Arc::strong_count(courier) > 1 || !courier.outbox.is_idle());
         let courier = Courier::new(connection.clone());
-        couriers.insert(connection.clone(), Arc::downgrade(&courier));
+        couriers.insert(connection.clone(), Arc::clone(&courier));
         courier
     }
 
@@ -65,7 +66,7 @@ impl Process {
         let deadline = Instant::now() + limit;
         let couriers: Vec<Arc<Courier>> = {
             let couriers = self.couriers.lock().unwrap_or_else(PoisonError::into_inner);
-            couriers.values().filter_map(Weak::upgrade).collect()
+            couriers.values().cloned().collect()
         };
         let mut notices = Vec::new();
         for courier in couriers {

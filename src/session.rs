@@ -56,6 +56,8 @@ const BATCH: usize = 256;
 const NO_JETSTREAM: Duration = Duration::from_millis(500);
 /// A subject without permission or stream is tried again after this long.
 const REJECTED_FOR: Duration = Duration::from_secs(2);
+/// async-nats drops events beyond 128 at once; far fewer are surely all there.
+const EVENTS_TRUSTED: usize = 64;
 /// Pause after a transient error of the stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -71,6 +73,7 @@ pub enum End {
 }
 
 /// An established connection.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about the server")]
 pub struct Session {
     client: Client,
     inbox: String,
@@ -96,6 +99,12 @@ pub struct Session {
     closed: HashMap<Arc<str>, (String, Instant)>,
     lookups: u64,
     confirmed_any: bool,
+    /// Every number below was sent in this session, or before it.
+    sent_below: u64,
+    /// Refusals since the last marker.
+    violations: usize,
+    /// A stream was not available, and nothing was stored since.
+    stream_troubled: bool,
 }
 
 /// What comes in.
@@ -209,6 +218,9 @@ impl Session {
             closed: HashMap::new(),
             lookups: 0,
             confirmed_any: false,
+            sent_below: 0,
+            violations: 0,
+            stream_troubled: false,
         };
         session.hello().await.map_err(|Broken(end)| match end {
             End::Lost(reason) => broken(reason),
@@ -222,9 +234,9 @@ impl Session {
         self.client.server_info()
     }
 
-    /// Did any message get through?
-    pub fn was_useful(&self) -> bool {
-        self.confirmed_any
+    /// Did messages go in and nothing come out?
+    pub fn got_stuck(&self) -> bool {
+        !self.confirmed_any && self.flights.len() > 0
     }
 
     /// Sends us a message through the server: proves that confirmations can come back.
@@ -319,6 +331,10 @@ impl Session {
             let mut unproven = Vec::new();
             for sending in batch {
                 let Sending { seq, message } = sending;
+                if let Some(reason) = self.why_closed(&message.subject) {
+                    reject(outbox, notices, seq, &reason);
+                    continue;
+                }
                 let proof = self.proof_of(&message.subject, outbox, notices).await?;
                 if self.attempt != attempt {
                     // Rewound meanwhile: what is left of this batch will be taken again.
@@ -336,7 +352,8 @@ impl Session {
                     Proof::Routed => marker = Some(seq),
                     Proof::None => unproven.push(seq),
                 }
-                self.flights.add(seq, Flight { subject, bytes: payload, proof });
+                self.sent_below = self.sent_below.max(seq + 1);
+                self.flights.add(seq, Flight { subject, bytes: payload, proof, sent: Instant::now() });
             }
             if let Some(seq) = marker {
                 let reply = format!("{}.m.{}.{seq}", self.inbox, self.attempt);
@@ -488,6 +505,11 @@ impl Session {
                             self.forbid(&violation, outbox, notices);
                         }
                     }
+                    if std::mem::take(&mut self.violations) >= EVENTS_TRUSTED {
+                        // async-nats may have dropped some: what is still forbidden will say so again.
+                        self.rewind(outbox);
+                        return Ok(());
+                    }
                     confirmed.extend(self.flights.echoed(seq).into_iter().map(|seq| (seq, Proof::Routed)));
                     Ok(())
                 }
@@ -517,6 +539,7 @@ impl Session {
         if !violation.publish {
             return;
         }
+        self.violations += 1;
         let subject: Arc<str> = violation.subject.as_str().into();
         let reason = format!("the server does not let this user publish to {subject}");
         for seq in self.flights.of_subject(&subject) {
@@ -544,8 +567,15 @@ impl Session {
         let (kind, attempt, seq) = (tokens.next(), tokens.next(), tokens.next());
         let number = |token: Option<&str>| token.and_then(|token| token.parse::<u64>().ok());
         match (kind, number(attempt), number(seq)) {
-            (Some("a"), Some(attempt), Some(seq)) if attempt == self.attempt => {
-                Answer::Ack { seq, ack: Ack::read(message) }
+            (Some("a"), Some(attempt), Some(seq)) => {
+                let ack = Ack::read(message);
+                // Stored is stored, whichever copy it was (a number is never used twice); an error of a copy
+                // that was sent again since says nothing.
+                if attempt == self.attempt || ack == Ack::Stored {
+                    Answer::Ack { seq, ack }
+                } else {
+                    Answer::Other
+                }
             }
             (Some("m"), Some(attempt), Some(seq)) if attempt == self.attempt => Answer::Marker { seq },
             _ => Answer::Other,
@@ -560,13 +590,21 @@ impl Session {
         outbox: &Outbox,
         notices: &Notices,
     ) -> Step<()> {
-        // An answer to what is not in flight proves nothing.
-        let Some(flight) = self.flights.remove(seq) else { return Ok(()) };
-        match ack {
-            Ack::Stored => {
+        let flight = self.flights.remove(seq);
+        if ack == Ack::Stored {
+            // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
+            if seq < self.sent_below {
                 confirmed.push((seq, Proof::Stored));
-                Ok(())
+                if std::mem::take(&mut self.stream_troubled) {
+                    notices.mended();
+                }
             }
+            return Ok(());
+        }
+        // A refusal of what is not in flight says nothing.
+        let Some(flight) = flight else { return Ok(()) };
+        match ack {
+            Ack::Stored => Ok(()),
             Ack::Refused(reason) => {
                 let reason = format!("the stream refused a message on {}: {reason}", flight.subject);
                 reject(outbox, notices, seq, &reason);
@@ -576,6 +614,7 @@ impl Session {
                 self.proofs.remove(&flight.subject);
                 let text = format!("the stream is not available: {reason}; trying again");
                 notices.problem("stream", text);
+                self.stream_troubled = true;
                 self.rewind(outbox);
                 sleep(PAUSE).await;
                 Ok(())
@@ -661,6 +700,7 @@ impl Session {
                 other @ Incoming::Message(_) => {
                     let mut confirmed = Vec::new();
                     let handled = self.on_one(other, &mut confirmed, outbox, notices).await;
+                    self.confirmed_any |= !confirmed.is_empty();
                     outbox.confirm(&confirmed);
                     handled?;
                 }
@@ -802,14 +842,13 @@ fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::Conne
 struct Flights {
     by_seq: BTreeMap<u64, Flight>,
     bytes: usize,
-    /// When something was last confirmed, or sent into an empty window.
-    progress: Option<Instant>,
 }
 
 struct Flight {
     subject: Arc<str>,
     bytes: usize,
     proof: Proof,
+    sent: Instant,
 }
 
 impl Flights {
@@ -818,9 +857,6 @@ impl Flights {
     }
 
     fn add(&mut self, seq: u64, flight: Flight) {
-        if self.by_seq.is_empty() {
-            self.progress = Some(Instant::now());
-        }
         self.bytes += flight.bytes;
         self.by_seq.insert(seq, flight);
     }
@@ -828,7 +864,6 @@ impl Flights {
     fn remove(&mut self, seq: u64) -> Option<Flight> {
         let flight = self.by_seq.remove(&seq)?;
         self.bytes -= flight.bytes;
-        self.progress = Some(Instant::now());
         Some(flight)
     }
 
@@ -845,10 +880,11 @@ impl Flights {
         seqs.into_iter().filter(|seq| self.remove(*seq).is_some()).collect()
     }
 
-    /// When to lose patience, at the present state of things.
+    /// When to lose patience with the oldest: a stream may lose one message and confirm all others.
     fn stalls_at(&self, stall: Duration) -> Instant {
         let transfer = Duration::from_secs(self.bytes as u64 / SLOWEST);
-        self.progress.unwrap_or_else(Instant::now) + stall + transfer
+        let oldest = self.by_seq.first_key_value().map(|(_, flight)| flight.sent);
+        oldest.unwrap_or_else(Instant::now) + stall + transfer
     }
 }
 
@@ -872,15 +908,17 @@ struct PubAck {
 #[derive(Deserialize)]
 struct ApiError {
     #[serde(default)]
+    code: u64,
+    #[serde(default)]
     err_code: u64,
     #[serde(default)]
     description: String,
 }
 
 impl Ack {
-    /// Errors that pass: system unavailable, Raft error, a repeat whose first copy is still being stored,
-    /// too many requests.
-    const PASSING: [u64; 4] = [10_008, 10_074, 10_158, 10_167];
+    /// Errors that pass: system unavailable, insufficient resources (a leader that steps down), Raft error,
+    /// a repeat whose first copy is still being stored, too many requests.
+    const PASSING: [u64; 5] = [10_008, 10_023, 10_041, 10_158, 10_167];
 
     fn read(message: &async_nats::Message) -> Self {
         if message.status.is_some_and(|status| status == async_nats::StatusCode::NO_RESPONDERS) {
@@ -890,7 +928,13 @@ impl Ack {
             Ok(PubAck { error: None, seq }) if seq > 0 => Self::Stored,
             Ok(PubAck { error: Some(error), .. }) => {
                 let text = format!("{} ({})", error.description, error.err_code);
-                if Self::PASSING.contains(&error.err_code) { Self::NotNow(text) } else { Self::Refused(text) }
+                // Without a number: a leader that lost its office between check and proposal.
+                let unnumbered = error.code == 503 && error.err_code == 0;
+                if unnumbered || Self::PASSING.contains(&error.err_code) {
+                    Self::NotNow(text)
+                } else {
+                    Self::Refused(text)
+                }
             }
             Ok(_) | Err(_) => Self::NotNow("an answer that is no acknowledgement".to_owned()),
         }

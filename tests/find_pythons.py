@@ -17,7 +17,11 @@ def main() -> None:
         candidates = [str(path) for path in sorted(pyenv.glob(f"3.{minor}.*/bin/{name}"))]
         candidates += filter(None, [shutil.which(name)])
         # pyenv's shims exist for versions that are not selected, and fail.
-        works = [p for p in candidates if subprocess.run([p, "-c", ""], capture_output=True).returncode == 0]
+        works = [
+            p
+            for p in candidates
+            if subprocess.run([p, "-c", ""], capture_output=True, check=False).returncode == 0
+        ]
         if works:
             print(works[0])
 

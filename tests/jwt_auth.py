@@ -12,9 +12,9 @@ from typing import Any
 
 import nkeys
 
-UNLIMITED = {
-    name: -1 for name in ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
-} | {"wildcards": True}
+UNLIMITED = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1) | {
+    "wildcards": True
+}
 
 
 @dataclass(frozen=True)

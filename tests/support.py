@@ -252,7 +252,9 @@ class Job:
         return Job(folder, self.settings, self.playbook)
 
 
-def cli(*args: str | Path, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+def cli(
+    *args: str | Path, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """The real ``ansible-runner`` command."""
     return subprocess.run(
         [bin_dir() / "ansible-runner", *args],

@@ -96,7 +96,9 @@ def test_the_wrong_credential(
     done = run_job(tmp_path, {"RUNNER_NATS_SERVERS": server.url, **env})
     assert done.returncode == 0
     lines = done.stderr.splitlines()
-    assert lines[0].startswith(f"ansible-runner-nats: cannot connect to {server.url}: the server refused"), lines
+    assert lines[0].startswith(f"ansible-runner-nats: cannot connect to {server.url}: the server refused"), (
+        lines
+    )
     assert "authorization violation" in lines[0].lower()
     # The report is the second line, and there is no third: once per cause, not per event.
     assert len(lines) == 2, lines
@@ -135,7 +137,7 @@ def test_creds_file(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: None, "No such file"),
+        (lambda _: None, "No such file"),
         (lambda path: path.mkdir(), "not a regular file"),
         (lambda path: path.write_text(""), "cannot parse"),
         (lambda path: path.write_text("x" * (2 << 20)), "too large"),
@@ -217,7 +219,7 @@ def test_a_bad_header_costs_that_header(tmp_path: Path, server: Server, bus: Bus
     env = {"RUNNER_NATS_SERVERS": server.url, "RUNNER_NATS_HEADERS": "a=b=c,broken,d=e"}
     done = run_job(tmp_path, env)
     assert done.returncode == 0
-    assert "a pair without \"=\" is skipped" in done.stderr
+    assert 'a pair without "=" is skipped' in done.stderr
     message = bus.wait_for_end()[-1]
     assert message.headers is not None
     assert (message.headers["a"], message.headers["d"]) == ("b=c", "e")

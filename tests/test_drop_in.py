@@ -82,7 +82,7 @@ def headers(message: Msg) -> dict[str, str]:
 
 
 def shape(message: Msg) -> Any:
-    """What two runs of one playbook have in common: names and types, and the values that say what happened."""
+    """What two runs of one playbook have in common: names, types, and the values that say what happened."""
     data = body(message)
     inner = data.get("event_data", {})
     told = {name: inner.get(name) for name in ("task", "play", "host", "task_action", "item")}
@@ -98,7 +98,7 @@ def kind(value: Any) -> Any:
 
 def test_the_same_playbook(tmp_path: Path, server: Server, bus: Bus, old_python: Path) -> None:
     job = Job(tmp_path / "job", settings(server))
-    seen: list[list[Any]] = []
+    seen: list[Any] = []
     for python, version in ((old_python, "0.4.0"), (Path(sys.executable), "1.")):
         bus.received.clear()
         # The folder's name is part of the events.
@@ -111,18 +111,21 @@ def test_the_same_playbook(tmp_path: Path, server: Server, bus: Bus, old_python:
     old, new = seen
     # Environments differ in what is installed, hence in `env` of the first status.
     for messages in (old, new):
-        messages[0] = messages[0][:4]
+        messages[0] = messages[0][:4]  # all but the environment
     assert new == old
 
 
 def test_the_same_data(server: Server, bus: Bus, old_python: Path) -> None:
     ident = "an.ident"
     data: list[tuple[str, dict[str, Any]]] = [
-        ("status", {"status": "starting", "runner_ident": ident, "command": ["a"], "env": {"A": "ü"}, "cwd": "/"}),
+        (
+            "status",
+            {"status": "starting", "runner_ident": ident, "command": ["a"], "env": {"A": "ü"}, "cwd": "/"},
+        ),
         ("status", {"status": "running", "runner_ident": ident}),
     ]
     values: list[Any] = [
-        None, True, 1, -1.5, 1e300, 2**70, "ü€😀\u2028\x00\x7f\"\\/", "", [], {}, [[1], {"a": [None]}],
+        None, True, 1, -1.5, 1e300, 2**70, 'ü€😀\u2028\x00\x7f"\\/', "", [], {}, [[1], {"a": [None]}],
         {"1": 2, "nested": {"deep": [{"x": "y"}]}}, "x" * 100_000,
     ]  # fmt: skip
     for counter, value in enumerate(values, 1):

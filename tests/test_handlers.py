@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, handlers, status_handler
-from support import QUICK, PATIENCE, body, free_port, python, wait_until
+from support import PATIENCE, QUICK, body, free_port, python, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ class Config:
     """What the handlers use of ``ansible_runner.RunnerConfig``."""
 
     def __init__(self, url: str, **attributes: Any) -> None:
-        self.settings = {"nats_subject_id": "id", "nats_options": {**QUICK, "servers": url}}
+        self.settings: dict[str, Any] = {"nats_subject_id": "id", "nats_options": {**QUICK, "servers": url}}
         vars(self).update(attributes)
 
 
@@ -90,6 +90,7 @@ def test_one_configuration_after_the_other_at_the_same_address(server: Server, b
 def test_configurations_without_weak_references_or_attributes(server: Server, bus: Bus) -> None:
     class Slotted:
         __slots__ = ("settings",)
+        settings: Any
 
     slotted = Slotted()
     slotted.settings = Config(server.url).settings
@@ -111,7 +112,9 @@ def test_configurations_without_weak_references_or_attributes(server: Server, bu
         {1: 2, None: {3}},
     ],
 )
-def test_nothing_gets_out(server: Server, bus: Bus, data: dict[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_gets_out(
+    server: Server, bus: Bus, data: dict[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     config = Config(server.url)
     event_handler(config, data)
     status_handler(config, data)
@@ -120,7 +123,9 @@ def test_nothing_gets_out(server: Server, bus: Bus, data: dict[Any, Any], caplog
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
-def test_a_failure_of_ours_is_contained(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_ours_is_contained(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class Panic(BaseException):
         __module__ = "pyo3_runtime"
 
@@ -189,7 +194,9 @@ def test_the_report_says_how_it_went(server: Server, bus: Bus, caplog: pytest.Lo
     bus.wait_for_end()
     report = caplog.records[-1]
     assert report.levelno == logging.INFO
-    assert report.getMessage().startswith(f"run r: 2 messages confirmed by nats-0 at {server.url} (core); waited")
+    assert report.getMessage().startswith(
+        f"run r: 2 messages confirmed by nats-0 at {server.url} (core); waited"
+    )
 
 
 def test_verbose_tells_each_step(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Every way to run a job: a subscriber gets exactly what the job wrote to ``job_events``, and every status."""
+"""Every way to run a job: a subscriber gets what the job wrote to ``job_events``, and every status."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def test_run(job: Job, bus: Bus, json_mode: bool) -> None:  # noqa: FBT001
 
 
 def test_run_async(job: Job, bus: Bus) -> None:
-    thread, run = ansible_runner.run_async(
-        private_data_dir=str(job.folder), playbook="play.yml", quiet=True
-    )
+    thread, run = ansible_runner.run_async(private_data_dir=str(job.folder), playbook="play.yml", quiet=True)
     thread.join(PATIENCE)
     assert run.status == "successful"
     assert_complete(job, bus.wait_for_end())
@@ -118,9 +116,7 @@ def test_run_playbook(job: Job, server: Server, bus: Bus) -> None:
 
 
 def test_ad_hoc_module_that_fails(job: Job, bus: Bus) -> None:
-    run = ansible_runner.run(
-        private_data_dir=str(job.folder), module="fail", host_pattern="one", quiet=True
-    )
+    run = ansible_runner.run(private_data_dir=str(job.folder), module="fail", host_pattern="one", quiet=True)
     assert run.status == "failed"
     assert_complete(job, bus.wait_for_end(), ["starting", "running", "failed"])
 

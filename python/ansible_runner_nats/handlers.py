@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ._native import Emitter
 
@@ -47,9 +48,11 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
     """
     try:
         if _is_enabled(runner_config):
-            _publish(runner_config, "status", data)
-            if _is_end(data.get("status")):
-                _finish(runner_config)
+            try:
+                _publish(runner_config, "status", data)
+            finally:
+                if _is_end(data.get("status")):
+                    _finish(runner_config)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
         _contain(exception)
 
@@ -57,8 +60,8 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
 def _is_enabled(runner_config: Any) -> bool:
     if os.environ.get("RUNNER_NATS_SUBJECT_ID"):
         return True
-    settings = getattr(runner_config, "settings", None)
-    return bool(settings) and bool(settings.get("nats_subject_id"))
+    settings: Any = getattr(runner_config, "settings", None) or {}
+    return bool(settings.get("nats_subject_id"))
 
 
 def _is_end(status: object) -> bool:
@@ -69,6 +72,9 @@ def _publish(runner_config: Any, kind: str, data: dict[str, Any]) -> None:
     entry = _emitters.get(id(runner_config))
     emitter = entry[1] if entry is not None else _create(runner_config)
     if emitter is not None:
+        if _watched_pid != os.getpid():
+            # A forked child that goes on with its parent's run.
+            _watch_exit()
         notices = emitter.publish(kind, data)
         if notices:
             _tell(notices)
@@ -90,7 +96,6 @@ def _create(runner_config: Any) -> Emitter | None:
         _broken = True
         _tell([(logging.ERROR, f"cannot load the native library, nothing is published: {error}")])
         return None
-    _watch_exit(_native.shut_down)
     ident = getattr(runner_config, "ident", None)
     artifact_dir = getattr(runner_config, "artifact_dir", None)
     emitter = _native.Emitter(
@@ -111,16 +116,15 @@ def _create(runner_config: Any) -> Emitter | None:
     return _emitters.setdefault(key, (watched, emitter))[1]
 
 
-def _watch_exit(shut_down: Callable[[float], list[tuple[int, str]]]) -> None:
+def _watch_exit() -> None:
     """Let the end of this process deliver what runs without an end state have left."""
     global _watched_pid  # noqa: PLW0603
-    if _watched_pid == os.getpid():
-        return
     _watched_pid = os.getpid()
+
+    from ._native import shut_down  # noqa: PLC0415 - loaded already
 
     def at_exit() -> None:
         try:
-            _emitters.clear()
             _tell(shut_down(EXIT_TIMEOUT))
         except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
             _contain(exception)
@@ -143,7 +147,7 @@ def _tell(notices: Iterable[tuple[int, str]]) -> None:
     for level, text in notices:
         if level < logging.WARNING or _is_shown(level):
             logger.log(level, "%s", text)
-        else:
+        elif sys.stderr is not None:  # print would take None for standard output
             print(f"ansible-runner-nats: {text}", file=sys.stderr)  # noqa: T201
 
 
@@ -163,7 +167,5 @@ def _contain(exception: BaseException) -> None:
     """Keep a failure of ours from the job; pass on what is not ours (Ctrl-C, exit)."""
     if not isinstance(exception, Exception) and type(exception).__module__ != "pyo3_runtime":
         raise exception
-    try:
+    with contextlib.suppress(Exception):  # nobody left to tell
         _tell([(logging.ERROR, f"internal error: {type(exception).__name__}: {exception}")])
-    except Exception:  # noqa: BLE001, S110 - nobody left to tell
-        pass
