@@ -41,7 +41,7 @@ lint: build ## formatting, clippy, ruff, mypy, stubtest
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/stubtest ansible_runner_nats --ignore-missing-stub
+	$(BIN)/stubtest ansible_runner_nats._native --mypy-config-file pyproject.toml
 
 format: $(VENV)/complete ## let the formatters have their way
 	cargo fmt

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import nats
 from nats.js.api import StreamConfig
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from nats.aio.client import Client

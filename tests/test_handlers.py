@@ -214,7 +214,8 @@ def test_a_run_without_an_end_does_not_hang_and_is_delivered(server: Server, bus
     code = f"""
 import types
 from ansible_runner_nats import event_handler
-config = types.SimpleNamespace(settings={{'nats_subject_id': 'id', 'nats_options': {{'servers': '{server.url}'}}}})
+options = {{'servers': '{server.url}'}}
+config = types.SimpleNamespace(settings={{'nats_subject_id': 'id', 'nats_options': options}})
 for n in range(500):
     event_handler(config, {{'counter': n, 'uuid': 'u', 'runner_ident': 'r'}})
 {ending}
