@@ -1,0 +1,397 @@
+"""Nothing is lost: bad networks, clusters, many runs, and processes that end in bad ways."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from ansible_runner_nats import event_handler, status_handler
+from jwt_auth import Authority
+from proxy import Proxy
+from support import (
+    PATIENCE,
+    Bus,
+    Job,
+    Server,
+    bin_dir,
+    body,
+    clean_env,
+    free_port,
+    is_end,
+    python,
+    wait_until,
+)
+from test_faults import config, counters, event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nats.aio.msg import Msg
+
+
+@pytest.fixture
+def proxied(start_server: Callable[..., Server]) -> Iterator[tuple[Server, Proxy]]:
+    server = start_server(jetstream=True)
+    proxy = Proxy(server.port)
+    yield server, proxy
+    proxy.close()
+
+
+def first_times(messages: list[Msg]) -> list[int]:
+    """The counters in order of arrival, without the repeats that carry a known id."""
+    seen: dict[str, int] = {}
+    for message in messages:
+        if message.subject.endswith(".event"):
+            assert message.headers is not None
+            seen.setdefault(message.headers["Nats-Msg-Id"], body(message)["counter"])
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("delivery", ["core", "auto"])
+def test_a_subscriber_while_our_connection_is_cut_fifty_times(
+    proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path, delivery: str
+) -> None:
+    server, proxy = proxied
+    bus = connect(server).subscribe()
+    run = config(proxy.url, tmp_path, delivery=delivery, reconnect_time_wait=0.01)
+    total = 10_000
+    for counter in range(total):
+        event_handler(run, event(counter))
+        if counter % 200 == 100:
+            # Wait until we are connected (again), then cut in the middle of a message.
+            wait_until(lambda c=counter: proxy.connections > c // 200)
+            proxy.cut(after_bytes=777)
+        if counter % 10 == 0:
+            time.sleep(0.001)
+    status_handler(run, {"status": "successful"})
+    messages = bus.wait_for_end()
+    assert proxy.connections > 50
+    assert first_times(messages) == list(range(total))
+
+
+@pytest.mark.parametrize("side", ["deaf", "mute"])
+def test_a_network_that_swallows_one_direction(
+    proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path, side: str
+) -> None:
+    server, proxy = proxied
+    connect(server).add_stream()
+    run = config(proxy.url, tmp_path)
+    event_handler(run, event(0))
+    wait_until(lambda: connect(server).stream_count() == 1)
+    setattr(proxy, side, True)
+    for counter in range(1, 500):
+        event_handler(run, event(counter))
+    # Noticed by the silence: nothing closes the connection.
+    threading.Timer(7, setattr, [proxy, side, False]).start()
+    status_handler(run, {"status": "successful"})
+    messages = connect(server).stream_messages()
+    assert counters(messages) == list(range(500))
+    assert is_end(messages[-1])
+
+
+def test_a_slow_network(proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path) -> None:
+    server, proxy = proxied
+    connect(server).add_stream()
+    proxy.delay = 0.1
+    run = config(proxy.url, tmp_path)
+    for counter in range(2000):
+        event_handler(run, event(counter))
+    status_handler(run, {"status": "successful"})
+    assert counters(connect(server).stream_messages()) == list(range(2000))
+
+
+class Cluster:
+    """Three nodes with JetStream, and a stream with three replicas."""
+
+    def __init__(self, start_server: Callable[..., Server]) -> None:
+        ports = [free_port() for _ in range(3)]
+        routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+        self.nodes: list[Server] = []
+
+        def start(port: int) -> None:
+            listen = f'cluster {{ name: "c", listen: "127.0.0.1:{port}", routes: [{routes}] }}'
+            self.nodes.append(start_server(jetstream=True, config=listen))
+
+        for port in ports:
+            start(port)
+
+    def node(self, name: str) -> Server:
+        return next(node for node in self.nodes if node.folder.name == name)
+
+    def bus(self) -> Bus:
+        alive = [node.url for node in self.nodes if node.process is not None]
+        return Bus(alive[0])
+
+    def add_stream(self) -> None:
+        bus = self.bus()
+
+        def try_it() -> bool:
+            try:
+                bus.add_stream(num_replicas=3)
+            except Exception:  # noqa: BLE001 - no leader yet
+                return False
+            return True
+
+        wait_until(try_it, "the cluster to elect its leader")
+        bus.close()
+
+    def leader(self) -> str:
+        """The name of the stream's leader."""
+        bus = self.bus()
+        try:
+
+            def ask() -> str | None:
+                try:
+                    info = bus.run(bus.client.jetstream(timeout=1).stream_info("RUNS"))
+                except Exception:  # noqa: BLE001 - being elected
+                    return None
+                return info.cluster.leader if info.cluster else None
+
+            return wait_until(ask, "a leader") or ""
+        finally:
+            bus.close()
+
+    def messages(self) -> list[Msg]:
+        bus = self.bus()
+        try:
+            return bus.stream_messages()
+        finally:
+            bus.close()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("delivery", ["jetstream", "auto"])
+def test_a_cluster_whose_nodes_go(start_server: Callable[..., Server], tmp_path: Path, delivery: str) -> None:
+    """One URL is given; that node is killed, the stream's leader twice, and all leave as lame ducks."""
+    cluster = Cluster(start_server)
+    cluster.add_stream()
+    run = config(cluster.nodes[0].url, tmp_path / "artifacts", delivery=delivery, flush_timeout=60)
+    sent = 0
+
+    def publish(count: int) -> None:
+        nonlocal sent
+        for _ in range(count):
+            event_handler(run, event(sent))
+            sent += 1
+            time.sleep(0.0005)
+
+    publish(500)
+    for victim in (lambda: "nats-0", cluster.leader, cluster.leader):
+        node = cluster.node(victim())
+        node.kill()
+        publish(2000)
+        node.start()
+        cluster.leader()
+        publish(500)
+    for node in cluster.nodes:
+        node.signal(signal.SIGUSR2)
+        publish(1000)
+        node.restart()
+        cluster.leader()
+    status_handler(run, {"status": "successful"})
+    messages = cluster.messages()
+    assert first_times(messages) == list(range(sent))
+    assert len(counters(messages)) == sent
+    assert is_end(messages[-1])
+
+
+def test_a_million_events_without_a_server(tmp_path: Path) -> None:
+    code = f"""
+import resource, types
+from ansible_runner_nats import event_handler
+options = {{'servers': 'nats://127.0.0.1:{free_port()}', 'pending_size': 16 << 20, 'flush_timeout': 0}}
+settings = {{'nats_subject_id': 'id', 'nats_options': options}}
+config = types.SimpleNamespace(settings=settings, artifact_dir={str(tmp_path)!r}, ident='r')
+event_handler(config, {{'counter': 0, 'uuid': 'u'}})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for n in range(1, 1_000_000):
+    event_handler(config, {{'counter': n, 'uuid': 'u'}})
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+assert grown < (16 << 20) + (24 << 20), grown
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "1000000 kept in" in done.stderr
+    with (tmp_path / "nats-undelivered.jsonl").open("rb") as lines:
+        assert sum(1 for _ in lines) == 1_000_000
+
+
+COUNT = """
+import os, threading, types
+from ansible_runner_nats import event_handler, status_handler
+settings = {'nats_subject_id': 'id', 'nats_options': {'servers': URL}}
+
+def run(name):
+    config = types.SimpleNamespace(settings=settings, ident=name)
+    status_handler(config, {'status': 'starting'})
+    for n in range(20):
+        event_handler(config, {'counter': n, 'uuid': 'u'})
+    status_handler(config, {'status': 'successful'})
+
+def tasks():
+    return len(os.listdir('/proc/self/task'))
+
+def descriptors():
+    return len(os.listdir('/proc/self/fd'))
+
+def memory():
+    return int(open('/proc/self/statm').read().split()[1]) * 4096
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+def test_two_hundred_runs_in_threads(server: Server, bus: Bus) -> None:
+    code = (
+        COUNT.replace("URL", repr(server.url))
+        + """
+barrier = threading.Barrier(201)
+def wait_and_run(name):
+    config = types.SimpleNamespace(settings=settings, ident=name)
+    for n in range(20):
+        event_handler(config, {'counter': n, 'uuid': 'u'})
+    barrier.wait()
+    barrier.wait()
+    status_handler(config, {'status': 'successful'})
+threads = [threading.Thread(target=wait_and_run, args=(f't{n}',)) for n in range(200)]
+for thread in threads: thread.start()
+barrier.wait()
+assert tasks() - 201 <= 2, tasks()
+barrier.wait()
+for thread in threads: thread.join()
+"""
+    )
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    bus.wait_for_end(200)
+    for number in range(200):
+        subject = f"pub.ansible.runner.id.t{number}.event"
+        assert [body(m)["counter"] for m in bus.received if m.subject == subject] == list(range(20))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+def test_a_thousand_runs_one_after_the_other(server: Server, bus: Bus) -> None:
+    code = (
+        COUNT.replace("URL", repr(server.url))
+        + """
+for n in range(200): run(f'warm{n}')
+before = tasks(), descriptors(), memory()
+for n in range(1000): run(f'r{n}')
+after = tasks(), descriptors(), memory()
+assert after[:2] <= before[:2], (before, after)
+assert after[2] - before[2] < 3 << 20, (before, after)
+"""
+    )
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    bus.wait_for_end(1200)
+
+
+def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -> None:
+    slow = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.command: sleep 60}]\n"
+    job = Job(tmp_path / "job", playbook=slow)
+    env = {"RUNNER_NATS_SUBJECT_ID": "id", "RUNNER_NATS_SERVERS": server.url}
+    runner = subprocess.Popen(
+        [bin_dir() / "ansible-runner", "run", job.folder, "-p", "play.yml"],
+        env=clean_env(env), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    bus.wait_for(lambda messages: any(m.subject.endswith(".event") for m in messages))
+    runner.send_signal(signal.SIGTERM)
+    _, errors = runner.communicate(timeout=PATIENCE)
+    assert errors == b""
+    messages = bus.wait_for_end()
+    assert body(messages[-1])["status"] == "canceled"
+    assert [body(m) for m in messages if m.subject.endswith(".event")] == job.events()
+
+
+def test_credentials_that_expire_and_are_renewed(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    authority = Authority()
+    own = tmp_path / "tester.creds"
+    own.write_text(authority.creds("tester"))
+    server = start_server(config=authority.server_config(), credentials={"user_credentials": str(own)})
+    bus = connect(server).subscribe()
+    creds = tmp_path / "me.creds"
+    creds.write_text(authority.creds("me", expires=time.time() + 3))
+    run = config(server.url, tmp_path / "artifacts", user_credentials=str(creds))
+    event_handler(run, event(0))
+    bus.wait_for(lambda messages: len(messages) == 1)
+    creds.write_text(authority.creds("me"))
+    deadline = time.monotonic() + 6
+    counter = 1
+    while time.monotonic() < deadline:
+        event_handler(run, event(counter))
+        counter += 1
+        time.sleep(0.01)
+    status_handler(run, {"status": "successful"})
+    assert first_times(bus.wait_for_end()) == list(range(counter))
+    # The old credential is gone from the server's point of view: it said so and hung up.
+    assert "Authentication Expired" in (server.folder / "log").read_text()
+
+
+def test_a_message_that_the_stream_does_not_take_holds_up_nobody(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream(max_msg_size=5000)
+    run = config(server.url, tmp_path)
+    for counter in range(100):
+        event_handler(run, {**event(counter), "stdout": "x" * (10_000 if counter == 50 else 10)})
+    status_handler(run, {"status": "successful"})
+    assert counters(bus.stream_messages()) == [n for n in range(100) if n != 50]
+    assert len((tmp_path / "nats-undelivered.jsonl").read_text().splitlines()) == 1
+
+
+def test_one_unavailable_stream_does_not_hold_up_the_others(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream(subjects=["pub.ansible.runner.id.good.>"])
+    lost = config(server.url, tmp_path / "lost", delivery="jetstream", flush_timeout=3)
+    lost.ident = "bad"
+    good = config(server.url, tmp_path / "good", delivery="jetstream", flush_timeout=3)
+    good.ident = "good"
+    for counter in range(200):
+        event_handler(lost, event(counter))
+        event_handler(good, event(counter))
+    status_handler(good, {"status": "successful"})
+    status_handler(lost, {"status": "successful"})
+    assert counters(bus.stream_messages()) == list(range(200))
+    assert len((tmp_path / "lost/nats-undelivered.jsonl").read_text().splitlines()) == 201
+    assert not list((tmp_path / "good").rglob("*.jsonl"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system that is full")
+def test_a_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no mounting here")
+    try:
+        code = f"""
+import types
+from ansible_runner_nats import event_handler, status_handler
+options = {{'servers': 'nats://127.0.0.1:{free_port()}', 'pending_size': 20_000, 'flush_timeout': 0}}
+settings = {{'nats_subject_id': 'id', 'nats_options': options}}
+config = types.SimpleNamespace(settings=settings, artifact_dir={str(disk)!r}, ident='r')
+for n in range(1000):
+    event_handler(config, {{'counter': n, 'uuid': 'u', 'stdout': 'x' * 500}})
+status_handler(config, {{'status': 'successful'}})
+"""
+        done = python(code)
+        assert done.returncode == 0
+        assert "No space left on device" in done.stderr
+        kept = [line for path in disk.glob("*.jsonl") for line in path.read_text().splitlines()]
+        report = done.stderr.splitlines()[-1]
+        lost = int(report.split(" LOST")[0].rsplit(" ", 1)[1])
+        assert len(kept) + lost == 1001, report
+    finally:
+        subprocess.run(["umount", disk], check=True)
