@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use pyo3::{exceptions::PyValueError, intern, prelude::*, types::PyDict};
 use serde_json::{Map, Value};
 
@@ -23,6 +24,9 @@ use crate::{
     report::{Level, Notice},
     spill::Spill,
 };
+
+/// A larger event gets memory of its own instead of making this run's buffer larger for ever.
+const BUFFER_KEPT: usize = 64 << 10;
 
 /// What Python gets of a notice: `logging`'s level and the text.
 pub type Told = (u8, String);
@@ -46,6 +50,8 @@ struct State {
     /// Statuses have no id of their own: this one tells runs with the same ident apart.
     nonce: String,
     statuses: u64,
+    /// Where JSON is written before its length is known.
+    buffer: Vec<u8>,
     /// The last ident seen, and the subjects that belong to it.
     subjects: Option<Subjects>,
     /// Made with the first message, and anew in a forked child.
@@ -91,6 +97,7 @@ impl Emitter {
             state: Mutex::new(State {
                 nonce: message::nonce(),
                 statuses: 0,
+                buffer: Vec::new(),
                 subjects: None,
                 channel: None,
                 notices,
@@ -145,8 +152,18 @@ impl Emitter {
             Kind::Event => text_of(data, intern!(py, "counter")).zip(text_of(data, intern!(py, "uuid"))),
             Kind::Status => None,
         };
-        let mut payload = Vec::with_capacity(2048);
-        encode(data, &mut payload);
+        let mut buffer = std::mem::take(&mut self.lock().buffer);
+        buffer.clear();
+        encode(data, &mut buffer);
+        let payload = if buffer.len() <= BUFFER_KEPT {
+            // To the byte: what waits in memory is counted by its length.
+            let exact = Bytes::copy_from_slice(&buffer);
+            self.lock().buffer = buffer;
+            exact
+        } else {
+            buffer.shrink_to_fit();
+            Bytes::from(buffer)
+        };
 
         let (message, channel) = {
             let mut state = self.lock();
@@ -165,7 +182,7 @@ impl Emitter {
                 }
             };
             let message =
-                Message { subject, headers: Arc::clone(&self.headers), id, payload: payload.into() };
+                Message { subject, headers: Arc::clone(&self.headers), id, payload };
             (message, self.channel(&mut state, config, ident))
         };
         let pushed = channel.courier.outbox.push(&channel.run, message, kind == Kind::Status);

@@ -18,8 +18,9 @@ class Proxy:
         self.deaf = False
         #: Bytes from the client to the server are thrown away.
         self.mute = False
-        #: Seconds that each piece waits.
+        #: Seconds that each byte takes on its way, whatever their number.
         self.delay = 0.0
+        self._late: list[tuple[float, socket.socket, bytes]] = []
         #: How many connections were made.
         self.connections = 0
         self._cut_after: int | None = None
@@ -50,6 +51,7 @@ class Proxy:
             if self._cut_after is not None and self._cut_after <= 0:
                 self._cut_all()
                 continue
+            self._deliver_late()
             for sock in readable:
                 if sock is self._listener:
                     self._accept()
@@ -69,21 +71,30 @@ class Proxy:
 
     def _forward(self, sock: socket.socket) -> None:
         peer = self._pairs[sock]
-        to_server = peer.getpeername()[1] == self.target if peer.fileno() >= 0 else False
         try:
+            to_server = peer.getpeername()[1] == self.target
             data = sock.recv(65536)
             if not data:
                 raise ConnectionResetError
-            if self.delay:
-                time.sleep(self.delay)
             if (to_server and self.mute) or (not to_server and self.deaf):
                 return
             if to_server and self._cut_after is not None:
                 data = data[: self._cut_after]
                 self._cut_after -= len(data)
-            peer.sendall(data)
+            if self.delay:
+                self._late.append((time.monotonic() + self.delay, peer, data))
+            else:
+                peer.sendall(data)
         except OSError:
             self._drop(sock)
+
+    def _deliver_late(self) -> None:
+        while self._late and self._late[0][0] <= time.monotonic():
+            _, peer, data = self._late.pop(0)
+            try:
+                peer.sendall(data)
+            except OSError:
+                self._drop(peer)
 
     def _drop(self, sock: socket.socket) -> None:
         peer = self._pairs.pop(sock, None)

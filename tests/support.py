@@ -155,7 +155,7 @@ class Bus:
 
     def add_stream(self, name: str = "RUNS", subjects: Iterable[str] = ("pub.>",), **config: Any) -> None:
         stream = StreamConfig(name=name, subjects=list(subjects), **config)
-        self.run(self.client.jetstream(timeout=PATIENCE).add_stream(stream))
+        self.run(self.client.jetstream(timeout=2).add_stream(stream))
 
     def stream_count(self, name: str = "RUNS") -> int:
         info = self.run(self.client.jetstream(timeout=PATIENCE).stream_info(name))

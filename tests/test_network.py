@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,10 @@ def first_times(messages: list[Msg]) -> list[int]:
     return list(seen.values())
 
 
+def connected_times(proxy: Proxy, count: int) -> bool:
+    return proxy.connections > count
+
+
 @pytest.mark.parametrize("delivery", ["core", "auto"])
 def test_a_subscriber_while_our_connection_is_cut_fifty_times(
     proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path, delivery: str
@@ -65,7 +70,7 @@ def test_a_subscriber_while_our_connection_is_cut_fifty_times(
         event_handler(run, event(counter))
         if counter % 200 == 100:
             # Wait until we are connected (again), then cut in the middle of a message.
-            wait_until(lambda c=counter: proxy.connections > c // 200)
+            wait_until(partial(connected_times, proxy, counter // 200))
             proxy.cut(after_bytes=777)
         if counter % 10 == 0:
             time.sleep(0.001)
@@ -98,7 +103,7 @@ def test_a_network_that_swallows_one_direction(
 def test_a_slow_network(proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path) -> None:
     server, proxy = proxied
     connect(server).add_stream()
-    proxy.delay = 0.1
+    proxy.delay = 0.2
     run = config(proxy.url, tmp_path)
     for counter in range(2000):
         event_handler(run, event(counter))
@@ -182,8 +187,8 @@ def test_a_cluster_whose_nodes_go(start_server: Callable[..., Server], tmp_path:
             time.sleep(0.0005)
 
     publish(500)
-    for victim in (lambda: "nats-0", cluster.leader, cluster.leader):
-        node = cluster.node(victim())
+    for victim in ("nats-0", "leader", "leader"):
+        node = cluster.node(cluster.leader() if victim == "leader" else victim)
         node.kill()
         publish(2000)
         node.start()
@@ -310,7 +315,10 @@ def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -
 
 
 def test_credentials_that_expire_and_are_renewed(
-    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+    start_server: Callable[..., Server],
+    connect: Callable[..., Bus],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     authority = Authority()
     own = tmp_path / "tester.creds"
@@ -331,8 +339,8 @@ def test_credentials_that_expire_and_are_renewed(
         time.sleep(0.01)
     status_handler(run, {"status": "successful"})
     assert first_times(bus.wait_for_end()) == list(range(counter))
-    # The old credential is gone from the server's point of view: it said so and hung up.
-    assert "Authentication Expired" in (server.folder / "log").read_text()
+    # The server said why it hung up.
+    assert any("expired" in record.getMessage().lower() for record in caplog.records)
 
 
 def test_a_message_that_the_stream_does_not_take_holds_up_nobody(
