@@ -181,8 +181,7 @@ impl Emitter {
                     message::message_id(&[&config.subject_id, &ident, kind.as_str(), &state.nonce, &number])
                 }
             };
-            let message =
-                Message { subject, headers: Arc::clone(&self.headers), id, payload };
+            let message = Message { subject, headers: Arc::clone(&self.headers), id, payload };
             (message, self.channel(&mut state, config, ident))
         };
         let pushed = channel.courier.outbox.push(&channel.run, message, kind == Kind::Status);

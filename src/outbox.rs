@@ -75,6 +75,12 @@ pub enum Proof {
     None,
 }
 
+/// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
+/// it may have died in the server's memory, on its way to a stream or a subscriber.
+const REMEMBERED: Duration = Duration::from_secs(1);
+/// At most so many bytes of it are remembered, beyond the outbox's limit.
+const REMEMBERED_BYTES: usize = 4 << 20;
+
 /// A message on its way.
 #[derive(Clone, Debug)]
 pub struct Sending {
@@ -103,7 +109,12 @@ struct State {
     base: u64,
     /// The number of the next message to send.
     cursor: u64,
+    /// Of the unconfirmed messages.
     bytes: usize,
+    /// How many messages are unconfirmed.
+    unconfirmed: usize,
+    /// Of the messages that were routed lately and are remembered.
+    remembered: usize,
     /// Runs that may still publish, and those that left something behind.
     runs: Vec<Arc<Run>>,
     service: Service,
@@ -120,6 +131,8 @@ struct Slot {
     message: Message,
     run: Arc<Run>,
     sent: bool,
+    /// Confirmed by an echo at this time, and remembered.
+    routed: Option<Instant>,
 }
 
 /// Does anybody empty the queue?
@@ -139,8 +152,9 @@ impl State {
 
     fn append(&mut self, message: Message, run: &Arc<Run>) {
         self.bytes += message.size();
+        self.unconfirmed += 1;
         run.queued.fetch_add(1, Relaxed);
-        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false }));
+        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
     }
 
     fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
@@ -148,13 +162,44 @@ impl State {
         self.queue.get_mut(usize::try_from(index).ok()?)
     }
 
-    /// Takes a message out; the slots that nothing is left of go too.
+    /// Takes an unconfirmed message out; the slots that nothing is left of go too.
     fn remove(&mut self, seq: u64) -> Option<Slot> {
-        let slot = self.slot(seq)?.take()?;
-        self.bytes -= slot.message.size();
-        slot.run.queued.fetch_sub(1, Relaxed);
+        let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
+        self.settle_one(&slot.message, &slot.run);
         self.trim();
         Some(slot)
+    }
+
+    fn settle_one(&mut self, message: &Message, run: &Run) {
+        self.bytes -= message.size();
+        self.unconfirmed -= 1;
+        run.queued.fetch_sub(1, Relaxed);
+    }
+
+    /// The message counts as confirmed, and stays for a while. Returns its run.
+    fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
+        let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
+        slot.routed = Some(now);
+        let (message, run) = (slot.message.clone(), Arc::clone(&slot.run));
+        self.settle_one(&message, &run);
+        self.remembered += message.size();
+        Some(run)
+    }
+
+    /// Forgets what was routed long ago, or too much of it; returned, to be freed outside the lock.
+    fn forget_routed(&mut self, now: Instant) -> Vec<Slot> {
+        let mut forgotten = Vec::new();
+        while let Some(Some(slot)) = self.queue.front() {
+            let Some(routed) = slot.routed else { break };
+            if now.duration_since(routed) < REMEMBERED && self.remembered <= REMEMBERED_BYTES {
+                break;
+            }
+            self.remembered -= slot.message.size();
+            forgotten.extend(self.queue.pop_front().flatten());
+            self.base += 1;
+            self.trim();
+        }
+        forgotten
     }
 
     fn trim(&mut self) {
@@ -282,18 +327,22 @@ impl Outbox {
         let mut state = self.lock();
         let mut done = Vec::with_capacity(proofs.len());
         let mut someone_settled = false;
+        let now = Instant::now();
         for (seq, proof) in proofs {
+            if *proof == Proof::Routed {
+                let Some(run) = state.remember(*seq, now) else { continue };
+                run.counters.routed.fetch_add(1, Relaxed);
+                someone_settled |= run.is_settled();
+                continue;
+            }
             let Some(slot) = state.remove(*seq) else { continue };
             let counters = &slot.run.counters;
-            let counter = match proof {
-                Proof::Stored => &counters.stored,
-                Proof::Routed => &counters.routed,
-                Proof::None => &counters.unproven,
-            };
+            let counter = if *proof == Proof::Stored { &counters.stored } else { &counters.unproven };
             counter.fetch_add(1, Relaxed);
             someone_settled |= slot.run.is_settled();
             done.push(slot);
         }
+        done.extend(state.forget_routed(now));
         let notify = someone_settled && state.waiting > 0;
         drop(state);
         if notify {
@@ -321,10 +370,13 @@ impl Outbox {
         kept
     }
 
-    /// All that is unconfirmed is to be sent again.
+    /// All that is unconfirmed is to be sent again, and what was routed just now.
     pub fn rewind(&self) {
         let mut state = self.lock();
+        let forgotten = state.forget_routed(Instant::now());
         state.cursor = state.base;
+        drop(state);
+        drop(forgotten);
     }
 
     /// Returns when there is something to send, or when something else changed. The first message after
@@ -359,7 +411,7 @@ impl Outbox {
     pub fn is_idle(&self) -> bool {
         let mut state = self.lock();
         state.forget_closed();
-        state.runs.is_empty() && state.queue.is_empty()
+        state.runs.is_empty() && state.unconfirmed == 0
     }
 
     /// The courier starts, unless one is at work or gave up: then `false`.
@@ -381,10 +433,17 @@ impl Outbox {
     pub fn end_service(&self) -> bool {
         let mut state = self.lock();
         state.forget_closed();
-        let ends = state.runs.is_empty() && state.queue.is_empty();
+        let ends = state.runs.is_empty() && state.unconfirmed == 0;
+        let mut forgotten = VecDeque::new();
         if ends {
             state.service = Service::Down;
+            state.base = state.end();
+            state.cursor = state.base;
+            state.remembered = 0;
+            forgotten = std::mem::take(&mut state.queue);
         }
+        drop(state);
+        drop(forgotten);
         ends
     }
 
@@ -507,6 +566,7 @@ mod tests {
         assert_eq!(ids(&outbox.take(9, usize::MAX)), [1, 3, 4, 5]);
         assert_eq!(run.counters.resent.load(Relaxed), 2);
         outbox.confirm(&(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>());
+        outbox.confirm(&(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>());
         assert!(run.is_settled());
         assert_eq!(run.counters.stored.load(Relaxed), 2);
         assert_eq!(run.counters.routed.load(Relaxed), 4);
@@ -520,6 +580,44 @@ mod tests {
         outbox.confirm(&[7, 0, 0].map(|seq| (seq, Proof::Stored)));
         outbox.confirm(&[(0, Proof::Stored)]);
         assert_eq!(run.counters.stored.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn what_was_routed_just_now_is_sent_again_but_counted_once() {
+        let (outbox, run) = (Outbox::new(1 << 20), run(None));
+        outbox.open(&run);
+        for n in 0..4 {
+            outbox.push(&run, message(n), false).unwrap();
+        }
+        outbox.take(9, usize::MAX);
+        outbox.confirm(&[0, 1, 2].map(|seq| (seq, Proof::Routed)));
+        outbox.rewind();
+        let again = outbox.take(9, usize::MAX);
+        assert_eq!(ids(&again), [0, 1, 2, 3]);
+        outbox.confirm(&proofs(&again));
+        assert_eq!((run.counters.routed.load(Relaxed), run.counters.stored.load(Relaxed)), (3, 1));
+        assert!(run.is_settled());
+        assert!(outbox.settle(&run).files.is_empty());
+        outbox.close(&run);
+        assert!(outbox.is_idle() && outbox.end_service());
+        assert!(outbox.take(9, usize::MAX).is_empty());
+        assert_eq!(outbox.lock().bytes, 0);
+    }
+
+    #[test]
+    fn only_so_much_is_remembered_and_only_so_long() {
+        let (outbox, run) = (Outbox::new(1 << 30), run(None));
+        let big = |n: u64| Message { payload: vec![b' '; 1 << 20].into(), ..message(n) };
+        for n in 0..9 {
+            outbox.push(&run, big(n), false).unwrap();
+        }
+        outbox.take(9, usize::MAX);
+        outbox.confirm(&(0..9).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>());
+        outbox.rewind();
+        assert_eq!(ids(&outbox.take(9, usize::MAX)), [6, 7, 8]);
+        let later = Instant::now() + REMEMBERED * 2;
+        assert_eq!(outbox.lock().forget_routed(later).len(), 3);
+        assert_eq!(outbox.lock().remembered, 0);
     }
 
     #[test]

@@ -38,7 +38,7 @@ def counters(messages: list[Any]) -> list[int]:
     return [data["counter"] for data in events_of(messages)]
 
 
-@pytest.mark.parametrize("delivery", ["jetstream", "auto"])
+@pytest.mark.parametrize("delivery", ["jetstream", "auto", "core"])
 def test_killed_and_restarted_three_times(
     tmp_path: Path,
     start_server: Callable[..., Server],
