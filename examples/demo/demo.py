@@ -32,6 +32,7 @@ BIN = Path(sys.executable).parent
 SUBJECT_ID = "demo"
 IDENT = "rollout-42"
 STARTUP_SECONDS = 15
+GRACE_SECONDS = 1
 END_STATES = ("successful", "failed", "canceled", "timeout", "error")
 
 #: Event → what a person calls it, and the colour of that.
@@ -113,17 +114,19 @@ async def connect(url: str) -> Client:
 
 async def watch(client: Client, job: asyncio.subprocess.Process) -> Counter[str]:
     """Prints what arrives until the run's last status, or until the job has ended without one."""
-    subscription = await client.subscribe(f"pub.ansible.runner.{SUBJECT_ID}.>")
+    inbox: asyncio.Queue[Msg] = asyncio.Queue()
+    await client.subscribe(f"pub.ansible.runner.{SUBJECT_ID}.>", cb=inbox.put)
     await client.flush()
     received: Counter[str] = Counter()
     ended = asyncio.create_task(job.wait())
     while True:
-        try:
-            message = await subscription.next_msg(timeout=1)
-        except nats.errors.TimeoutError:
-            if ended.done():
-                return received
-            continue
+        arriving = asyncio.create_task(inbox.get())
+        await asyncio.wait({arriving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        # What was sent before the job ended may still be on its way.
+        await asyncio.wait({arriving}, timeout=GRACE_SECONDS if ended.done() else None)
+        if not arriving.done():
+            return received
+        message = arriving.result()
         received[message.subject.rsplit(".", 1)[1]] += 1
         line = describe(message)
         if line:
