@@ -116,6 +116,11 @@ impl Emitter {
         Ok(self.tell())
     }
 
+    /// What there is to log since the last call of any method.
+    fn notices(&self) -> Vec<Told> {
+        self.tell()
+    }
+
     /// Ends the run: waits up to `flush_timeout` for confirmations; the rest goes to disk.
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<Told>> {
         let Some(config) = &self.config else { return Ok(self.tell()) };

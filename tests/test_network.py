@@ -9,10 +9,10 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_runner_nats import event_handler, status_handler
+from ansible_runner_nats import event_handler, handlers, status_handler
 from jwt_auth import Authority
 from proxy import Proxy
 from support import (
@@ -403,3 +403,61 @@ status_handler(config, {{'status': 'successful'}})
         assert len(kept) + lost == 1001, report
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("name", ["RUNS", "OTHER"])
+def test_the_expected_stream(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, name: str
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream("RUNS")
+    run = config(server.url, tmp_path, stream=name)
+    for counter in range(100):
+        event_handler(run, event(counter))
+    status_handler(run, {"status": "successful"})
+    if name == "RUNS":
+        assert counters(bus.stream_messages()) == list(range(100))
+    else:
+        assert bus.stream_count() == 0
+        assert len((tmp_path / "nats-undelivered.jsonl").read_text().splitlines()) == 101
+
+
+def test_pings_notice_a_silent_server_before_anything_is_sent(
+    server: Server, bus: Bus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = config(server.url, tmp_path, ping_interval=0.2, max_outstanding_pings=2, flush_timeout=0)
+    event_handler(run, event(0))
+    emitter = handlers._emitters[id(run)][1]
+    bus.wait_for(lambda messages: len(messages) == 1)
+    server.signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: tell(emitter, caplog))
+    finally:
+        server.signal(signal.SIGCONT)
+    status_handler(run, {"status": "successful"})
+
+
+def tell(emitter: Any, caplog: pytest.LogCaptureFixture) -> bool:
+    """Collect what the background has to say without giving it anything to send."""
+    handlers._tell(emitter.notices())
+    return any("lost: connection closed" in record.getMessage() for record in caplog.records)
+
+
+def test_an_artifact_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("a file, where a directory belongs")
+    code = f"""
+import types
+from ansible_runner_nats import event_handler, status_handler
+options = {{'servers': 'nats://127.0.0.1:{free_port()}', 'pending_size': 20_000, 'flush_timeout': 0}}
+settings = {{'nats_subject_id': 'id', 'nats_options': options}}
+config = types.SimpleNamespace(settings=settings, artifact_dir={str(tmp_path / "artifacts")!r}, ident='r')
+for n in range(1000):
+    event_handler(config, {{'counter': n, 'uuid': 'u'}})
+status_handler(config, {{'status': 'successful'}})
+"""
+    done = python(code)
+    assert done.returncode == 0
+    assert "1001 LOST" in done.stderr.splitlines()[-1]
+    assert "events are LOST" in done.stderr
+    assert "File exists" in done.stderr

@@ -41,6 +41,9 @@ class Emitter:
         :raises ValueError: for any other ``kind``.
         """
 
+    def notices(self) -> list[tuple[int, str]]:
+        """What there is to log since the last call of any method."""
+
     def finish(self) -> list[tuple[int, str]]:
         """End the run: wait until all is confirmed, ``flush_timeout`` seconds at most.
 
