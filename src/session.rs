@@ -975,7 +975,109 @@ struct Violation {
 impl Violation {
     fn parse(text: &str) -> Option<Self> {
         let (_, rest) = text.split_once("Permissions Violation for ")?;
-        let subject = rest.split('"').nth(1)?.to_owned();
-        Some(Self { publish: rest.starts_with("Publish"), subject })
+        let (_, quoted) = rest.split_once('"')?;
+        Some(Self { publish: rest.starts_with("Publish"), subject: unquote(quoted)? })
+    }
+}
+
+/// Reads Go's `%q` up to the closing quote: the server escapes quotes, backslashes and what it cannot print.
+fn unquote(quoted: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        let escape = match chars.next()? {
+            '"' => return Some(text),
+            '\\' => chars.next()?,
+            plain => {
+                text.push(plain);
+                continue;
+            }
+        };
+        let digits = match escape {
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            itself => {
+                text.push(itself);
+                continue;
+            }
+        };
+        let hex: String = chars.by_ref().take(digits).collect();
+        text.push(char::from_u32(u32::from_str_radix(&hex, 16).ok()?)?);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_names_the_subject_as_we_sent_it() {
+        for (said, subject, publish) in [
+            (r#"nats: Permissions Violation for Publish to "a.b""#, "a.b", true),
+            (
+                r#"Permissions Violation for Publish to "a\"b\\c\u200bd\U000e0001\x7f""#,
+                "a\"b\\c\u{200b}d\u{e0001}\u{7f}",
+                true,
+            ),
+            (r#"Permissions Violation for Subscription to "_INBOX.>" using queue "q""#, "_INBOX.>", false),
+        ] {
+            let expected = Violation { publish, subject: subject.to_owned() };
+            assert_eq!(Violation::parse(said), Some(expected), "{said}");
+        }
+        for other in [
+            "Stale Connection",
+            "Permissions Violation for Publish to",
+            "Permissions Violation for Publish to \"a",
+        ] {
+            assert_eq!(Violation::parse(other), None, "{other}");
+        }
+    }
+
+    fn flight(subject: &str, proof: Proof) -> Flight {
+        Flight { subject: subject.into(), bytes: 10, proof, sent: Instant::now() }
+    }
+
+    #[test]
+    fn a_marker_confirms_what_went_before_it_and_waited_for_it() {
+        let mut flights = Flights::default();
+        for (seq, proof) in [(1, Proof::Routed), (2, Proof::Stored), (3, Proof::Routed), (4, Proof::Routed)] {
+            flights.add(seq, flight("s", proof));
+        }
+        assert_eq!(flights.echoed(3), [1, 3]);
+        assert_eq!(flights.echoed(3), Vec::<u64>::new());
+        assert_eq!((flights.len(), flights.bytes), (2, 20));
+        assert_eq!(flights.of_subject("s"), [2, 4]);
+        assert_eq!(flights.bytes, 0);
+    }
+
+    #[test]
+    fn the_answers_of_a_stream() {
+        let read = |payload: &str, status: Option<u16>| {
+            Ack::read(&async_nats::Message {
+                subject: "inbox".into(),
+                reply: None,
+                payload: payload.to_owned().into(),
+                headers: None,
+                status: status.map(|code| async_nats::StatusCode::from_u16(code).unwrap()),
+                description: None,
+                length: 0,
+            })
+        };
+        assert_eq!(read(r#"{"stream":"S","seq":7}"#, None), Ack::Stored);
+        assert_eq!(read(r#"{"stream":"S","seq":7,"duplicate":true}"#, None), Ack::Stored);
+        for passing in [
+            r#"{"error":{"code":503,"err_code":10008,"description":"x"},"seq":0}"#,
+            r#"{"error":{"code":503,"description":"not leader"}}"#,
+            r#"{"error":{"code":409,"err_code":10158,"description":"x"}}"#,
+        ] {
+            assert!(matches!(read(passing, None), Ack::NotNow(_)), "{passing}");
+        }
+        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
+        assert_eq!(read(full, None), Ack::Refused("maximum messages exceeded (10077)".to_owned()));
+        assert!(matches!(read("", Some(503)), Ack::NotNow(_)));
+        for garbage in ["", "{}", "[]", "null", r#"{"seq":0}"#, "\u{0}"] {
+            assert!(!matches!(read(garbage, None), Ack::Stored), "{garbage}");
+        }
     }
 }

@@ -218,7 +218,8 @@ def test_forked_children(server: Server, bus: Bus, way: str) -> None:
         assert numbers[-100:] == list(range(100))
 
 
-def test_publishing_is_forbidden(tmp_path: Path, start_server: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("ident", ["r", 'quo"te', "back\\\\slash", "in\u200bvisible"])
+def test_publishing_is_forbidden(tmp_path: Path, start_server: Callable[..., Server], ident: str) -> None:
     user = '{user: "me", password: "p", permissions: {publish: ["_INBOX.>"]}}'
     server = start_server(config=f"authorization {{ users: [ {user} ] }}")
     code = f"""
@@ -226,14 +227,14 @@ import types
 from ansible_runner_nats import event_handler, status_handler
 options = {{'servers': {server.url!r}, 'user': 'me', 'password': 'p', 'flush_timeout': 2}}
 settings = {{'nats_subject_id': 'id', 'nats_options': options}}
-config = types.SimpleNamespace(settings=settings, artifact_dir={str(tmp_path)!r}, ident='r')
+config = types.SimpleNamespace(settings=settings, artifact_dir={str(tmp_path)!r}, ident={ident!r})
 for n in range(500):
     event_handler(config, {{'counter': n, 'uuid': 'u'}})
 status_handler(config, {{'status': 'successful'}})
 """
     done = python(code)
     assert done.returncode == 0
-    assert "does not let this user publish to pub.ansible.runner.id.r.event" in done.stderr
+    assert f"does not let this user publish to pub.ansible.runner.id.{ident}.event" in done.stderr
     assert "501 kept in" in done.stderr
     assert len((tmp_path / "nats-undelivered.jsonl").read_text().splitlines()) == 501
 
