@@ -652,7 +652,7 @@ impl Session {
             }
         };
         // One subject a run and kind: the table would grow for ever under a long-lived service.
-        if self.proofs.len() >= 10_000 {
+        if self.proofs.len() >= 1_000 {
             self.proofs.clear();
         }
         self.proofs.insert(Arc::clone(subject), proof);
