@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WHEELS := target/wheels-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons lint format build clean
+.PHONY: help demo test test-rust test-python test-pythons test-installed lint format build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14

@@ -59,7 +59,7 @@ impl Courier {
 
     /// Makes sure that somebody delivers.
     pub fn ensure_started(self: &Arc<Self>) {
-        if !self.outbox.needs_service() || !self.outbox.begin_service() {
+        if !self.outbox.begin_service() {
             return;
         }
         let courier = Arc::clone(self);

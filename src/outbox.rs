@@ -165,13 +165,13 @@ impl State {
     /// Takes an unconfirmed message out; the slots that nothing is left of go too.
     fn remove(&mut self, seq: u64) -> Option<Slot> {
         let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
-        self.settle_one(&slot.message, &slot.run);
+        self.settle_one(slot.message.size(), &slot.run);
         self.trim();
         Some(slot)
     }
 
-    fn settle_one(&mut self, message: &Message, run: &Run) {
-        self.bytes -= message.size();
+    fn settle_one(&mut self, size: usize, run: &Run) {
+        self.bytes -= size;
         self.unconfirmed -= 1;
         run.queued.fetch_sub(1, Relaxed);
     }
@@ -180,9 +180,9 @@ impl State {
     fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
         let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
         slot.routed = Some(now);
-        let (message, run) = (slot.message.clone(), Arc::clone(&slot.run));
-        self.settle_one(&message, &run);
-        self.remembered += message.size();
+        let (size, run) = (slot.message.size(), Arc::clone(&slot.run));
+        self.settle_one(size, &run);
+        self.remembered += size;
         Some(run)
     }
 
@@ -208,6 +208,12 @@ impl State {
             self.base += 1;
         }
         self.cursor = self.cursor.max(self.base);
+    }
+
+    /// Is there nothing to do and nobody who could bring something?
+    fn is_idle(&mut self) -> bool {
+        self.forget_closed();
+        self.runs.is_empty() && self.unconfirmed == 0
     }
 
     fn forget_closed(&mut self) {
@@ -253,11 +259,7 @@ impl Outbox {
             let mut state = self.lock();
             if state.bytes + message.size() <= self.limit {
                 state.append(message, run);
-                let woken = std::mem::take(&mut state.sleeping);
-                drop(state);
-                if woken {
-                    self.wake.notify_one();
-                }
+                self.wake_courier(state);
                 return Ok(());
             }
         }
@@ -268,12 +270,17 @@ impl Outbox {
             Err(_) if essential => state.append(message, run),
             Err(_) => drop(run.counters.dropped.fetch_add(1, Relaxed)),
         }
-        let woken = std::mem::take(&mut state.sleeping);
+        self.wake_courier(state);
+        spilled
+    }
+
+    /// There is something new: wakes the courier if it sleeps, outside the lock.
+    fn wake_courier(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.sleeping);
         drop(state);
-        if woken {
+        if asleep {
             self.wake.notify_one();
         }
-        spilled
     }
 
     /// Brings back what overflowed, as far as there is room. An error is a damaged or unreadable file.
@@ -409,9 +416,7 @@ impl Outbox {
 
     /// Is there nothing to do and nobody who could bring something?
     pub fn is_idle(&self) -> bool {
-        let mut state = self.lock();
-        state.forget_closed();
-        state.runs.is_empty() && state.unconfirmed == 0
+        self.lock().is_idle()
     }
 
     /// The courier starts, unless one is at work or gave up: then `false`.
@@ -424,16 +429,10 @@ impl Outbox {
         begins
     }
 
-    /// Cheap form of the question whether [`Self::begin_service`] would be `true`.
-    pub fn needs_service(&self) -> bool {
-        self.lock().service == Service::Down
-    }
-
     /// The courier ends if there is nothing left to do: then `true`.
     pub fn end_service(&self) -> bool {
         let mut state = self.lock();
-        state.forget_closed();
-        let ends = state.runs.is_empty() && state.unconfirmed == 0;
+        let ends = state.is_idle();
         let mut forgotten = VecDeque::new();
         if ends {
             state.service = Service::Down;
@@ -685,9 +684,9 @@ mod tests {
         assert!(outbox.give_up(outbox.opened()));
         let far = Instant::now() + Duration::from_secs(3600);
         assert!(!outbox.wait_settled(&run, far));
-        assert!(!outbox.needs_service());
+        assert!(!outbox.begin_service());
         outbox.open(&self::run(None));
-        assert!(outbox.needs_service());
+        assert!(outbox.begin_service());
     }
 
     #[test]

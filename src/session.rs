@@ -590,27 +590,25 @@ impl Session {
         outbox: &Outbox,
         notices: &Notices,
     ) -> Step<()> {
-        let flight = self.flights.remove(seq);
-        if ack == Ack::Stored {
+        match (ack, self.flights.remove(seq)) {
             // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
-            if seq < self.sent_below {
-                confirmed.push((seq, Proof::Stored));
-                if std::mem::take(&mut self.stream_troubled) {
-                    notices.mended();
+            (Ack::Stored, _) => {
+                if seq < self.sent_below {
+                    confirmed.push((seq, Proof::Stored));
+                    if std::mem::take(&mut self.stream_troubled) {
+                        notices.mended();
+                    }
                 }
+                Ok(())
             }
-            return Ok(());
-        }
-        // A refusal of what is not in flight says nothing.
-        let Some(flight) = flight else { return Ok(()) };
-        match ack {
-            Ack::Stored => Ok(()),
-            Ack::Refused(reason) => {
+            // A refusal of what is not in flight says nothing.
+            (_, None) => Ok(()),
+            (Ack::Refused(reason), Some(flight)) => {
                 let reason = format!("the stream refused a message on {}: {reason}", flight.subject);
                 reject(outbox, notices, seq, &reason);
                 Ok(())
             }
-            Ack::NotNow(reason) => {
+            (Ack::NotNow(reason), Some(flight)) => {
                 self.proofs.remove(&flight.subject);
                 let text = format!("the stream is not available: {reason}; trying again");
                 notices.problem("stream", text);
