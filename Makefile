@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One build serves the demo and the tests: optimised dependencies, checked arithmetic.
+# One build serves the demo and the tests: optimised dependencies, checked arithmetic, faults on demand.
 WHEELS := target/wheels-dev
 
 .DEFAULT_GOAL := help
@@ -50,7 +50,7 @@ format: $(VENV)/complete ## let the formatters have their way
 
 build: $(VENV)/complete ## build the wheel and install it into .venv
 	@rm -rf $(WHEELS)
-	$(BIN)/maturin build --locked --quiet --interpreter $(BIN)/python --out $(WHEELS)
+	$(BIN)/maturin build --locked --quiet --features faults --interpreter $(BIN)/python --out $(WHEELS)
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 
 $(VENV)/complete: pyproject.toml

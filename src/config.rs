@@ -10,7 +10,11 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    message,
+    redact::{MASK, Masks, StatusEnv},
+};
 
 /// A string that must not be seen: `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -30,7 +34,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        f.write_str(MASK)
     }
 }
 
@@ -59,6 +63,14 @@ pub enum Auth {
 }
 
 impl Auth {
+    /// What must not be seen of it.
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::User(_, secret) | Self::Token(secret) | Self::Seed(secret) => Some(secret),
+            Self::CredsFile(_) | Self::SeedFile(_) => None,
+        }
+    }
+
     /// What a user calls this way to authenticate.
     pub fn method(&self) -> &'static str {
         match self {
@@ -121,6 +133,14 @@ pub struct Connection {
     pub stream: Option<String>,
 }
 
+impl Connection {
+    /// The credentials that this connection knows, which a server could repeat to us.
+    pub fn masks(&self) -> Masks {
+        let auths = self.auth.iter().chain(self.servers.iter().filter_map(|server| server.auth.as_ref()));
+        Masks::new(auths.filter_map(Auth::secret).cloned())
+    }
+}
+
 /// What one run needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -132,6 +152,10 @@ pub struct Config {
     pub flush_timeout: Duration,
     /// Where undelivered messages go, if not to the artifact directory.
     pub spill_dir: Option<PathBuf>,
+    /// What `starting` carries of the environment.
+    pub status_env: StatusEnv,
+    /// All credentials that we were given, those that another one overrides too.
+    pub masks: Masks,
     /// The connection.
     pub connection: Connection,
 }
@@ -141,7 +165,9 @@ pub struct Config {
 pub struct Resolution {
     /// `None`: not enabled, or refused (then a problem says why).
     pub config: Option<Config>,
-    /// Each a line for the user.
+    /// The job must not start without a connection.
+    pub required: bool,
+    /// Each a line for the user, without secrets.
     pub problems: Vec<String>,
 }
 
@@ -201,6 +227,8 @@ const USER_JWT_CB: Opt = guarded("user_jwt_cb", &[]);
 const DELIVERY: Opt = tuning("delivery", &["RUNNER_NATS_DELIVERY"]);
 const STREAM: Opt = tuning("stream", &["RUNNER_NATS_STREAM"]);
 const SPILL_DIR: Opt = tuning("spill_dir", &["RUNNER_NATS_SPILL_DIR"]);
+const STATUS_ENV: Opt = tuning("status_env", &["RUNNER_NATS_STATUS_ENV"]);
+const REQUIRED: Opt = tuning("required", &["RUNNER_NATS_REQUIRED"]);
 
 /// Every option, for "did you mean".
 const OPTIONS: &[&Opt] = &[
@@ -235,6 +263,8 @@ const OPTIONS: &[&Opt] = &[
     &DELIVERY,
     &STREAM,
     &SPILL_DIR,
+    &STATUS_ENV,
+    &REQUIRED,
 ];
 
 /// Options of nats-py that this client cannot follow: accepted, and said.
@@ -260,10 +290,12 @@ pub fn resolve(
     hostname: &dyn Fn() -> String,
 ) -> Resolution {
     let empty = Map::new();
-    let mut reader = Reader { options: &empty, env, problems: Vec::new(), refused: false };
-    let Some(subject_id) = reader.subject_id(settings, hostname) else {
-        return Resolution { config: None, problems: Vec::new() };
-    };
+    let mut reader =
+        Reader { options: &empty, env, problems: Vec::new(), refused: false, secrets: Vec::new() };
+    let subject_id = reader.subject_id(settings, hostname);
+    if subject_id.is_none() && !reader.refused {
+        return Resolution { config: None, required: false, problems: Vec::new() };
+    }
     match settings.get("nats_options") {
         None | Some(Value::Null) => {}
         Some(Value::Object(options)) => reader.options = options,
@@ -272,14 +304,25 @@ pub fn resolve(
     }
     reader.unknown_keys();
     reader.unusable();
-    let config = Config {
+    let required = reader.boolean(&REQUIRED, false);
+    let headers = reader.headers(settings);
+    let flush_timeout = reader.seconds(&FLUSH_TIMEOUT, 5.0, 0.0);
+    let spill_dir = reader.path(&SPILL_DIR);
+    let status_env = reader.status_env();
+    let connection = reader.connection();
+    let masks = Masks::new(std::mem::take(&mut reader.secrets));
+    let hide = |problem: String| masks.hide(&problem).unwrap_or(problem);
+    let problems = reader.problems.into_iter().map(hide).collect();
+    let config = subject_id.filter(|_| !reader.refused).map(|subject_id| Config {
         subject_id,
-        headers: reader.headers(settings),
-        flush_timeout: reader.seconds(&FLUSH_TIMEOUT, 5.0, 0.0),
-        spill_dir: reader.text(&SPILL_DIR).map(PathBuf::from),
-        connection: reader.connection(),
-    };
-    Resolution { config: (!reader.refused).then_some(config), problems: reader.problems }
+        headers,
+        flush_timeout,
+        spill_dir,
+        status_env,
+        masks,
+        connection,
+    });
+    Resolution { config, required, problems }
 }
 
 struct Reader<'a> {
@@ -287,21 +330,41 @@ struct Reader<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<String>,
     refused: bool,
+    /// Every credential that was given.
+    secrets: Vec<Secret>,
 }
 
 impl Reader<'_> {
-    fn subject_id(&self, settings: &Map<String, Value>, hostname: &dyn Fn() -> String) -> Option<String> {
-        let id = self.var(SUBJECT_ID).or_else(|| settings.get("nats_subject_id").and_then(as_text))?;
+    fn subject_id(&mut self, settings: &Map<String, Value>, hostname: &dyn Fn() -> String) -> Option<String> {
+        const SETTING: &str = "nats_subject_id";
+        let (name, id) = match (self.var(SUBJECT_ID), settings.get(SETTING)) {
+            (Some(id), _) => (SUBJECT_ID, id),
+            (None, None | Some(Value::Null)) => return None,
+            (None, Some(value)) => match as_text(value) {
+                Some(id) => (SETTING, id),
+                None => {
+                    self.refuse(SETTING, "text");
+                    return None;
+                }
+            },
+        };
+        if id.len() > message::LONGEST_TOKENS {
+            self.say(format!(
+                "{name}={}: longer than {} bytes, the rest is cut off",
+                shorten(&id),
+                message::LONGEST_TOKENS
+            ));
+        }
         let id = if id == "hostname" { hostname().replace('.', "-") } else { id };
         (!id.is_empty()).then_some(id)
     }
 
     fn connection(&mut self) -> Connection {
-        let stream = self.text(&STREAM);
+        let stream = self.stream();
         Connection {
             servers: self.servers(),
             auth: self.auth(),
-            name: self.text(&NAME),
+            name: self.client_name(),
             verbose: self.boolean(&VERBOSE, false),
             allow_reconnect: self.boolean(&ALLOW_RECONNECT, true),
             connect_timeout: self.seconds(&CONNECT_TIMEOUT, 2.0, MIN_TIMEOUT),
@@ -334,6 +397,12 @@ impl Reader<'_> {
         })
     }
 
+    /// What the user gave for an option, overridden or not.
+    fn all_given(&self, opt: &Opt) -> Vec<Value> {
+        let from_env = opt.env.iter().filter_map(|name| self.var(name)).map(Value::String);
+        from_env.chain(self.options.get(opt.key).cloned()).collect()
+    }
+
     fn read<T>(
         &mut self,
         opt: &Opt,
@@ -350,14 +419,14 @@ impl Reader<'_> {
     }
 
     fn complain(&mut self, opt: &Opt, name: &str, value: &Value, expected: &str, default: &str) {
-        let shown = if opt.secret { "***".to_owned() } else { shorten(&value.to_string()) };
+        let shown = if opt.secret { MASK.to_owned() } else { shorten(&value.to_string()) };
         let consequence = if opt.fail_closed {
             self.refused = true;
             "nothing is published".to_owned()
         } else {
             format!("using {default}")
         };
-        self.problems.push(
+        self.say(
             Error::Option { name: name.to_owned(), shown, expected: expected.to_owned(), consequence }
                 .to_string(),
         );
@@ -365,11 +434,55 @@ impl Reader<'_> {
 
     fn refuse(&mut self, name: &str, expected: &str) {
         self.refused = true;
-        self.problems.push(format!("{name}: expected {expected}; nothing is published"));
+        self.say(format!("{name}: expected {expected}; nothing is published"));
     }
 
-    fn text(&mut self, opt: &Opt) -> Option<String> {
-        self.read(opt, "text", "none", as_text)
+    /// Keeps a line for the user; no endless list of them.
+    fn say(&mut self, problem: String) {
+        const MOST: usize = 50;
+        match self.problems.len() {
+            0..MOST if !self.problems.contains(&problem) => self.problems.push(problem),
+            MOST => self.problems.push("there are more problems with the options than these".to_owned()),
+            _ => {}
+        }
+    }
+
+    /// The server reads a client's name in one line with all else that it must know.
+    fn client_name(&mut self) -> Option<String> {
+        const MOST: usize = 256;
+        let expected = format!("text of at most {MOST} characters");
+        self.read(&NAME, &expected, "none", |value| {
+            as_text(value).filter(|name| name.chars().count() <= MOST)
+        })
+    }
+
+    /// A stream's name as nats-server takes it (NATS ADR-6).
+    fn stream(&mut self) -> Option<String> {
+        const MOST: usize = 255;
+        let expected = "the name of a stream, without blanks and any of . * > / \\";
+        let allowed =
+            |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
+        self.read(&STREAM, expected, "none", |value| {
+            as_text(value).filter(|name| !name.is_empty() && name.len() <= MOST && name.chars().all(allowed))
+        })
+    }
+
+    fn path(&mut self, opt: &Opt) -> Option<PathBuf> {
+        const MOST: usize = 4096;
+        let parse = |value: &Value| {
+            as_text(value).filter(|path| path.len() < MOST && !path.is_empty() && !path.contains('\0'))
+        };
+        self.read(opt, "a path", "none", parse).map(PathBuf::from)
+    }
+
+    fn status_env(&mut self) -> StatusEnv {
+        let parse = |value: &Value| match as_text(value)?.trim().to_ascii_lowercase().as_str() {
+            "redact" => Some(StatusEnv::Redact),
+            "omit" => Some(StatusEnv::Omit),
+            "full" => Some(StatusEnv::Full),
+            _ => None,
+        };
+        self.read(&STATUS_ENV, "redact, omit or full", "redact", parse).unwrap_or_default()
     }
 
     fn boolean(&mut self, opt: &Opt, default: bool) -> bool {
@@ -404,7 +517,7 @@ impl Reader<'_> {
     }
 
     fn delivery(&mut self, stream_given: bool) -> Delivery {
-        let parse = |value: &Value| match as_text(value)?.to_ascii_lowercase().as_str() {
+        let parse = |value: &Value| match as_text(value)?.trim().to_ascii_lowercase().as_str() {
             "auto" => Some(Delivery::Auto),
             "jetstream" => Some(Delivery::Jetstream),
             "core" => Some(Delivery::Core),
@@ -416,14 +529,15 @@ impl Reader<'_> {
             return delivery;
         }
         if delivery == Delivery::Core {
-            self.problems.push("stream: implies delivery=jetstream; delivery=core is ignored".to_owned());
+            self.say("stream: implies delivery=jetstream; delivery=core is ignored".to_owned());
         }
         Delivery::Jetstream
     }
 
     fn inbox_prefix(&mut self) -> String {
         let expected = "a subject prefix such as _INBOX, without wildcards or blanks";
-        let parse = |value: &Value| as_text(value).filter(|prefix| is_literal_subject(prefix));
+        let parse =
+            |value: &Value| as_text(value).filter(|prefix| prefix.len() <= 256 && is_literal_subject(prefix));
         self.read(&INBOX_PREFIX, expected, "_INBOX", parse).unwrap_or_else(|| "_INBOX".to_owned())
     }
 
@@ -438,12 +552,26 @@ impl Reader<'_> {
             let servers: Vec<Server> = urls.into_iter().map(parse_server).collect::<Option<_>>()?;
             (!servers.is_empty()).then_some(servers)
         };
+        for value in self.all_given(&SERVERS) {
+            for server in parse(&value).unwrap_or_default() {
+                self.secrets.extend(server.auth.iter().filter_map(Auth::secret).cloned());
+            }
+            self.secrets.extend(userinfo_as_written(&value));
+        }
         self.read(&SERVERS, expected, "", parse)
             .unwrap_or_else(|| vec![Server { address: "nats://localhost:4222".to_owned(), auth: None }])
     }
 
     /// In nats-py's order: a signature first, then user and password, then the token.
     fn auth(&mut self) -> Option<Auth> {
+        for opt in [&PASSWORD, &TOKEN, &NKEYS_SEED_STR, &NKEYS_SEED] {
+            let given = self.all_given(opt);
+            // A path is no secret.
+            let texts = given.iter().filter_map(as_text);
+            let secrets =
+                texts.filter(|text| opt.key != NKEYS_SEED.key || is_seed(text) || looks_secret(text));
+            self.secrets.extend(secrets.map(Secret::new));
+        }
         let creds = self.read(&USER_CREDENTIALS, "the path of a .creds file, not its content", "", |value| {
             as_text(value).filter(|path| !looks_secret(path))
         });
@@ -498,20 +626,25 @@ impl Reader<'_> {
                 }
             }
             Some(Value::String(list)) => self.split_headers("nats_headers", list, &mut pairs),
-            Some(_) => self.problems.push("nats_headers: expected a mapping; it is ignored".to_owned()),
+            Some(_) => self.say("nats_headers: expected a mapping; it is ignored".to_owned()),
         }
         if let Some(list) = self.var(HEADERS) {
             self.split_headers(HEADERS, &list, &mut pairs);
         }
         let mut headers: Vec<(String, String)> = Vec::new();
+        let mut room = MOST_HEADER_BYTES;
         for (source, name, value) in pairs {
-            if let Err(reason) = check_header(&name, &value) {
+            let size = name.len() + value.len();
+            let checked = check_header(&name, &value);
+            let fits = if size <= room { Ok(()) } else { Err("all headers together are too long") };
+            if let Err(reason) = checked.and(fits) {
                 // An odd name may be the first half of a value: `Authorization: Bearer abc=`.
                 let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
                 let shown = if plain { shorten(&name) } else { "***".to_owned() };
-                self.problems.push(format!("{source}: header {shown:?} is skipped: {reason}"));
+                self.say(format!("{source}: header {shown:?} is skipped: {reason}"));
                 continue;
             }
+            room -= size;
             match headers.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, known)) => *known = value,
                 None => headers.push((name, value)),
@@ -525,7 +658,7 @@ impl Reader<'_> {
             match pair.split_once('=') {
                 Some((name, value)) => pairs.push((source, name.trim().to_owned(), value.trim().to_owned())),
                 // The text may be the tail of a value with a comma in it, hence a secret: not shown.
-                None => self.problems.push(format!(
+                None => self.say(format!(
                     "{source}: a pair without \"=\" is skipped; expected name=value,name2=value2"
                 )),
             }
@@ -537,20 +670,22 @@ impl Reader<'_> {
             if OPTIONS.iter().any(|opt| opt.key == key) {
                 continue;
             }
+            // The distance to a text of megabytes would take minutes.
             let near = OPTIONS
                 .iter()
+                .filter(|_| key.len() <= 64)
                 .map(|opt| (strsim::damerau_levenshtein(opt.key, key), opt.key))
                 .min()
                 .filter(|(distance, _)| *distance <= 3);
             let hint = near.map_or(String::new(), |(_, known)| format!("; did you mean {known}?"));
-            self.problems.push(format!("nats_options.{}: no such option, ignored{hint}", shorten(key)));
+            self.say(format!("nats_options.{}: no such option, ignored{hint}", shorten(key)));
         }
     }
 
     fn unusable(&mut self) {
         for (opt, why) in WITHOUT_EFFECT {
             if let Some((name, _)) = self.raw(opt) {
-                self.problems.push(format!("{name}: has no effect here: {why}"));
+                self.say(format!("{name}: has no effect here: {why}"));
             }
         }
         for (opt, expected) in CANNOT_SERVE {
@@ -563,8 +698,11 @@ impl Reader<'_> {
 
 const MIN_TIMEOUT: f64 = 0.001;
 
+/// Of all the user's headers: they go with every message, and count towards its size.
+const MOST_HEADER_BYTES: usize = 16 << 10;
+
 /// Headers that decide over delivery, and are ours to set.
-const RESERVED: &[&str] = &["Nats-Msg-Id", "Nats-Expected-Stream", "Ansible-Runner-Truncated"];
+const RESERVED: &[&str] = &[message::MSG_ID, message::EXPECTED_STREAM, message::TRUNCATED];
 
 /// What NATS allows in a header (ADR-4): a printable name without a colon, a value without line ends.
 fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
@@ -598,6 +736,20 @@ fn looks_secret(text: &str) -> bool {
 
 fn is_seed(text: &str) -> bool {
     nkeys::KeyPair::from_seed(text.trim()).is_ok()
+}
+
+/// Passwords and tokens of server URLs as they were written, percent-encoded or not.
+fn userinfo_as_written(value: &Value) -> Vec<Secret> {
+    let urls: Vec<String> = match value {
+        Value::Array(urls) => urls.iter().filter_map(as_text).collect(),
+        other => as_text(other).iter().flat_map(|urls| urls.split(',')).map(str::to_owned).collect(),
+    };
+    let secret = |url: &String| {
+        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        let (userinfo, _) = rest.rsplit_once('@')?;
+        Some(Secret::new(userinfo.split_once(':').map_or(userinfo, |(_, password)| password)))
+    };
+    urls.iter().filter_map(secret).collect()
 }
 
 /// A server URL; the scheme may be left out (`localhost:4222`), and credentials may be percent-encoded.

@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -12,9 +12,10 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     config::{Connection, Server},
     error::Error,
+    fault,
     outbox::{Outbox, Run},
     pool::Pool,
-    report::{Level, Notice, Notices, Report},
+    report::{self, Level, Notice, Notices, Report},
     session::{End, Session},
 };
 
@@ -26,8 +27,20 @@ pub struct Courier {
     pub outbox: Outbox,
     /// What the background has to say.
     pub notices: Notices,
+    standing: Mutex<Standing>,
+    /// `standing` changed.
+    changed: Condvar,
+}
+
+/// How it stands with the connection.
+#[derive(Debug, Default)]
+struct Standing {
+    connected: bool,
     /// Name and address of the last server.
-    server: Mutex<Option<String>>,
+    server: Option<String>,
+    /// Attempts that failed, and why the last one did.
+    failures: usize,
+    reason: String,
 }
 
 /// What the thread does after a session.
@@ -54,7 +67,14 @@ impl Courier {
     /// A courier without a thread: the first message starts it.
     pub fn new(connection: Connection) -> Arc<Self> {
         let outbox = Outbox::new(connection.pending_size);
-        Arc::new(Self { connection, outbox, notices: Notices::default(), server: Mutex::new(None) })
+        let notices = Notices::new(connection.masks());
+        Arc::new(Self {
+            connection,
+            outbox,
+            notices,
+            standing: Mutex::new(Standing::default()),
+            changed: Condvar::new(),
+        })
     }
 
     /// Makes sure that somebody delivers.
@@ -63,10 +83,36 @@ impl Courier {
             return;
         }
         let courier = Arc::clone(self);
-        let started = thread::Builder::new().name("runner-nats".to_owned()).spawn(move || courier.run());
+        let started = fault::at("courier.thread").and_then(|()| {
+            thread::Builder::new().name("runner-nats".to_owned()).spawn(move || courier.run())
+        });
         if let Err(error) = started {
             self.outbox.fail_service();
             self.failed_to_start(error);
+        }
+    }
+
+    /// Waits until there is a connection, or until every server has been tried (anew) without success: then
+    /// the reason. `interrupted` is asked now and then whether to stop waiting.
+    pub fn require(self: &Arc<Self>, interrupted: &mut dyn FnMut() -> bool) -> Result<(), String> {
+        const LOOK_UP: Duration = Duration::from_millis(100);
+        let servers = self.connection.servers.len();
+        let each = self.connection.connect_timeout + self.connection.reconnect_time_wait * 2;
+        let deadline = Instant::now() + each.saturating_mul(u32::try_from(servers).unwrap_or(u32::MAX));
+        let mut standing = self.standing();
+        let enough = standing.failures + servers;
+        loop {
+            drop(standing);
+            self.ensure_started();
+            standing = self.standing();
+            if standing.connected {
+                return Ok(());
+            }
+            let given_up = standing.failures >= enough || self.outbox.is_given_up();
+            if given_up || Instant::now() >= deadline || interrupted() {
+                return Err(standing.reason.clone());
+            }
+            standing = self.changed.wait_timeout(standing, LOOK_UP).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -94,7 +140,7 @@ impl Courier {
         let waited = began.elapsed();
         let leftovers = self.outbox.settle(run);
         self.outbox.close(run);
-        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let server = self.standing().server.clone();
         (Report::new(run.ident.clone(), &run.counters, leftovers.files, server, waited), leftovers.error)
     }
 
@@ -104,6 +150,7 @@ impl Courier {
         loop {
             // A bug must cost a session, not the messages of all runs.
             let next = catch_unwind(AssertUnwindSafe(|| self.one_session(&mut state)));
+            self.standing().connected = false;
             match next.unwrap_or_else(|_| self.after_panic()) {
                 Next::Again => {}
                 Next::Rest => return,
@@ -122,13 +169,14 @@ impl Courier {
 
     fn after_panic(&self) -> Next {
         let text = "internal error in the background thread; starting it anew";
-        self.notices.problem(text, text.to_owned());
+        self.notices.problem(text, format!("{text}: {}", report::last_panic()));
+        self.failed(text.to_owned());
         thread::sleep(Duration::from_secs(1));
         Next::Again
     }
 
     fn one_session(&self, state: &mut State) -> Next {
-        let runtime = match runtime() {
+        let runtime = match fault::at("courier.runtime").and_then(|()| runtime()) {
             Ok(runtime) => runtime,
             Err(error) => {
                 self.failed_to_start(error);
@@ -179,7 +227,9 @@ impl Courier {
 
     fn not_connected(&self, state: &mut State, server: &Server, error: &Error) -> Next {
         state.pool.failed(server, Instant::now());
-        self.notices.problem(&error.cause(), format!("cannot connect to {error}"));
+        let text = format!("cannot connect to {error}");
+        self.failed(text.clone());
+        self.notices.problem(&error.cause(), text);
         if self.outbox.end_service() {
             return Next::Rest;
         }
@@ -193,7 +243,7 @@ impl Courier {
 
     fn connected(&self, state: &mut State, server: &Server, session: &Session) {
         let info = session.server_info();
-        let name = format!("{} at {}", info.server_name, server.address);
+        let name = self.notices.hide(format!("{} at {}", info.server_name, server.address));
         if self.notices.mended() {
             self.notices.say(Notice::new(Level::Info, format!("connected to {name}")));
         } else {
@@ -201,7 +251,11 @@ impl Courier {
         }
         state.pool.learn(server, &info.connect_urls);
         state.connected_before = true;
-        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
+        let mut standing = self.standing();
+        standing.connected = true;
+        standing.server = Some(name);
+        drop(standing);
+        self.changed.notify_all();
     }
 
     fn after(&self, state: &mut State, server: &Server, session: &Session, end: End) -> Next {
@@ -237,7 +291,20 @@ impl Courier {
 
     fn failed_to_start(&self, error: std::io::Error) {
         let error = Error::Thread(error);
+        self.failed(error.to_string());
         self.notices.problem(&error.cause(), error.to_string());
+    }
+
+    fn failed(&self, reason: String) {
+        let mut standing = self.standing();
+        standing.failures += 1;
+        standing.reason = self.notices.hide(reason);
+        drop(standing);
+        self.changed.notify_all();
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A step of the connection: for those who asked for it.

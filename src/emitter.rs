@@ -18,15 +18,20 @@ use crate::{
     config::{self, Config},
     courier::Courier,
     encode::encode,
+    error::Error,
+    fault,
     message::{self, Kind, Message},
     outbox::Run,
     process::Process,
-    report::{Level, Notice},
+    report::{self, Level, Notice},
     spill::Spill,
 };
 
 /// A larger event gets memory of its own instead of making this run's buffer larger for ever.
 const BUFFER_KEPT: usize = 64 << 10;
+
+/// A larger message is cut at once: nats-server's default `max_pending`, which `max_payload` cannot exceed.
+const LARGEST: usize = 64 << 20;
 
 /// What Python gets of a notice: `logging`'s level and the text.
 pub type Told = (u8, String);
@@ -39,6 +44,8 @@ pub type Told = (u8, String);
 pub struct Emitter {
     /// `None`: not enabled, or the options were refused.
     config: Option<Config>,
+    /// No connection, no job.
+    required: bool,
     headers: Arc<[(String, String)]>,
     fallback_ident: Option<String>,
     artifact_dir: Option<PathBuf>,
@@ -91,6 +98,7 @@ impl Emitter {
         let headers = resolution.config.as_ref().map(|config| config.headers.clone()).unwrap_or_default();
         Self {
             config: resolution.config,
+            required: resolution.required,
             headers: headers.into(),
             fallback_ident: ident,
             artifact_dir,
@@ -111,9 +119,32 @@ impl Emitter {
         let kind =
             Kind::parse(kind).ok_or_else(|| PyValueError::new_err("kind must be 'event' or 'status'"))?;
         if let Some(config) = &self.config {
+            let _ = fault::at("emitter.publish");
             self.accept(config, kind, data);
         }
         Ok(self.tell())
+    }
+
+    /// Why the job must not start: there is no connection, and the option `required` asks for one. Waits
+    /// until every server was tried. `None` if all is well, or nothing is required.
+    fn refuse_start(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        if !self.required {
+            return Ok(None);
+        }
+        let Some(config) = &self.config else {
+            let problems: Vec<String> = self.tell().into_iter().map(|(_, text)| text).collect();
+            return Ok(Some(problems.join("; ")));
+        };
+        let ident = self.fallback_ident.clone().unwrap_or_else(|| "unknown".to_owned());
+        let channel = {
+            let mut state = self.lock();
+            self.channel(&mut state, config, ident)
+        };
+        let (refusal, interrupt) = unless_interrupted(py, |interrupted| channel.courier.require(interrupted));
+        if let Some(interrupt) = interrupt {
+            return Err(interrupt);
+        }
+        Ok(refusal.err())
     }
 
     /// What there is to log since the last call of any method.
@@ -124,17 +155,12 @@ impl Emitter {
     /// Ends the run: waits up to `flush_timeout` for confirmations; the rest goes to disk.
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<Told>> {
         let Some(config) = &self.config else { return Ok(self.tell()) };
+        let _ = fault::at("emitter.finish");
         let channel = self.lock().channel.take().filter(|channel| channel.pid == std::process::id());
         let Some(channel) = channel else { return Ok(self.tell()) };
         let deadline = Instant::now() + config.flush_timeout;
-        let mut interrupt = None;
-        let (report, error) = py.detach(|| {
-            channel.courier.finish(&channel.run, deadline, &mut || {
-                // Ctrl-C must not have to wait.
-                interrupt = Python::attach(|py| py.check_signals().err());
-                interrupt.is_some()
-            })
-        });
+        let ((report, error), interrupt) =
+            unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, deadline, interrupted));
         let mut state = self.lock();
         channel.read_notices(&mut state);
         state.notices.extend(error.map(|error| Notice::new(Level::Warning, error.to_string())));
@@ -159,16 +185,13 @@ impl Emitter {
         };
         let mut buffer = std::mem::take(&mut self.lock().buffer);
         buffer.clear();
-        encode(data, &mut buffer);
-        let payload = if buffer.len() <= BUFFER_KEPT {
-            // To the byte: what waits in memory is counted by its length.
-            let exact = Bytes::copy_from_slice(&buffer);
-            self.lock().buffer = buffer;
-            exact
-        } else {
-            buffer.shrink_to_fit();
-            Bytes::from(buffer)
-        };
+        let mut encoded = encode(data, &mut buffer);
+        if fault::at("emitter.memory").is_err() {
+            encoded = Err(Error::Memory { size: buffer.len() });
+        }
+        if kind == Kind::Status {
+            buffer = config.masks.redact(buffer, config.status_env);
+        }
 
         let (message, channel) = {
             let mut state = self.lock();
@@ -186,16 +209,40 @@ impl Emitter {
                     message::message_id(&[&config.subject_id, &ident, kind.as_str(), &state.nonce, &number])
                 }
             };
-            let message = Message { subject, headers: Arc::clone(&self.headers), id, payload };
+            let message = Message { subject, headers: Arc::clone(&self.headers), id, payload: Bytes::new() };
             (message, self.channel(&mut state, config, ident))
+        };
+        let message = encoded.and_then(|()| self.with_payload(message, buffer));
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                channel.courier.outbox.drop_one(&channel.run);
+                return self.complain(format!("a message is LOST: {error}"));
+            }
         };
         let pushed = channel.courier.outbox.push(&channel.run, message, kind == Kind::Status);
         channel.courier.ensure_started();
         if let Err(error) = pushed {
             let what = "not connected, memory (pending_size) is full, and there is no room on disk either";
-            let text = format!("{what}: events are LOST: {error}");
-            self.lock().notices.push(Notice::new(Level::Warning, text));
+            self.complain(format!("{what}: events are LOST: {error}"));
         }
+    }
+
+    /// The message with the JSON that is in `buffer`.
+    fn with_payload(&self, message: Message, mut buffer: Vec<u8>) -> Result<Message, Error> {
+        if buffer.len() <= BUFFER_KEPT {
+            // To the byte: what waits in memory is counted by its length.
+            let payload = Bytes::copy_from_slice(&buffer);
+            self.lock().buffer = buffer;
+            return Ok(Message { payload, ..message });
+        }
+        buffer.shrink_to_fit();
+        let size = buffer.len();
+        message.with_cut_payload(buffer, LARGEST).ok_or(Error::TooLarge { size, limit: LARGEST })
+    }
+
+    fn complain(&self, text: String) {
+        self.lock().notices.push(Notice::new(Level::Warning, text));
     }
 
     /// The way to the courier: an existing one, unless it belongs to our parent process.
@@ -295,8 +342,32 @@ fn text_of(data: &Bound<'_, PyDict>, key: &Bound<'_, pyo3::types::PyString>) -> 
 /// Settings may hold anything; what is no JSON becomes text.
 fn to_map(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
     let mut json = Vec::new();
-    encode(settings, &mut json);
+    if encode(settings, &mut json).is_err() {
+        return Map::new();
+    }
     serde_json::from_slice(&json).unwrap_or_default()
+}
+
+/// Waits without the GIL; Ctrl-C must not have to wait, so `wait` gets a look-out for it. Returns the
+/// exception that a signal has raised, too.
+fn unless_interrupted<T: Send>(
+    py: Python<'_>,
+    wait: impl FnOnce(&mut dyn FnMut() -> bool) -> T + Send,
+) -> (T, Option<PyErr>) {
+    let mut interrupt = None;
+    let result = py.detach(|| {
+        wait(&mut || {
+            interrupt = Python::attach(|py| py.check_signals().err());
+            interrupt.is_some()
+        })
+    });
+    (result, interrupt)
+}
+
+/// Where the last panic of this library happened, for a bug report.
+#[pyfunction]
+pub fn last_panic() -> String {
+    report::last_panic()
 }
 
 /// Ends every run of this process that did not end by itself, within `timeout` seconds all in all.

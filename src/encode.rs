@@ -3,34 +3,55 @@
 //! The meaning is that of `json.dumps`: `json.loads` of ours equals `json.loads(json.dumps(value))`
 //! wherever the latter works. Where it does not (sets, dates, lone surrogates, cycles, ...) this writes
 //! something readable instead, so that an event is never lost for its content. The walk keeps its own
-//! stack: neither Python's recursion limit nor a small thread stack matters.
+//! stack: neither Python's recursion limit nor a small thread stack matters. Nor does it trust what it
+//! walks: whatever has no end (a hostile sequence, a few lists that hold each other many times) is bounded.
 
+use num_bigint::BigUint;
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
     types::{
-        PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyMapping, PySequence,
-        PySet, PyString, PyTuple, iter::BoundDictIterator,
+        PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyIterator, PyList, PyMapping,
+        PySequence, PySet, PySlice, PyString, PyTuple, iter::BoundDictIterator,
     },
+};
+
+use crate::{
+    error::Error,
+    json::{OutOfMemory, Writer},
 };
 
 /// Containers in containers. Consumers' parsers have limits too (128 in `serde_json`).
 const MAX_DEPTH: usize = 100;
 
-const TOO_DEEP: &[u8] = b"\"<too deep>\"";
+/// What comes after so many bytes is left out. No server takes more than a fraction of it.
+const MAX_BYTES: usize = 256 << 20;
 
-/// Appends `value` as JSON to `out`.
-pub fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) {
+/// Items of what only claims to be a sequence or a mapping, and may have no end.
+const MAX_ITEMS: usize = 1_000_000;
+
+/// A longer string is converted in pieces: CPython's UTF-8 copy of it would cost its size once more.
+const PIECE: usize = 256 << 10;
+
+const TOO_DEEP: &str = "<too deep>";
+
+/// Appends `value` as JSON to `out`. The only failure is memory that cannot be had.
+pub fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Error> {
+    let mut out = Writer::new(out);
+    walk(value, &mut out).map_err(|OutOfMemory| Error::Memory { size: out.len() })
+}
+
+fn walk(value: &Bound<'_, PyAny>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
     let mut open: Vec<Container<'_>> = Vec::new();
     let mut value = value.clone();
     loop {
-        if let Some(container) = write_or_open(&value, &open, out) {
+        if let Some(container) = write_or_open(&value, &open, out)? {
             open.push(container);
         }
         // On to the next value: of the innermost container that still has one.
         value = loop {
-            let Some(innermost) = open.last_mut() else { return };
-            match innermost.next(out) {
+            let Some(innermost) = open.last_mut() else { return Ok(()) };
+            match innermost.next(out)? {
                 Some(next) => break next,
                 None => open.pop(),
             };
@@ -42,30 +63,30 @@ pub fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) {
 fn write_or_open<'py>(
     value: &Bound<'py, PyAny>,
     open: &[Container<'py>],
-    out: &mut Vec<u8>,
-) -> Option<Container<'py>> {
+    out: &mut Writer<'_>,
+) -> Result<Option<Container<'py>>, OutOfMemory> {
     // The exact types first: real events hold hardly anything else.
     if let Ok(text) = value.cast_exact::<PyString>() {
-        write_string(text, out);
+        write_string(text, out)?;
     } else if value.is_none() {
-        out.extend_from_slice(b"null");
+        out.raw(b"null")?;
     } else if let Ok(flag) = value.cast_exact::<PyBool>() {
-        out.extend_from_slice(if flag.is_true() { b"true" } else { b"false" });
+        out.raw(if flag.is_true() { b"true" } else { b"false" })?;
     } else if let Ok(number) = value.cast::<PyInt>() {
-        write_int(number, out);
+        write_int(number, out)?;
     } else if let Ok(number) = value.cast::<PyFloat>() {
-        write_float(number, out);
+        out.float(number.value())?;
     } else if let Ok(text) = value.cast::<PyString>() {
-        write_string(text, out);
+        write_string(text, out)?;
     } else if open.len() >= MAX_DEPTH || open.iter().any(|outer| outer.id == value.as_ptr() as usize) {
-        out.extend_from_slice(TOO_DEEP);
+        out.string(TOO_DEEP)?;
     } else if let Some(container) = Container::open(value) {
-        out.push(container.bracket());
-        return Some(container);
+        out.raw(container.brackets().0)?;
+        return Ok(Some(container));
     } else {
-        write_other(value, out);
+        write_other(value, out)?;
     }
-    None
+    Ok(None)
 }
 
 /// A list or dict that is being walked. Python code that runs meanwhile (a `__str__`) may change it:
@@ -80,172 +101,269 @@ enum Items<'py> {
     List { list: Bound<'py, PyList>, index: usize },
     Tuple { tuple: Bound<'py, PyTuple>, index: usize },
     Dict { dict: Bound<'py, PyDict>, size: usize, left: usize, iter: BoundDictIterator<'py> },
+    Other(Other<'py>),
 }
 
 impl<'py> Container<'py> {
     fn open(value: &Bound<'py, PyAny>) -> Option<Self> {
         let items = if let Ok(dict) = value.cast::<PyDict>() {
-            Items::of_dict(dict.clone())
+            let size = dict.len();
+            Items::Dict { dict: dict.clone(), size, left: size, iter: dict.iter() }
         } else if let Ok(list) = value.cast::<PyList>() {
             Items::List { list: list.clone(), index: 0 }
         } else if let Ok(tuple) = value.cast::<PyTuple>() {
             Items::Tuple { tuple: tuple.clone(), index: 0 }
         } else {
-            Items::of_other(value).ok()?
+            Items::Other(Other::open(value).ok()?)
         };
         Some(Self { id: value.as_ptr() as usize, first: true, items })
     }
 
-    fn bracket(&self) -> u8 {
-        if matches!(self.items, Items::Dict { .. }) { b'{' } else { b'[' }
+    fn brackets(&self) -> (&'static [u8], &'static [u8]) {
+        match &self.items {
+            Items::Dict { .. } | Items::Other(Other { pairs: true, .. }) => (b"{", b"}"),
+            Items::List { .. } | Items::Tuple { .. } | Items::Other(_) => (b"[", b"]"),
+        }
     }
 
     /// Writes what comes before the next value (comma, key) and returns it, or closes the container.
-    fn next(&mut self, out: &mut Vec<u8>) -> Option<Bound<'py, PyAny>> {
-        let (key, value) = match &mut self.items {
+    fn next(&mut self, out: &mut Writer<'_>) -> Result<Option<Bound<'py, PyAny>>, OutOfMemory> {
+        let item = if out.len() < MAX_BYTES { self.items.next() } else { None };
+        let Some((key, value)) = item else {
+            out.raw(self.brackets().1)?;
+            return Ok(None);
+        };
+        if !std::mem::take(&mut self.first) {
+            out.raw(b",")?;
+        }
+        if let Some(key) = key {
+            write_key(&key, out)?;
+            out.raw(b":")?;
+        }
+        Ok(Some(value))
+    }
+}
+
+/// Key (of what has keys) and value.
+type Item<'py> = (Option<Bound<'py, PyAny>>, Bound<'py, PyAny>);
+
+impl<'py> Items<'py> {
+    fn next(&mut self) -> Option<Item<'py>> {
+        match self {
             Items::List { list, index } => {
-                let item = list.get_item(*index).ok();
+                let item = list.get_item(*index).ok()?;
                 *index += 1;
-                (None, item)
+                Some((None, item))
             }
             Items::Tuple { tuple, index } => {
-                let item = tuple.get_item(*index).ok();
+                let item = tuple.get_item(*index).ok()?;
                 *index += 1;
-                (None, item)
+                Some((None, item))
             }
             Items::Dict { dict, size, left, iter } => {
                 // pyo3's iterator panics on a dict that changed: look before each step.
                 let intact = *left > 0 && dict.len() == *size;
                 *left = left.saturating_sub(1);
-                intact.then(|| iter.next()).flatten().unzip()
+                let (key, value) = intact.then(|| iter.next()).flatten()?;
+                Some((Some(key), value))
             }
-        };
-        let Some(value) = value else {
-            out.push(if matches!(self.items, Items::Dict { .. }) { b'}' } else { b']' });
-            return None;
-        };
-        if !std::mem::take(&mut self.first) {
-            out.push(b',');
+            Items::Other(other) => other.next(),
         }
-        if let Some(key) = key {
-            write_key(&key, out);
-            out.push(b':');
-        }
-        Some(value)
     }
 }
 
-impl<'py> Items<'py> {
-    fn of_dict(dict: Bound<'py, PyDict>) -> Self {
-        let size = dict.len();
-        let iter = dict.iter();
-        Self::Dict { dict, size, left: size, iter }
-    }
+/// Sets, and whatever is a sequence or a mapping to `collections.abc`: as far as its own iterator goes.
+struct Other<'py> {
+    /// Of a mapping: the iterator gives keys and values.
+    pairs: bool,
+    iter: Bound<'py, PyIterator>,
+    /// The first item: what cannot give even that is no container for us.
+    first: Option<Item<'py>>,
+    left: usize,
+}
 
-    /// Sets, and whatever is a sequence or a mapping to `collections.abc`: copied once, then walked.
-    fn of_other(value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let py = value.py();
+impl<'py> Other<'py> {
+    fn open(value: &Bound<'py, PyAny>) -> PyResult<Self> {
         if value.cast::<PyBytes>().is_ok() || value.cast::<PyByteArray>().is_ok() {
             return Err(PyTypeError::new_err("bytes are text here"));
         }
-        if let Ok(mapping) = value.cast::<PyMapping>() {
-            return Ok(Self::of_dict(PyDict::from_sequence(mapping.items()?.as_any())?));
-        }
         let is_set = value.cast::<PySet>().is_ok() || value.cast::<PyFrozenSet>().is_ok();
-        if is_set || value.cast::<PySequence>().is_ok() {
-            let items = value.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-            return Ok(Self::List { list: PyList::new(py, items)?, index: 0 });
+        let pairs = !is_set && value.cast::<PyMapping>().is_ok();
+        let iter = if pairs {
+            value.call_method0("items")?.try_iter()?
+        } else if is_set || value.cast::<PySequence>().is_ok() {
+            value.try_iter()?
+        } else {
+            return Err(PyTypeError::new_err("not a container"));
+        };
+        let mut other = Self { pairs, iter, first: None, left: MAX_ITEMS };
+        other.first = other.step().transpose()?;
+        Ok(other)
+    }
+
+    fn step(&mut self) -> Option<PyResult<Item<'py>>> {
+        self.left = self.left.checked_sub(1)?;
+        let item = match self.iter.next()? {
+            Ok(item) => item,
+            Err(error) => return Some(Err(error)),
+        };
+        if !self.pairs {
+            return Some(Ok((None, item)));
         }
-        Err(PyTypeError::new_err("not a container"))
+        let pair = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>();
+        Some(pair.map(|(key, value)| (Some(key), value)))
+    }
+
+    fn next(&mut self) -> Option<Item<'py>> {
+        self.first.take().or_else(|| self.step()?.ok())
     }
 }
 
 /// As `json.dumps`: the JSON form of a constant or number in quotes; any other key as its text.
-fn write_key(key: &Bound<'_, PyAny>, out: &mut Vec<u8>) {
-    let py = key.py();
+fn write_key(key: &Bound<'_, PyAny>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
     if let Ok(text) = key.cast::<PyString>() {
-        write_string(text, out);
+        write_string(text, out)
     } else if key.is_none() {
-        write_str("null", out);
+        out.string("null")
     } else if let Ok(flag) = key.cast_exact::<PyBool>() {
-        write_str(if flag.is_true() { "true" } else { "false" }, out);
-    } else if key.cast::<PyInt>().is_ok() {
-        write_repr(key, py.get_type::<PyInt>().as_any(), out);
+        out.string(if flag.is_true() { "true" } else { "false" })
+    } else if let Ok(number) = key.cast::<PyInt>() {
+        out.raw(b"\"")?;
+        write_int(number, out)?;
+        out.raw(b"\"")
     } else if let Ok(number) = key.cast::<PyFloat>() {
         match number.value() {
-            nan if nan.is_nan() => write_str("NaN", out),
-            f64::INFINITY => write_str("Infinity", out),
-            f64::NEG_INFINITY => write_str("-Infinity", out),
-            _ => write_repr(key, py.get_type::<PyFloat>().as_any(), out),
+            nan if nan.is_nan() => out.string("NaN"),
+            f64::INFINITY => out.string("Infinity"),
+            f64::NEG_INFINITY => out.string("-Infinity"),
+            _ => match digits_of(key, key.py().get_type::<PyFloat>().as_any(), "__repr__") {
+                Ok(digits) => out.string(&digits),
+                Err(_) => write_other(key, out),
+            },
         }
+    } else if is_too_deep(key) {
+        out.string(TOO_DEEP)
     } else {
-        write_other(key, out);
+        write_other(key, out)
     }
 }
 
-/// `kind.__repr__(value)` in quotes, whatever a subclass thinks.
-fn write_repr(value: &Bound<'_, PyAny>, kind: &Bound<'_, PyAny>, out: &mut Vec<u8>) {
-    match kind.call_method1("__repr__", (value,)).and_then(|digits| digits.extract::<String>()) {
-        Ok(digits) => write_str(&digits, out),
-        Err(_) => write_other(value, out),
+/// Is this a tuple or frozenset whose `str` would recurse deeply? CPython's own guard against that counts
+/// calls, and a small thread stack overflows first.
+fn is_too_deep(key: &Bound<'_, PyAny>) -> bool {
+    let mut inner = vec![(key.clone(), 0)];
+    while let Some((value, depth)) = inner.pop() {
+        let items = if let Ok(tuple) = value.cast::<PyTuple>() {
+            tuple.iter().collect::<Vec<_>>()
+        } else if let Ok(set) = value.cast::<PyFrozenSet>() {
+            set.try_iter().into_iter().flatten().filter_map(Result::ok).collect()
+        } else {
+            continue;
+        };
+        // Wide is dangerous too: a few tuples that hold each other many times have a text without end.
+        if depth >= MAX_DEPTH / 4 || inner.len() + items.len() > MAX_ITEMS {
+            return true;
+        }
+        inner.extend(items.into_iter().map(|item| (item, depth + 1)));
     }
+    false
 }
 
-fn write_int(number: &Bound<'_, PyInt>, out: &mut Vec<u8>) {
+/// `kind.method(value)` as text, whatever a subclass thinks.
+fn digits_of(value: &Bound<'_, PyAny>, kind: &Bound<'_, PyAny>, method: &str) -> PyResult<String> {
+    kind.call_method1(method, (value,))?.extract()
+}
+
+fn write_int(number: &Bound<'_, PyInt>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
     if let Ok(small) = number.extract::<i64>() {
-        out.extend_from_slice(itoa::Buffer::new().format(small).as_bytes());
-        return;
+        return out.raw(itoa::Buffer::new().format(small).as_bytes());
     }
-    // `int.__repr__`, whatever a subclass thinks; CPython refuses it beyond 4,300 digits by default.
     let kind = number.py().get_type::<PyInt>();
-    match kind.call_method1("__repr__", (number,)).and_then(|digits| digits.extract::<String>()) {
-        Ok(digits) => out.extend_from_slice(digits.as_bytes()),
-        Err(_) => out.extend_from_slice(b"\"int\""),
+    match digits_of(number, kind.as_any(), "__repr__").or_else(|_| long_digits(number, kind.as_any())) {
+        Ok(digits) => out.raw(digits.as_bytes()),
+        Err(_) => write_other(number, out),
     }
 }
 
-fn write_float(number: &Bound<'_, PyFloat>, out: &mut Vec<u8>) {
-    let number = number.value();
-    // serde_json writes NaN and the infinities as null. Writing to a Vec cannot fail.
-    let _ = serde_json::to_writer(out, &number);
+/// CPython refuses to write more than 4,300 decimal digits (`sys.set_int_max_str_digits`), but any number
+/// of hexadecimal ones.
+fn long_digits(number: &Bound<'_, PyInt>, kind: &Bound<'_, PyAny>) -> PyResult<String> {
+    let hex: String = kind.call_method1("__format__", (number, "x"))?.extract()?;
+    let (sign, hex) = hex.strip_prefix('-').map_or(("", hex.as_str()), |digits| ("-", digits));
+    let value = BigUint::parse_bytes(hex.as_bytes(), 16)
+        .ok_or_else(|| PyTypeError::new_err("not a hexadecimal number"))?;
+    Ok(format!("{sign}{value}"))
 }
 
-fn write_string(text: &Bound<'_, PyString>, out: &mut Vec<u8>) {
+/// Writes a `str`, and no more of a subclass than the text that it holds.
+fn write_string(text: &Bound<'_, PyString>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
+    if !text.is_exact_instance_of::<PyString>() {
+        return write_string(&slice_of(text, &PySlice::full(text.py()))?, out);
+    }
+    if text.len().is_ok_and(|length| length > PIECE) {
+        return write_long_string(text, out);
+    }
     match text.to_cow() {
-        Ok(text) => write_str(&text, out),
-        Err(_) => write_surrogates(text, out),
+        Ok(text) => out.string(&text),
+        Err(_) => out.string(&without_surrogates(text)?),
     }
 }
 
-fn write_str(text: &str, out: &mut Vec<u8>) {
-    let _ = serde_json::to_writer(out, text);
+fn write_long_string(text: &Bound<'_, PyString>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
+    let length = text.len().unwrap_or(0);
+    let mut start = 0;
+    out.raw(b"\"")?;
+    while start < length {
+        let end = (start + PIECE).min(length);
+        let (from, to) = (isize::try_from(start), isize::try_from(end));
+        let (Ok(from), Ok(to)) = (from, to) else { return Err(OutOfMemory) };
+        let piece = slice_of(text, &PySlice::new(text.py(), from, to, 1))?;
+        if let Ok(piece) = piece.to_cow() {
+            out.escaped(&piece)?;
+        } else {
+            out.escaped(&without_surrogates(&piece)?)?;
+        }
+        start = end;
+    }
+    out.raw(b"\"")
+}
+
+/// `str.__getitem__`, whatever a subclass thinks. It fails for want of memory alone.
+fn slice_of<'py>(
+    text: &Bound<'py, PyString>,
+    slice: &Bound<'py, PySlice>,
+) -> Result<Bound<'py, PyString>, OutOfMemory> {
+    let kind = text.py().get_type::<PyString>();
+    let part = kind.call_method1("__getitem__", (text, slice)).map_err(|_| OutOfMemory)?;
+    part.cast_into::<PyString>().map_err(|_| OutOfMemory)
 }
 
 /// A string with surrogates: pairs are one character, as after `json.loads(json.dumps(text))`; a lone
 /// one becomes U+FFFD.
-fn write_surrogates(text: &Bound<'_, PyString>, out: &mut Vec<u8>) {
-    let utf16 = text
-        .call_method1("encode", ("utf-16-le", "surrogatepass"))
-        .and_then(|bytes| bytes.extract::<Vec<u8>>())
-        .unwrap_or_default();
-    let units = utf16.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
-    let text: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
-    write_str(&text, out);
+fn without_surrogates(text: &Bound<'_, PyString>) -> Result<String, OutOfMemory> {
+    let kind = text.py().get_type::<PyString>();
+    let utf16 = kind
+        .call_method1("encode", (text, "utf-16-le", "surrogatepass"))
+        .map_err(|_| OutOfMemory)?
+        .cast_into::<PyBytes>()
+        .map_err(|_| OutOfMemory)?;
+    let units = utf16.as_bytes().as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
+    Ok(char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
 /// Bytes as text, anything else as `str(value)`; if that fails, the name of its type.
-fn write_other(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) {
+fn write_other(value: &Bound<'_, PyAny>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
     if let Ok(bytes) = value.cast::<PyBytes>() {
-        return write_str(&String::from_utf8_lossy(bytes.as_bytes()), out);
+        return out.string(&String::from_utf8_lossy(bytes.as_bytes()));
     }
     if let Ok(bytes) = value.cast::<PyByteArray>() {
-        return write_str(&String::from_utf8_lossy(&bytes.to_vec()), out);
+        return out.string(&String::from_utf8_lossy(&bytes.to_vec()));
     }
     match value.str() {
         Ok(text) => write_string(&text, out),
         Err(_) => match value.get_type().name() {
             Ok(name) => write_string(&name, out),
-            Err(_) => write_str("object", out),
+            Err(_) => out.string("object"),
         },
     }
 }

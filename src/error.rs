@@ -61,6 +61,20 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A message takes more memory than there is.
+    #[error("not enough memory for a message of more than {size} bytes")]
+    Memory {
+        /// How far it got.
+        size: usize,
+    },
+    /// A message that no server would take, and that cannot be shortened.
+    #[error("a message of {size} bytes cannot be cut to {limit} bytes")]
+    TooLarge {
+        /// Of its payload.
+        size: usize,
+        /// What would do.
+        limit: usize,
+    },
     /// The background thread cannot be started.
     #[error("cannot start the background thread: {0}")]
     Thread(io::Error),
@@ -76,6 +90,9 @@ impl Error {
             Self::Option { .. } | Self::Credentials { .. } | Self::Spill { .. } | Self::Thread(_) => {
                 self.to_string()
             }
+            // The size differs each time.
+            Self::TooLarge { .. } => "too large".to_owned(),
+            Self::Memory { .. } => "memory".to_owned(),
         }
     }
 }

@@ -7,15 +7,19 @@
 pub mod cli;
 pub mod config;
 pub mod courier;
+pub mod cut;
 #[cfg(feature = "python")]
 pub mod emitter;
 #[cfg(feature = "python")]
 pub mod encode;
 pub mod error;
+pub mod fault;
+pub mod json;
 pub mod message;
 pub mod outbox;
 pub mod pool;
 pub mod process;
+pub mod redact;
 pub mod report;
 pub mod session;
 pub mod spill;
@@ -26,21 +30,28 @@ pub mod spill;
 mod _native {
     use std::ffi::OsString;
 
-    use pyo3::{prelude::*, types::PyBytes};
+    use pyo3::{exceptions::PyMemoryError, prelude::*, types::PyBytes};
 
     #[pymodule_export]
-    use crate::emitter::{Emitter, shut_down};
+    use crate::emitter::{Emitter, last_panic, shut_down};
 
     /// The version of the package.
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+    #[pymodule_init]
+    #[expect(clippy::unnecessary_wraps, reason = "the signature that pyo3 wants")]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::report::quiet_panics();
+        Ok(())
+    }
+
     /// JSON bytes of any Python object.
     #[pyfunction]
-    fn encode<'py>(value: &Bound<'py, PyAny>) -> Bound<'py, PyBytes> {
+    fn encode<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let mut json = Vec::new();
-        crate::encode::encode(value, &mut json);
-        PyBytes::new(value.py(), &json)
+        crate::encode::encode(value, &mut json).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+        Ok(PyBytes::new(value.py(), &json))
     }
 
     /// Runs the console script; returns its exit status.

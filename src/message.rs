@@ -1,10 +1,11 @@
 //! What goes to NATS for one event or status: subject, headers, id, payload.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, io, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+use crate::cut::cut;
 
 /// What a message tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub const MSG_ID: &str = "Nats-Msg-Id";
 /// Set on a message that was cut to the server's `max_payload`; its value is the original size in bytes.
 pub const TRUNCATED: &str = "Ansible-Runner-Truncated";
 
+/// Names the stream that must take the message (nats-server refuses it otherwise).
+pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+
 /// A message, ready to be sent any number of times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -56,11 +60,51 @@ impl Message {
         self.payload.len() + self.id.len() + BOOKKEEPING
     }
 
+    /// Headers and payload on the wire: what counts towards a server's `max_payload` (NATS ADR-4).
+    pub fn wire_size(&self) -> usize {
+        const FRAME: usize = "NATS/1.0\r\n\r\n".len();
+        self.payload.len() + FRAME + self.all_headers().map(|(k, v)| header_size(k, v)).sum::<usize>()
+    }
+
+    /// The message, cut if it takes more than `limit` bytes on the wire; `None` if it cannot be made to fit.
+    pub fn fit(&self, limit: usize) -> Option<Self> {
+        if self.wire_size() <= limit {
+            return Some(self.clone());
+        }
+        let mut payload = Vec::new();
+        payload.try_reserve_exact(self.payload.len()).ok()?;
+        payload.extend_from_slice(&self.payload);
+        let small = Self { payload: Bytes::new(), ..self.clone() };
+        small.with_cut_payload(payload, limit)
+    }
+
+    /// Takes `payload`, cut such that the whole message takes `limit` bytes at most; a header says so.
+    pub fn with_cut_payload(mut self, mut payload: Vec<u8>, limit: usize) -> Option<Self> {
+        self.payload = Bytes::new();
+        if self.wire_size() + payload.len() > limit {
+            if !self.headers.iter().any(|(name, _)| name == TRUNCATED) {
+                let truncated = (TRUNCATED.to_owned(), payload.len().to_string());
+                self.headers = self.headers.iter().cloned().chain([truncated]).collect();
+            }
+            if !cut(&mut payload, limit.checked_sub(self.wire_size())?) {
+                return None;
+            }
+        }
+        self.payload = payload.into();
+        Some(self)
+    }
+
     /// Every header in the order of sending.
     pub fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let own = std::iter::once((MSG_ID, self.id.as_str()));
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own)
     }
+}
+
+/// What a header takes on the wire.
+pub fn header_size(name: &str, value: &str) -> usize {
+    const LINE: usize = ": \r\n".len();
+    name.len() + value.len() + LINE
 }
 
 /// A line of a spill file.
@@ -73,17 +117,16 @@ struct Line<'a> {
 }
 
 impl Message {
-    /// The message as one line of a spill file, with its line end.
-    pub fn to_line(&self) -> Vec<u8> {
+    /// Writes the message as one line of a spill file, with its line end. Piece by piece: a large message is
+    /// not copied.
+    pub fn write_line(&self, out: &mut impl io::Write) -> io::Result<()> {
         let line = Line {
             subject: Cow::Borrowed(&self.subject),
             headers: self.all_headers().map(|(k, v)| (Cow::Borrowed(k), Cow::Borrowed(v))).collect(),
             payload: String::from_utf8_lossy(&self.payload),
         };
-        // Strings and lists of strings: this cannot fail.
-        let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
-        bytes.push(b'\n');
-        bytes
+        serde_json::to_writer(&mut *out, &line)?;
+        out.write_all(b"\n")
     }
 
     /// Reads a line of a spill file; `None` if it is not one.
@@ -112,10 +155,13 @@ pub fn subject(subject_id: &str, ident: &str, kind: Kind) -> Arc<str> {
     format!("pub.ansible.runner.{}.{}.{}", tokens(subject_id), tokens(ident), kind.as_str()).into()
 }
 
+/// The most that a subject id or an ident takes of a subject, in bytes: nats-server's default
+/// `max_control_line` is 4,096, and a longer subject ends the connection.
+pub const LONGEST_TOKENS: usize = 1024;
+
 /// A text as one or more tokens of a subject: its dots stay, what NATS forbids becomes `_`.
 fn tokens(text: &str) -> String {
-    // nats-server's default `max_control_line` is 4,096 bytes; a longer subject ends the connection.
-    const LONGEST: usize = 1024;
+    const LONGEST: usize = LONGEST_TOKENS;
     let mut safe = String::with_capacity(text.len().min(LONGEST));
     for token in text.split('.') {
         if !safe.is_empty() {
@@ -165,72 +211,9 @@ pub fn nonce() -> String {
     format!("{number:016x}")
 }
 
-/// Shortens the longest strings of a JSON payload until it takes `limit` bytes at most; what is left is
-/// valid JSON, and each cut says how much went. `None` if it cannot be made to fit.
-pub fn cut(payload: &[u8], limit: usize) -> Option<Vec<u8>> {
-    let mut value: Value = serde_json::from_slice(payload).ok()?;
-    let mut keep = longest_string(&value);
-    // Halving converges in at most 64 rounds whatever the escapes do to the lengths.
-    while keep > 0 {
-        keep /= 2;
-        shorten_strings(&mut value, keep);
-        let bytes = serde_json::to_vec(&value).ok()?;
-        if bytes.len() <= limit {
-            return Some(bytes);
-        }
-    }
-    None
-}
-
-/// The length in bytes of the longest string value.
-fn longest_string(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(longest_string).max().unwrap_or(0),
-        Value::Object(map) => map.values().map(longest_string).max().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-fn shorten_strings(value: &mut Value, keep: usize) {
-    match value {
-        Value::String(text) => shorten_string(text, keep),
-        Value::Array(items) => items.iter_mut().for_each(|item| shorten_strings(item, keep)),
-        Value::Object(map) => map.values_mut().for_each(|item| shorten_strings(item, keep)),
-        _ => {}
-    }
-}
-
-/// `text` to `keep` bytes and a marker; an earlier marker's count is carried on.
-fn shorten_string(text: &mut String, keep: usize) {
-    let (body, gone_before) = split_marker(text);
-    if body.len() <= keep {
-        return;
-    }
-    let kept = (0..=keep).rev().find(|end| body.is_char_boundary(*end)).unwrap_or(0);
-    let gone = gone_before + body.len() - kept;
-    let marked = format!("{}{MARKER_START}{gone}{MARKER_END}", body.get(..kept).unwrap_or_default());
-    // Not worth it if the marker is longer than what it stands for.
-    if marked.len() < text.len() {
-        *text = marked;
-    }
-}
-
-const MARKER_START: &str = "... [";
-const MARKER_END: &str = " bytes cut by ansible-runner-nats]";
-
-fn split_marker(text: &str) -> (&str, usize) {
-    let parts = text
-        .strip_suffix(MARKER_END)
-        .and_then(|rest| rest.rsplit_once(MARKER_START))
-        .and_then(|(body, count)| Some((body, count.parse().ok()?)));
-    parts.unwrap_or((text, 0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn subjects_keep_dots_and_lose_what_nats_forbids() {
@@ -263,9 +246,15 @@ mod tests {
         }
     }
 
+    fn line() -> Vec<u8> {
+        let mut line = Vec::new();
+        message().write_line(&mut line).unwrap();
+        line
+    }
+
     #[test]
     fn a_spilled_message_comes_back_as_it_was() {
-        let line = message().to_line();
+        let line = line();
         assert_eq!(line.split_inclusive(|b| *b == b'\n').count(), 1);
         assert_eq!(Message::from_line(&line).unwrap(), message());
     }
@@ -276,31 +265,32 @@ mod tests {
         {
             assert_eq!(Message::from_line(line), None);
         }
-        let whole = message().to_line();
+        let whole = line();
         for end in 0..whole.len() - 1 {
             assert_eq!(Message::from_line(&whole[..end]), None);
         }
     }
 
     #[test]
-    fn a_cut_payload_is_valid_fits_and_says_what_went() {
-        let event =
-            json!({"stdout": "ü\"".repeat(50_000), "counter": 7, "event_data": {"res": {"msg": "short"}}});
-        let bytes = serde_json::to_vec(&event).unwrap();
-        for limit in [100_000, 10_000, 300] {
-            let small = cut(&bytes, limit).unwrap();
-            assert!(small.len() <= limit && small.len() > limit / 8, "{} of {limit}", small.len());
-            let value: Value = serde_json::from_slice(&small).unwrap();
-            assert_eq!(value["counter"], 7);
-            assert_eq!(value["event_data"]["res"]["msg"], "short");
-            let (body, gone) = split_marker(value["stdout"].as_str().unwrap());
-            assert_eq!(body.len() + gone, 150_000);
+    fn a_message_is_cut_with_its_headers_in_mind() {
+        let payload = serde_json::to_vec(&serde_json::json!({"stdout": "x".repeat(5000), "n": 1})).unwrap();
+        let message = Message { payload: payload.into(), ..message() };
+        assert_eq!(message.fit(message.wire_size()).as_ref(), Some(&message));
+        for limit in [message.wire_size() - 1, 2000, 500] {
+            let small = message.fit(limit).unwrap();
+            assert!(small.wire_size() <= limit && small.wire_size() > limit - 64);
+            let truncated = (TRUNCATED.to_owned(), message.payload.len().to_string());
+            assert!(small.headers.contains(&truncated));
+            // Cut once more, it still says how large it was at first.
+            let smaller = small.fit(400).unwrap();
+            assert_eq!(smaller.headers, small.headers);
         }
+        assert_eq!(message.fit(100), None);
     }
 
     #[test]
-    fn what_is_not_strings_cannot_be_cut() {
-        let numbers = serde_json::to_vec(&vec![1234; 10_000]).unwrap();
-        assert_eq!(cut(&numbers, 100), None);
+    fn the_size_on_the_wire_is_that_of_the_protocol() {
+        let block = "NATS/1.0\r\nk: v \"w\"\r\nNats-Msg-Id: id.1\r\n\r\n";
+        assert_eq!(message().wire_size(), block.len() + message().payload.len());
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::Error,
+    fault,
     message::Message,
     report::Counters,
     spill::{Leftovers, Spill},
@@ -257,6 +258,7 @@ impl Outbox {
         let mut spill = run.spill();
         if !run.overflows.load(Relaxed) {
             let mut state = self.lock();
+            let _ = fault::at("outbox.push");
             if state.bytes + message.size() <= self.limit {
                 state.append(message, run);
                 self.wake_courier(state);
@@ -272,6 +274,12 @@ impl Outbox {
         }
         self.wake_courier(state);
         spilled
+    }
+
+    /// Counts a message that could not even be made.
+    pub fn drop_one(&self, run: &Run) {
+        run.counters.accepted.fetch_add(1, Relaxed);
+        run.counters.dropped.fetch_add(1, Relaxed);
     }
 
     /// There is something new: wakes the courier if it sleeps, outside the lock.

@@ -70,13 +70,13 @@ impl Pool {
         self.entries.push(entry);
     }
 
-    /// Adds the servers that `from` told us of (`host:port` each).
+    /// Adds the servers that `from` told us of (`host:port` each), as far as they make sense.
     pub fn learn(&mut self, from: &Server, urls: &[String]) {
         let scheme = from.address.split("://").next().unwrap_or("nats");
         for url in urls {
             let address = format!("{scheme}://{url}");
             let known = self.entries.iter().any(|entry| entry.server.address == address);
-            if !known && url::Url::parse(&address).is_ok() {
+            if !known && self.entries.len() < MOST && is_plain(&address) {
                 self.entries.push(Entry::new(Server { address, auth: from.auth.clone() }));
             }
         }
@@ -86,6 +86,23 @@ impl Pool {
         let index = self.entries.iter().position(|entry| entry.server == *server)?;
         Some(self.entries.remove(index))
     }
+}
+
+/// Larger clusters than this are not told to clients whole; no server shall fill our memory.
+const MOST: usize = 128;
+
+/// `scheme://host:port` and nothing else.
+fn is_plain(address: &str) -> bool {
+    const LONGEST: usize = 300;
+    let plain = |url: url::Url| {
+        url.username().is_empty()
+            && url.password().is_none()
+            && matches!(url.path(), "" | "/")
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.port_or_known_default().is_some()
+    };
+    address.len() <= LONGEST && url::Url::parse(address).is_ok_and(plain)
 }
 
 /// Up to a tenth more, so that not all clients of a server come back at the same moment.
@@ -162,6 +179,17 @@ mod tests {
         let learnt = pool.next().unwrap().0;
         assert_eq!((learnt.address.as_str(), learnt.auth), ("nats://b:1", a.auth.clone()));
         assert_eq!(pool.entries.len(), 2);
+    }
+
+    #[test]
+    fn a_server_cannot_make_us_learn_just_anything() {
+        let mut pool = pool(&json!({"servers": "nats://u:p@a"}));
+        let a = pool.next().unwrap().0;
+        let odd = ["x:y@evil:1", "evil:1/path", "evil:1?q", "evil:1#f", "evil", "", "@", &"e".repeat(1000)];
+        pool.learn(&a, &odd.map(str::to_owned));
+        assert_eq!(pool.entries.len(), 1);
+        pool.learn(&a, &(1..10_000).map(|n| format!("h{n}:1")).collect::<Vec<_>>());
+        assert_eq!(pool.entries.len(), MOST);
     }
 
     #[test]

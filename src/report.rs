@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use crate::redact::Masks;
+
 /// How much a notice matters; the values are those of Python's `logging`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -44,10 +46,28 @@ impl Notice {
     }
 }
 
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+/// From now on a panic of ours is not printed: its message may quote what it stumbled over, which may be
+/// secret. Only its place is kept. (The hook is this library's own: each has its own copy of `std`.)
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }));
+}
+
+/// Where the last panic of ours happened: `file:line:column`.
+pub fn last_panic() -> String {
+    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// The last things that the background has to say. It never calls Python: whoever holds the GIL next
 /// collects them.
 #[derive(Debug, Default)]
 pub struct Notices {
+    /// What a server says may repeat what we told it.
+    masks: Masks,
     ring: Mutex<Ring>,
     latest: AtomicU64,
 }
@@ -63,8 +83,19 @@ struct Ring {
 impl Notices {
     const KEPT: usize = 64;
 
+    /// An empty ring that lets none of these credentials in.
+    pub fn new(masks: Masks) -> Self {
+        Self { masks, ..Self::default() }
+    }
+
+    /// A text of the server's without our credentials.
+    pub fn hide(&self, text: String) -> String {
+        self.masks.hide(&text).unwrap_or(text)
+    }
+
     /// Says something. The same thing said twice in a row is said once.
-    pub fn say(&self, notice: Notice) {
+    pub fn say(&self, mut notice: Notice) {
+        notice.text = self.hide(notice.text);
         let mut ring = self.lock();
         if ring.notices.back() == Some(&notice) {
             return;
@@ -79,7 +110,7 @@ impl Notices {
     /// Says that something is wrong, and keeps it for later runs until [`Self::mended`]. While the same
     /// `cause` lasts it is said once, in whatever words the network finds for it.
     pub fn problem(&self, cause: &str, text: String) {
-        let notice = Notice::new(Level::Warning, text);
+        let notice = Notice::new(Level::Warning, self.hide(text));
         {
             let mut ring = self.lock();
             if ring.problem.as_ref().is_some_and(|(known, _)| known == cause) {
@@ -248,6 +279,16 @@ mod tests {
         assert!(!notices.has_news(seen));
         assert_eq!(notices.start().0.unwrap().text, "two");
         assert!(notices.mended() && !notices.mended());
+    }
+
+    #[test]
+    fn a_server_cannot_make_us_print_our_password() {
+        let notices = Notices::new(Masks::new([crate::config::Secret::new("canary-1")]));
+        notices.problem("cause", "bad password canary-1".to_owned());
+        notices.say(Notice::new(Level::Info, "hello canary-1"));
+        let texts: Vec<String> = notices.since(0).0.into_iter().map(|notice| notice.text).collect();
+        assert_eq!(texts, ["bad password ***", "hello ***"]);
+        assert_eq!(notices.start().0.unwrap().text, "bad password ***");
     }
 
     #[test]

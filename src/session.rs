@@ -11,6 +11,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs::File,
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
     str::FromStr,
     sync::{
         Arc,
@@ -34,7 +37,8 @@ use tokio::{
 use crate::{
     config::{Auth, Connection, Delivery, Secret, Server},
     error::Error,
-    message::{self, Message, TRUNCATED},
+    fault,
+    message::{self, EXPECTED_STREAM, Message},
     outbox::{Outbox, Proof, Sending},
     report::{Level, Notice, Notices},
 };
@@ -58,6 +62,11 @@ const NO_JETSTREAM: Duration = Duration::from_millis(500);
 const REJECTED_FOR: Duration = Duration::from_secs(2);
 /// async-nats drops events beyond 128 at once; far fewer are surely all there.
 const EVENTS_TRUSTED: usize = 64;
+/// How often we look whether the server sends without end. async-nats collects an unfinished line or message
+/// in memory, however long it gets.
+const WATCH: Duration = Duration::from_millis(50);
+/// More than this much without anything that concerns us is too much.
+const FLOOD: u64 = 8 << 20;
 /// Pause after a transient error of the stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -105,6 +114,8 @@ pub struct Session {
     violations: usize,
     /// A stream was not available, and nothing was stored since.
     stream_troubled: bool,
+    /// What we had received in all when something last concerned us, in bytes.
+    received: u64,
 }
 
 /// What comes in.
@@ -221,6 +232,7 @@ impl Session {
             sent_below: 0,
             violations: 0,
             stream_troubled: false,
+            received: 0,
         };
         session.hello().await.map_err(|Broken(end)| match end {
             End::Lost(reason) => broken(reason),
@@ -326,6 +338,7 @@ impl Session {
                 return Ok(sent);
             }
             sent = true;
+            let _ = fault::at("session.fill");
             let attempt = self.attempt;
             let mut marker = None;
             let mut unproven = Vec::new();
@@ -399,35 +412,28 @@ impl Session {
         outbox: &Outbox,
         notices: &Notices,
     ) -> Option<(OutboundMessage, Arc<str>)> {
+        // The stream's header comes on top.
+        let expected = self.stream.as_deref().filter(|_| proof == Proof::Stored);
+        let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM, stream));
+        let Some(message) = message.fit(self.max_payload.saturating_sub(extra)) else {
+            let reason = format!(
+                "{} bytes do not fit into the server's max_payload of {} bytes",
+                message.wire_size(),
+                self.max_payload
+            );
+            reject(outbox, notices, seq, &reason);
+            return None;
+        };
         let mut headers = HeaderMap::new();
-        for (name, value) in message.all_headers() {
+        for (name, value) in message.all_headers().chain(expected.map(|stream| (EXPECTED_STREAM, stream))) {
             if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
                 headers.insert(name, value);
             }
         }
-        if let (Proof::Stored, Some(stream)) = (proof, &self.stream)
-            && let Ok(stream) = HeaderValue::from_str(stream)
-        {
-            headers.insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
-        }
-        let mut payload = message.payload;
-        let original = payload.len();
-        if wire_len(&headers) + original > self.max_payload {
-            headers.insert(TRUNCATED, HeaderValue::from(original));
-            let limit = self.max_payload.saturating_sub(wire_len(&headers));
-            let Some(cut) = message::cut(&payload, limit) else {
-                let reason = format!(
-                    "{original} bytes do not fit into the server's max_payload of {} bytes",
-                    self.max_payload
-                );
-                reject(outbox, notices, seq, &reason);
-                return None;
-            };
-            payload = cut.into();
-        }
         let reply =
             (proof == Proof::Stored).then(|| format!("{}.a.{}.{seq}", self.inbox, self.attempt).into());
         let subject = async_nats::Subject::from(&*message.subject);
+        let payload = message.payload;
         Some((OutboundMessage { subject, reply, payload, headers: Some(headers) }, message.subject))
     }
 
@@ -454,16 +460,32 @@ impl Session {
     }
 
     async fn next(&mut self) -> Incoming {
-        tokio::select! {
-            biased;
-            () = hung_up(&mut self.gone) => Incoming::Gone,
-            Some(event) = self.events.recv() => Incoming::Event(event),
-            message = self.inbound.next() => message.map_or(Incoming::Gone, Incoming::Message),
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                () = hung_up(&mut self.gone) => Incoming::Gone,
+                Some(event) = self.events.recv() => Incoming::Event(event),
+                message = self.inbound.next() => message.map_or(Incoming::Gone, Incoming::Message),
+                () = sleep(WATCH) => {
+                    if self.received_in_all().saturating_sub(self.received) <= FLOOD {
+                        continue;
+                    }
+                    self.last_words = Some("the server sends without end".to_owned());
+                    Incoming::Gone
+                }
+            };
+            self.received = self.received_in_all();
+            return incoming;
         }
+    }
+
+    fn received_in_all(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Relaxed)
     }
 
     /// Handles one thing that came in, and all that came with it.
     async fn on_incoming(&mut self, first: Incoming, outbox: &Outbox, notices: &Notices) -> Step<()> {
+        let _ = fault::at("session.incoming");
         let mut confirmed = Vec::new();
         let mut incoming = Some(first);
         let mut result = Ok(());
@@ -577,7 +599,10 @@ impl Session {
                     Answer::Other
                 }
             }
-            (Some("m"), Some(attempt), Some(seq)) if attempt == self.attempt => Answer::Marker { seq },
+            // A marker that we have not sent proves nothing.
+            (Some("m"), Some(attempt), Some(seq)) if attempt == self.attempt && seq < self.sent_below => {
+                Answer::Marker { seq }
+            }
             _ => Answer::Other,
         }
     }
@@ -590,6 +615,10 @@ impl Session {
         outbox: &Outbox,
         notices: &Notices,
     ) -> Step<()> {
+        if self.flights.by_seq.get(&seq).is_some_and(|flight| flight.proof != Proof::Stored) {
+            // We did not ask for it.
+            return Ok(());
+        }
         match (ack, self.flights.remove(seq)) {
             // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
             (Ack::Stored, _) => {
@@ -748,17 +777,6 @@ fn reject(outbox: &Outbox, notices: &Notices, seq: u64, reason: &str) {
     }
 }
 
-/// What a message's headers take on the wire: `NATS/1.0`, a line each, an empty line.
-fn wire_len(headers: &HeaderMap) -> usize {
-    const FRAME: usize = "NATS/1.0\r\n\r\n".len();
-    const LINE: usize = ": \r\n".len();
-    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    FRAME
-        + lines
-            .map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + LINE)
-            .sum::<usize>()
-}
-
 /// async-nats ends a connection at the third PING without an answer, nats-py after `max_outstanding_pings`
 /// more intervals: stretched, so that the time until then is the user's.
 fn ping_interval(connection: &Connection) -> Duration {
@@ -803,15 +821,18 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
 fn read_secret(path: &std::path::Path) -> std::io::Result<Secret> {
     /// Real ones have about a kilobyte.
     const MOST: u64 = 1 << 20;
-    let about = std::fs::metadata(path)?;
-    // Opening a FIFO would wait for ever.
+    // Opening a FIFO would wait for ever otherwise.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let about = file.metadata()?;
     if !about.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
     if about.len() > MOST {
         return Err(std::io::Error::other("too large for a credentials file"));
     }
-    std::fs::read_to_string(path).map(Secret::new)
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text)?;
+    Ok(Secret::new(text))
 }
 
 fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::ConnectError) -> Error {

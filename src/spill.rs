@@ -7,12 +7,12 @@
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
-    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use crate::{error::Error, message::Message};
+use crate::{error::Error, fault, message::Message};
 
 /// The spill files of one run.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Spill {
 #[derive(Debug)]
 struct Overflow {
     lines: Lines,
-    reader: BufReader<File>,
+    reader: BufReader<Tail>,
     /// Lines written and not yet read back.
     unread: u64,
 }
@@ -68,7 +68,7 @@ impl Spill {
                 self.overflow.insert(Overflow { lines, reader, unread: 0 })
             }
         };
-        overflow.lines.append(&message.to_line())?;
+        overflow.lines.append(message)?;
         overflow.unread += 1;
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Spill {
             Some(lines) => lines,
             None => self.undelivered.insert(Lines::create(self.dir.as_deref(), "nats-undelivered")?),
         };
-        lines.append(&message.to_line())
+        lines.append(message)
     }
 
     /// The end of the run: what overflowed and was not read back joins the undelivered. Returns how many
@@ -166,6 +166,7 @@ impl Lines {
         // ansible-runner makes the artifact directory after the first status, with this mode.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
+        fault::at("spill.create").map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
         for number in 0..10_000 {
             let name = if number == 0 { format!("{stem}.jsonl") } else { format!("{stem}.{number}.jsonl") };
             let path = dir.join(name);
@@ -178,14 +179,21 @@ impl Lines {
         Err(Error::Spill { path: dir.to_owned(), source: io::ErrorKind::AlreadyExists.into() })
     }
 
-    fn reader(&self) -> Result<BufReader<File>, Error> {
-        // Not `try_clone`, which would share the position with the writer.
-        let file = File::open(&self.path).map_err(|source| self.error(source))?;
-        Ok(BufReader::new(file))
+    /// Reads the same file, whatever somebody may have put in the place of its name.
+    fn reader(&self) -> Result<BufReader<Tail>, Error> {
+        let file = self.file.try_clone().map_err(|source| self.error(source))?;
+        Ok(BufReader::new(Tail { file, at: 0 }))
     }
 
-    fn append(&mut self, line: &[u8]) -> Result<(), Error> {
-        let written = self.file.write_all(line).map(|()| line.len() as u64);
+    fn append(&mut self, message: &Message) -> Result<(), Error> {
+        /// A larger message is written piece by piece.
+        const BUFFER: usize = 64 << 10;
+        let written = fault::at("spill.write").and_then(|()| {
+            let mut out = BufWriter::with_capacity(BUFFER.min(2 * message.size()), &self.file);
+            message.write_line(&mut out)?;
+            out.flush()?;
+            Ok(self.file.metadata()?.len() - self.length)
+        });
         self.settle(written)
     }
 
@@ -206,6 +214,21 @@ impl Lines {
 
     fn error(&self, source: io::Error) -> Error {
         Error::Spill { path: self.path.clone(), source }
+    }
+}
+
+/// Reads a file that is being appended to, at a position of its own.
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    at: u64,
+}
+
+impl Read for Tail {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.at)?;
+        self.at += length as u64;
+        Ok(length)
     }
 }
 
@@ -292,7 +315,7 @@ mod tests {
         // /dev/full answers every write as a full disk does.
         let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
         let mut lines = Lines { path: "/dev/full".into(), file, length: 0 };
-        let error = lines.append(b"line\n").unwrap_err();
+        let error = lines.append(&message(1)).unwrap_err();
         assert!(error.to_string().contains("No space left"), "{error}");
         assert_eq!(lines.length, 0);
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Final, final
 
-__all__ = ["VERSION", "Emitter", "encode", "main", "shut_down"]
+__all__ = ["VERSION", "Emitter", "encode", "last_panic", "main", "shut_down"]
 
 VERSION: Final[str]
 """The version of the package, in Cargo's spelling."""
@@ -41,6 +41,13 @@ class Emitter:
         :raises ValueError: for any other ``kind``.
         """
 
+    def refuse_start(self) -> str | None:
+        """Why the job must not start: ``required`` is set and no server can be reached.
+
+        Waits until every server was tried, ``connect_timeout`` each. ``None`` if all is well, or nothing is
+        required. Runs without the GIL; a signal ends the waiting with its exception.
+        """
+
     def notices(self) -> list[tuple[int, str]]:
         """What there is to log since the last call of any method."""
 
@@ -52,7 +59,13 @@ class Emitter:
         """
 
 def encode(value: Any) -> bytes:
-    """JSON of ``value``: what ``json.dumps`` means, and something readable where that would fail."""
+    """JSON of ``value``: what ``json.dumps`` means, and something readable where that would fail.
+
+    :raises MemoryError: if there is not enough memory for it.
+    """
+
+def last_panic() -> str:
+    """Where the last panic of this library happened (``file:line:column``), for a bug report."""
 
 def main(args: Sequence[str]) -> int:
     """Run the console script with ``args`` (program name first); return its exit status."""
