@@ -10,9 +10,10 @@ use num_bigint::BigUint;
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
+    sync::PyOnceLock,
     types::{
-        PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyIterator, PyList, PyMapping,
-        PySequence, PySet, PySlice, PyString, PyTuple, iter::BoundDictIterator,
+        PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyIterator, PyList, PySet,
+        PySlice, PyString, PyTuple, PyType, iter::BoundDictIterator,
     },
 };
 
@@ -188,10 +189,10 @@ impl<'py> Other<'py> {
             return Err(PyTypeError::new_err("bytes are text here"));
         }
         let is_set = value.cast::<PySet>().is_ok() || value.cast::<PyFrozenSet>().is_ok();
-        let pairs = !is_set && value.cast::<PyMapping>().is_ok();
+        let pairs = !is_set && is_a(value, &MAPPING, "Mapping")?;
         let iter = if pairs {
             value.call_method0("items")?.try_iter()?
-        } else if is_set || value.cast::<PySequence>().is_ok() {
+        } else if is_set || is_a(value, &SEQUENCE, "Sequence")? {
             value.try_iter()?
         } else {
             return Err(PyTypeError::new_err("not a container"));
@@ -217,6 +218,14 @@ impl<'py> Other<'py> {
     fn next(&mut self) -> Option<Item<'py>> {
         self.first.take().or_else(|| self.step()?.ok())
     }
+}
+
+static MAPPING: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static SEQUENCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// `isinstance(value, collections.abc.NAME)`. Not a cast, which prints what a hostile object raises.
+fn is_a(value: &Bound<'_, PyAny>, class: &PyOnceLock<Py<PyType>>, name: &str) -> PyResult<bool> {
+    value.is_instance(class.import(value.py(), "collections.abc", name)?)
 }
 
 /// As `json.dumps`: the JSON form of a constant or number in quotes; any other key as its text.
@@ -260,8 +269,7 @@ fn is_too_deep(key: &Bound<'_, PyAny>) -> bool {
         } else {
             continue;
         };
-        // Wide is dangerous too: a few tuples that hold each other many times have a text without end.
-        if depth >= MAX_DEPTH / 4 || inner.len() + items.len() > MAX_ITEMS {
+        if depth >= MAX_DEPTH / 4 {
             return true;
         }
         inner.extend(items.into_iter().map(|item| (item, depth + 1)));

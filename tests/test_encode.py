@@ -7,16 +7,22 @@ import datetime
 import enum
 import json
 import math
+import os
+import random
 import sys
 import threading
 import types
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats._native import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Text without surrogates; those are tested on their own.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -29,14 +35,59 @@ VALUES = st.recursive(
 )
 
 
+#: `make fuzz` asks for more of everything.
+MORE = int(os.environ.get("FUZZ_FACTOR", "1"))
+
+
 @given(VALUES)
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000 * MORE, deadline=None)
 def test_same_as_json(value: Any) -> None:
     assert json.loads(encode(value)) == json.loads(json.dumps(value))
 
 
+def arbitrary(chance: random.Random, depth: int) -> Any:  # noqa: PLR0911
+    """An object as events have them, and stranger ones; far faster than hypothesis's own."""
+    kind = chance.randrange(14 if depth else 9)
+    if kind < 3:
+        # From one script, from any plane, or what has to be escaped.
+        low, high = chance.choice(
+            [(0, 0x80), (0x20, 0x7F), (0, 0x2030), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF)]
+        )
+        return "".join(chr(chance.randint(low, high)) for _ in range(chance.choice([0, 1, 7, 40])))
+    if kind == 3:
+        return chance.choice([None, True, False, "", 0, -1, 1.0, -0.0, 2**63 - 1, 2**63, -(2**63) - 1])
+    if kind in {4, 5}:
+        return chance.randint(
+            -(2 ** chance.choice([8, 31, 63, 64, 300])), 2 ** chance.choice([8, 31, 63, 64, 300])
+        )
+    if kind in {6, 7}:
+        return chance.uniform(-1, 1) * 10.0 ** chance.randint(-300, 300)
+    if kind == 8:
+        return chance.randint(0, 2**53) / chance.choice([1, 2, 3, 10, 1000])
+    if kind < 12:
+        keys = [arbitrary_key(chance) for _ in range(chance.randrange(5))]
+        return {key: arbitrary(chance, depth - 1) for key in keys}
+    items = [arbitrary(chance, depth - 1) for _ in range(chance.randrange(5))]
+    return items if kind == 12 else tuple(items)
+
+
+def arbitrary_key(chance: random.Random) -> Any:
+    return chance.choice(
+        ["stdout", "res", chance.choice('aü\n"€'), chance.randint(-9, 2**70), 1.5, None, True]
+    )
+
+
+@given(st.integers(0, 2**64))
+@settings(max_examples=2000 * MORE, deadline=None)
+def test_same_as_json_for_two_hundred_thousand_objects(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(100):
+        value = arbitrary(chance, 4)
+        assert json.loads(encode(value)) == json.loads(json.dumps(value))
+
+
 @given(st.text(st.characters()))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000 * MORE, deadline=None)
 def test_surrogates_in_pairs_are_characters_and_alone_replaced(text: str) -> None:
     expected = json.loads(json.dumps(text))
     replaced = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in expected)
@@ -82,6 +133,7 @@ def generator() -> Any:
         (2**63, 2**63),
         (-(2**64) - 1, -(2**64) - 1),
         (10**4000, 10**4000),
+        ({-(10**30): 1}, {str(-(10**30)): 1}),
         ({True: 1, None: 2, 3: 4, 1.5: 5}, {"true": 1, "null": 2, "3": 4, "1.5": 5}),
         ({(1, 2): 3, datetime.date(2020, 1, 2): 4}, {"(1, 2)": 3, "2020-01-02": 4}),
         ({2**70: 1, math.nan: 2, math.inf: 3}, {str(2**70): 1, "NaN": 2, "Infinity": 3}),
@@ -105,6 +157,7 @@ def generator() -> Any:
         (Bad(), "Bad"),
         ([Bad, 1j], [str(Bad), "1j"]),
     ],
+    ids=lambda value: repr(value)[:30],
 )
 def test_what_json_cannot_say(value: Any, expected: Any) -> None:
     assert json.loads(encode(value)) == expected
@@ -131,18 +184,31 @@ def test_cycles() -> None:
     assert json.loads(encode([shared, shared])) == [[1], [1]]
 
 
+def on_the_smallest_stack(function: Callable[[], object]) -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as failure:  # noqa: BLE001
+            failures.append(failure)
+
+    before = threading.stack_size(32 * 1024 if sys.platform == "linux" else 0)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(PATIENCE)
+    finally:
+        threading.stack_size(before)
+    assert not failures
+
+
 def test_depth_on_the_smallest_stack() -> None:
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
     results: list[bytes] = []
-    before = threading.stack_size(32 * 1024 if sys.platform == "linux" else 0)
-    try:
-        thread = threading.Thread(target=lambda: results.append(encode(deep)))
-        thread.start()
-        thread.join()
-    finally:
-        threading.stack_size(before)
+    on_the_smallest_stack(lambda: results.append(encode(deep)))
     assert results[0] == b"[" * 100 + b'"<too deep>"' + b"]" * 100
     # Take it apart from the outside in: CPython's own destructor would recurse.
     while deep:
@@ -183,23 +249,192 @@ def test_containers_that_change_while_we_walk(change: str) -> None:
         json.loads(encode({"outer": value, "after": 1}))["after"]
 
 
+def test_digits_that_python_itself_does_not_write() -> None:
+    """CPython stops at 4,300 digits, for reading too: hence as text."""
+    for sign, digits in (("", "123456789" * 1000), ("-", "9" * 100_000)):
+        number = int(sign + "1")
+        for start in range(0, len(digits), 1000):
+            chunk = digits[start : start + 1000]
+            number = number * 10 ** len(chunk) + int(sign + chunk)
+        assert encode([number]) == f"[{sign}1{digits}]".encode()
+        assert encode({number: 0}) == f'{{"{sign}1{digits}":0}}'.encode()
+
+
+class Raises:
+    """Raises whatever it is asked for."""
+
+    __hash__ = object.__hash__
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    __repr__ = __str__
+    __iter__ = __str__
+    __len__ = __str__
+    __bool__ = __str__
+    __eq__ = __str__  # type: ignore[assignment]
+    keys = __str__
+
+
+class HostileDict(dict):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        raise RuntimeError
+
+    def items(self) -> Any:
+        raise RuntimeError
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+class HostileStr(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return 10**18
+
+    def __getitem__(self, _: Any) -> Any:
+        return self
+
+    def encode(self, *_: Any, **__: Any) -> Any:
+        return b"something else"
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class HostileSequence(collections.abc.Sequence):  # type: ignore[type-arg]
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, index: Any) -> Any:
+        raise OSError
+
+
+class HostileMapping(collections.abc.Mapping):  # type: ignore[type-arg]
+    """``items`` is what it was made with."""
+
+    def __init__(self, items: Any) -> None:
+        self.given = items
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Any:
+        raise RuntimeError
+
+    def __getitem__(self, key: Any) -> Any:
+        raise RuntimeError
+
+    def items(self) -> Any:
+        return self.given
+
+
 def test_hostile_objects() -> None:
-    class Hostile(dict):  # type: ignore[type-arg]
-        def __iter__(self) -> Any:
-            raise RuntimeError
+    assert json.loads(encode(Raises())) == "Raises"
+    assert json.loads(encode({Raises(): Raises()})) == {"Raises": "Raises"}
+    assert json.loads(encode(HostileDict(a=1))) == {"a": 1}
+    assert "HostileSequence object" in json.loads(encode(HostileSequence()))
+    for items in (None, 1, [1], [(1,)], [(1, 2, 3)], iter([None])):
+        assert "HostileMapping object" in json.loads(encode(HostileMapping(items)))
+    # What it gives before it fails is told.
+    assert json.loads(encode(HostileMapping([("a", 1), None]))) == {"a": 1}
 
-        def items(self) -> Any:
-            raise RuntimeError
 
-        def __len__(self) -> int:
-            return 10**9
+def test_a_str_is_the_text_that_it_holds() -> None:
+    for text in ("plain", "\ud800", "x" * 1_000_000, "\udfff" * 1_000_000):
+        replaced = text.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd")
+        assert json.loads(encode(HostileStr(text))) == replaced
+        assert json.loads(encode({HostileStr(text): HostileStr(text)})) == {replaced: replaced}
 
-    class Sequence(collections.abc.Sequence):  # type: ignore[type-arg]
-        def __len__(self) -> int:
-            return 10**9
 
-        def __getitem__(self, index: Any) -> Any:
-            raise OSError
+@pytest.mark.parametrize("unit", ["x", "ü", "€", "😀", '"', "\n"])
+def test_long_strings_in_pieces(unit: str) -> None:
+    for length in (262_143, 262_144, 262_145, 1_000_003):
+        text = unit * length
+        assert json.loads(encode([text])) == [text]
 
-    assert json.loads(encode(Hostile(a=1))) == {"a": 1}
-    assert "Sequence object" in json.loads(encode(Sequence()))
+
+class Endless(collections.abc.Sequence):  # type: ignore[type-arg]
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return 0
+
+
+def endless_pairs() -> Any:
+    number = 0
+    while True:
+        number += 1
+        yield number, 0
+
+
+def doubled(value: Any, times: int) -> Any:
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Endless(),
+        HostileMapping(endless_pairs()),
+        range(10**18),
+        # Few objects, but a billion laughs: 2**60 strings.
+        doubled("laugh" * 2000, 60),
+        doubled({"a": doubled(HostileStr("laugh" * 2000), 30)}, 30),
+    ],
+    ids=["sequence", "mapping", "range", "lists", "mixed"],
+)
+def test_what_has_no_end_ends(value: Any) -> None:
+    encoded = encode(value)
+    assert len(encoded) < 300_000_000
+    if len(encoded) < 50_000_000:
+        json.loads(encoded)
+    else:
+        # Enough to see that it is closed.
+        assert encoded[-10:] in {b"]" * 10, b"]}" * 5, b"}]" * 5} or encoded.endswith(b"]")
+
+
+def test_deep_keys_on_the_smallest_stack() -> None:
+    deep: Any = ()
+    for _ in range(500):
+        deep = (deep,)
+    value = {deep: 1, (1, frozenset([deep])): 2, (1, (2,)): 3}
+    results: list[Any] = []
+    on_the_smallest_stack(lambda: results.append(encode(value)))
+    assert results == [b'{"<too deep>":1,"<too deep>":2,"(1, (2,))":3}']
+
+
+def test_the_recursion_limit_does_not_matter() -> None:
+    deep: Any = {}
+    for _ in range(99):
+        deep = {"a": [deep]} if _ % 2 else [deep]
+    before = sys.getrecursionlimit()
+    encoded: list[bytes] = []
+    try:
+        sys.setrecursionlimit(len(__import__("inspect").stack()) + 30)
+        encoded.append(encode(deep))
+    finally:
+        sys.setrecursionlimit(before)
+    assert encoded[0].count(b"<too deep>") == 1
+
+
+def test_who_takes_the_gil_does_not_block_the_others() -> None:
+    """An object's ``__str__`` waits for another thread, which encodes meanwhile."""
+    results: list[bytes] = []
+
+    class Waits:
+        def __str__(self) -> str:
+            thread = threading.Thread(target=lambda: results.append(encode({"other": [1, 2]})))
+            thread.start()
+            thread.join(PATIENCE)
+            return "waited"
+
+    assert json.loads(encode([Waits()])) == ["waited"]
+    assert results == [b'{"other":[1,2]}']
