@@ -27,10 +27,17 @@ pub struct Masks {
 }
 
 impl Masks {
-    /// Of all that the user gave us.
+    /// Of all that the user gave us, as it was given and as it stands in JSON and in a URL.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
+        let spellings = |secret: Secret| {
+            let text = secret.reveal().trim();
+            let in_json = Value::from(text).to_string();
+            let in_url = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
+            let in_json = in_json.get(1..in_json.len() - 1).unwrap_or_default();
+            [text, in_json, &in_url.to_string()].map(Secret::new)
+        };
         let mut secrets: Vec<Secret> =
-            secrets.into_iter().filter(|secret| !secret.reveal().trim().is_empty()).collect();
+            secrets.into_iter().flat_map(spellings).filter(|secret| !secret.reveal().is_empty()).collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.reveal().len()));
         secrets.dedup();
         Self { secrets }
@@ -43,7 +50,7 @@ impl Masks {
         let mut hidden: Option<String> = None;
         for secret in &self.secrets {
             let now = hidden.as_deref().unwrap_or(text);
-            let secret = secret.reveal().trim();
+            let secret = secret.reveal();
             if now == secret {
                 return Some(MASK.to_owned());
             }
@@ -266,6 +273,11 @@ mod tests {
     fn own_credentials_are_hidden_in_values_and_names() {
         let masks = masks(&["hunter2", "hunter2-and-more", "ab", " "]);
         assert_eq!(masks.hide("x hunter2-and-more hunter2"), Some("x *** ***".to_owned()));
+        let spelled = self::masks(&["a\"b:c/d"]);
+        assert_eq!(
+            spelled.hide(r#"{"pass":"a\"b:c/d"} a%22b%3Ac%2Fd"#),
+            Some(r#"{"pass":"***"} ***"#.to_owned())
+        );
         assert_eq!(masks.hide("ab"), Some("***".to_owned()));
         assert_eq!(masks.hide("cab"), None);
         let status = json!({"env": {"A_hunter2": "1", "B": ["hunter2"]}});

@@ -62,11 +62,12 @@ const NO_JETSTREAM: Duration = Duration::from_millis(500);
 const REJECTED_FOR: Duration = Duration::from_secs(2);
 /// async-nats drops events beyond 128 at once; far fewer are surely all there.
 const EVENTS_TRUSTED: usize = 64;
-/// How often we look whether the server sends without end. async-nats collects an unfinished line or message
-/// in memory, however long it gets.
-const WATCH: Duration = Duration::from_millis(50);
+/// How often we look whether the server sends without end, while we wait for it and otherwise. async-nats
+/// collects an unfinished line or message in memory, however long it gets.
+const WATCH_BUSY: Duration = Duration::from_millis(10);
+const WATCH_IDLE: Duration = Duration::from_millis(50);
 /// More than this much without anything that concerns us is too much.
-const FLOOD: u64 = 8 << 20;
+const FLOOD: u64 = 4 << 20;
 /// Pause after a transient error of the stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -261,7 +262,7 @@ impl Session {
                 Incoming::Gone => return Err(self.lost("connection closed")),
                 Incoming::Event(event) => {
                     let violation = self.on_event(event)?;
-                    match violation {
+                    match violation.filter(|violation| violation.subject.starts_with(&self.inbox)) {
                         Some(Violation { publish: false, .. }) => {
                             self.echoes = false;
                             self.acks = false;
@@ -460,13 +461,14 @@ impl Session {
     }
 
     async fn next(&mut self) -> Incoming {
+        let watch = if self.flights.len() > 0 { WATCH_BUSY } else { WATCH_IDLE };
         loop {
             let incoming = tokio::select! {
                 biased;
                 () = hung_up(&mut self.gone) => Incoming::Gone,
                 Some(event) = self.events.recv() => Incoming::Event(event),
                 message = self.inbound.next() => message.map_or(Incoming::Gone, Incoming::Message),
-                () = sleep(WATCH) => {
+                () = sleep(watch) => {
                     if self.received_in_all().saturating_sub(self.received) <= FLOOD {
                         continue;
                     }

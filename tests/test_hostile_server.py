@@ -1,0 +1,204 @@
+"""Servers that lie, flood or babble: no crash, no growth, nothing counted as delivered that was not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from hostile_server import INFO, Connection, HostileServer
+from support import python
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+RUN = """
+import re, sys, types
+from ansible_runner_nats import event_handler, status_handler
+options = {'servers': URL, 'connect_timeout': 1, 'reconnect_time_wait': 0.1, 'flush_timeout': 3, **MORE}
+config = types.SimpleNamespace(
+    settings={'nats_subject_id': 'id', 'nats_options': options}, ident='r', artifact_dir=FOLDER)
+def peak():
+    return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) // 1024
+from ansible_runner_nats import _native
+before = peak()
+for n in range(50):
+    event_handler(config, {'counter': n, 'uuid': 'u'})
+status_handler(config, {'status': 'successful'})
+print(peak() - before)
+"""
+
+
+def run(url: str, folder: Path, more: dict[str, object] | None = None) -> tuple[str, int, int]:
+    """What was said, how many messages are on disk, and by how many MiB the process grew."""
+    code = (
+        RUN.replace("URL", repr(url)).replace("FOLDER", repr(str(folder))).replace("MORE", repr(more or {}))
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "panicked" not in done.stderr
+    assert all(line.startswith("ansible-runner-nats: ") for line in done.stderr.splitlines())
+    kept = sum(len(path.read_text().splitlines()) for path in folder.glob("*.jsonl"))
+    return done.stderr, kept, int(done.stdout)
+
+
+GARBAGE = {
+    "no JSON": b"INFO {\r\n",
+    "not an object": b"INFO []\r\n",
+    "empty": b"INFO \r\n",
+    "wrong types": b'INFO {"max_payload":"big","server_id":7}\r\n',
+    "negative payload": b'INFO {"server_id":"x","version":"2","max_payload":-1,"headers":true}\r\n',
+    "no UTF-8": b'INFO {"server_id":"\xff\xfe"}\r\n',
+    "deep": b"INFO " + b"[" * 100_000 + b"\r\n",
+    "nul": b"\0" * 1000 + b"\r\n",
+    "another protocol": b"HTTP/1.1 302 Found\r\nLocation: nats://127.0.0.1:1\r\n\r\n",
+    "an error at once": b"-ERR 'go \r away\x1b[2J'\r\n",
+    "a message at once": b"MSG a 1 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_greeting_of_garbage(tmp_path: Path, garbage: str) -> None:
+    with HostileServer(lambda connection: connection.send(GARBAGE[garbage])) as server:
+        said, kept, grown = run(server.url, tmp_path)
+    assert f"cannot connect to {server.url}: " in said
+    assert "\x1b" not in said
+    assert kept == 51
+    assert grown < 32
+
+
+def forever(data: bytes) -> Callable[[Connection], None]:
+    def behave(connection: Connection) -> None:
+        connection.greet()
+        for piece in itertools.repeat(data):
+            connection.send(piece)
+
+    return behave
+
+
+def first(head: bytes, data: bytes) -> Callable[[Connection], None]:
+    def behave(connection: Connection) -> None:
+        connection.greet()
+        connection.send(head)
+        for piece in itertools.repeat(data):
+            connection.send(piece)
+
+    return behave
+
+
+BLOCK = b"x" * 65_536
+
+FLOODS = {
+    "a line without end": first(b"-ERR ", BLOCK),
+    "a huge message": first(b"MSG a 1 9000000000\r\n", BLOCK),
+    "huge headers": first(b"HMSG a 1 8000000000 9000000000\r\n", BLOCK),
+    "greetings": forever(INFO * 100),
+    "errors": forever(b"-ERR 'no'\r\n" * 1000),
+    "violations": forever(b"-ERR 'Permissions Violation for Publish to \"a.b\"'\r\n" * 1000),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood(tmp_path: Path, flood: str) -> None:
+    with HostileServer(FLOODS[flood]) as server:
+        said, kept, grown = run(server.url, tmp_path)
+    assert kept == 51, said
+    assert "0 messages confirmed" in said
+    # async-nats reads up to 128 times before anybody else has a turn. Unwatched it is a gigabyte in a second.
+    assert grown < 128
+
+
+def test_large_messages_to_our_inbox(tmp_path: Path) -> None:
+    def behave(connection: Connection) -> None:
+        connection.greet()
+        for number in itertools.count():
+            connection.deliver(connection.inbox + b".a.0.%d" % number, b"x" * 4_000_000)
+
+    with HostileServer(behave) as server:
+        said, kept, grown = run(server.url, tmp_path)
+    assert kept == 51, said
+    assert grown < 128
+
+
+def answering(subjects: list[bytes], payload: bytes) -> Callable[[Connection], None]:
+    """Answers whatever is published, but not as asked."""
+
+    def behave(connection: Connection) -> None:
+        connection.greet()
+        for _ in connection.lines():
+            for subject in subjects:
+                connection.deliver(connection.inbox + subject, payload)
+
+    return behave
+
+
+STORED = b'{"stream":"S","seq":7}'
+FAR = [b".a.0.%d" % number for number in range(1000, 1100)]
+
+LIES = {
+    "acks of what was never sent": (FAR, STORED),
+    "numbers that are none": (
+        [b".a.0.x", b".a.-1.0", b".a.0.99999999999999999999999", b".a", b".a.0", b"."],
+        STORED,
+    ),
+    "markers of what was never sent": ([b".m.0.%d" % number for number in range(1000, 1100)], b""),
+    "markers of another attempt": ([b".m.7.0", b".m.18446744073709551615.0"], b""),
+    "answers to nothing": ([b".q.99", b".hello", b".x.0.0"], STORED),
+    "acks that say nothing": ([b".a.0.%d" % number for number in range(60)], b"{}"),
+    "acks that are garbage": ([b".a.0.%d" % number for number in range(60)], b"\xff\0["),
+    "acks of nothing stored": ([b".a.0.%d" % number for number in range(60)], b'{"stream":"S","seq":0}'),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("delivery", ["core", "jetstream", "auto"])
+def test_lies_confirm_nothing(tmp_path: Path, lie: str, delivery: str) -> None:
+    with HostileServer(answering(*LIES[lie])) as server:
+        said, kept, grown = run(server.url, tmp_path, {"delivery": delivery, "flush_timeout": 1})
+    assert kept == 51, said
+    assert "0 messages confirmed" in said
+    assert grown < 64
+
+
+def test_acks_nobody_asked_for(tmp_path: Path) -> None:
+    """With ``core`` we ask for no acks: one that comes all the same is no proof."""
+    subjects = [b".a.0.%d" % number for number in range(60)]
+    with HostileServer(answering(subjects, STORED)) as server:
+        said, kept, _ = run(server.url, tmp_path, {"delivery": "core", "flush_timeout": 1})
+    assert kept == 51, said
+
+
+def redirecting(urls: list[str]) -> Callable[[Connection], None]:
+    def behave(connection: Connection) -> None:
+        info = json.loads(INFO.removeprefix(b"INFO "))
+        connection.send(b"INFO " + json.dumps({**info, "connect_urls": urls}).encode() + b"\r\n")
+        for line in connection.lines():
+            if b".hello" in line:
+                connection.deliver(connection.inbox + b".hello")
+                connection.sock.close()
+                return
+
+    return behave
+
+
+def test_redirects(tmp_path: Path) -> None:
+    """Odd addresses are not learnt, endless ones not kept, and a redirect confirms nothing."""
+    seen: list[bytes] = []
+
+    def listen(connection: Connection) -> None:
+        connection.send(INFO)
+        seen.extend(itertools.islice(connection.lines(), 1))
+
+    with HostileServer(listen) as other:
+        port = other.url.rsplit(":", 1)[1]
+        urls = ["user:pw@127.0.0.1:1", "127.0.0.1:1/../x", "::", "", "x" * 100_000, f"127.0.0.1:{port}"]
+        urls += [f"127.0.0.{number % 250}:1" for number in range(20_000)]
+        with HostileServer(redirecting(urls)) as server:
+            said, kept, grown = run(server.url, tmp_path)
+    assert kept == 51, said
+    assert grown < 64
+    # A server of the cluster, as far as we can know: it is asked, and gets nothing but a greeting.
+    assert all(line.startswith((b"CONNECT", b"PING")) for line in seen)
