@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WHEELS := target/wheels-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons test-installed lint format build clean
+.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,22 @@ test-pythons: build ## the Python tests on every CPython from 3.9 on that is ins
 test-installed: $(VENV)/complete
 	$(BIN)/pip install -q --force-reinstall --no-deps $(WHEELS)/*.whl
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 120
+CARGO_FUZZ := cargo +nightly fuzz run --fuzz-dir fuzz --target-dir target/fuzz
+
+fuzz: build ## look for trouble for minutes: libFuzzer on the parsers, ten times the property tests
+	@cargo fuzz --version >/dev/null || cargo install --locked cargo-fuzz
+	@for target in options spill address cut; do \
+		mkdir -p target/fuzz-corpus/$$target; \
+		$(CARGO_FUZZ) $$target target/fuzz-corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+	done
+	FUZZ_FACTOR=10 $(BIN)/python -m pytest --timeout 3600 tests/test_encode.py
+
+test-asan: ## the Rust tests under AddressSanitizer (nightly)
+	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --quiet --no-default-features --lib \
+		--target-dir target/asan --target $$(rustc -vV | sed -n 's/^host: //p')
 
 lint: build ## formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check

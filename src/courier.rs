@@ -191,6 +191,7 @@ impl Courier {
     }
 
     async fn deliver(&self, state: &mut State) -> Next {
+        let _ = fault::at("courier.run");
         self.outbox.rewind();
         let Some((server, not_before)) = state.pool.next() else {
             let text = "no server left to try (max_reconnect_attempts); messages are kept on disk";

@@ -90,6 +90,7 @@ impl Emitter {
     #[new]
     #[pyo3(signature = (settings, ident=None, artifact_dir=None))]
     fn new(settings: &Bound<'_, PyAny>, ident: Option<String>, artifact_dir: Option<PathBuf>) -> Self {
+        let _ = fault::at("emitter.new");
         let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         let hostname = || hostname::get().unwrap_or_default().to_string_lossy().into_owned();
         let resolution = config::resolve(&to_map(settings), &env, &hostname);

@@ -66,16 +66,17 @@ impl Message {
         self.payload.len() + FRAME + self.all_headers().map(|(k, v)| header_size(k, v)).sum::<usize>()
     }
 
-    /// The message, cut if it takes more than `limit` bytes on the wire; `None` if it cannot be made to fit.
-    pub fn fit(&self, limit: usize) -> Option<Self> {
-        if self.wire_size() <= limit {
-            return Some(self.clone());
+    /// The message, cut if it takes more than `limit` bytes on the wire. If it cannot be made to fit, an error
+    /// says how much it takes.
+    pub fn fit(self, limit: usize) -> Result<Self, usize> {
+        let size = self.wire_size();
+        if size <= limit {
+            return Ok(self);
         }
         let mut payload = Vec::new();
-        payload.try_reserve_exact(self.payload.len()).ok()?;
+        payload.try_reserve_exact(self.payload.len()).map_err(|_| size)?;
         payload.extend_from_slice(&self.payload);
-        let small = Self { payload: Bytes::new(), ..self.clone() };
-        small.with_cut_payload(payload, limit)
+        self.with_cut_payload(payload, limit).ok_or(size)
     }
 
     /// Takes `payload`, cut such that the whole message takes `limit` bytes at most; a header says so.
@@ -275,17 +276,17 @@ mod tests {
     fn a_message_is_cut_with_its_headers_in_mind() {
         let payload = serde_json::to_vec(&serde_json::json!({"stdout": "x".repeat(5000), "n": 1})).unwrap();
         let message = Message { payload: payload.into(), ..message() };
-        assert_eq!(message.fit(message.wire_size()).as_ref(), Some(&message));
+        assert_eq!(message.clone().fit(message.wire_size()).as_ref(), Ok(&message));
         for limit in [message.wire_size() - 1, 2000, 500] {
-            let small = message.fit(limit).unwrap();
+            let small = message.clone().fit(limit).unwrap();
             assert!(small.wire_size() <= limit && small.wire_size() > limit - 64);
             let truncated = (TRUNCATED.to_owned(), message.payload.len().to_string());
             assert!(small.headers.contains(&truncated));
             // Cut once more, it still says how large it was at first.
-            let smaller = small.fit(400).unwrap();
+            let smaller = small.clone().fit(400).unwrap();
             assert_eq!(smaller.headers, small.headers);
         }
-        assert_eq!(message.fit(100), None);
+        assert_eq!(message.clone().fit(100), Err(message.wire_size()));
     }
 
     #[test]

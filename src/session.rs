@@ -416,14 +416,15 @@ impl Session {
         // The stream's header comes on top.
         let expected = self.stream.as_deref().filter(|_| proof == Proof::Stored);
         let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM, stream));
-        let Some(message) = message.fit(self.max_payload.saturating_sub(extra)) else {
-            let reason = format!(
-                "{} bytes do not fit into the server's max_payload of {} bytes",
-                message.wire_size(),
-                self.max_payload
-            );
-            reject(outbox, notices, seq, &reason);
-            return None;
+        let message = match message.fit(self.max_payload.saturating_sub(extra)) {
+            Ok(message) => message,
+            Err(size) => {
+                let limit = self.max_payload;
+                let reason =
+                    format!("{size} bytes do not fit into the server's max_payload of {limit} bytes");
+                reject(outbox, notices, seq, &reason);
+                return None;
+            }
         };
         let mut headers = HeaderMap::new();
         for (name, value) in message.all_headers().chain(expected.map(|stream| (EXPECTED_STREAM, stream))) {
