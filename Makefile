@@ -47,7 +47,7 @@ fuzz: build ## look for trouble for minutes: libFuzzer on the parsers, ten times
 	FUZZ_FACTOR=10 $(BIN)/python -m pytest --timeout 3600 tests/test_encode.py
 
 test-asan: ## the Rust tests under AddressSanitizer (nightly)
-	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --quiet --no-default-features --lib \
+	ASAN_OPTIONS=allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --quiet --no-default-features --lib \
 		--target-dir target/asan --target $$(rustc -vV | sed -n 's/^host: //p')
 
 lint: build ## formatting, clippy, ruff, mypy, stubtest

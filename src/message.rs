@@ -173,7 +173,8 @@ fn tokens(text: &str) -> String {
         }
         for c in token.chars() {
             if safe.len() + c.len_utf8() > LONGEST {
-                return safe;
+                // Not on a dot: the next token would be empty.
+                return if safe.ends_with('.') { safe + "_" } else { safe };
             }
             let forbidden = c.is_whitespace() || c.is_control() || matches!(c, '*' | '>');
             safe.push(if forbidden { '_' } else { c });
@@ -227,6 +228,10 @@ mod tests {
             ("grün", "\u{202f}", "pub.ansible.runner.grün._.event"),
         ] {
             assert_eq!(&*subject(id, ident, Kind::Event), expected);
+        }
+        for length in LONGEST_TOKENS - 3..LONGEST_TOKENS + 3 {
+            let cut = subject(&format!("{}.b.c", "x".repeat(length)), &".".repeat(2 * length), Kind::Event);
+            assert!(cut.split('.').all(|token| !token.is_empty()), "{cut}");
         }
         assert!(subject(&"x".repeat(10_000_000), &"y".repeat(10_000_000), Kind::Status).len() < 2100);
     }

@@ -68,6 +68,8 @@ const WATCH_BUSY: Duration = Duration::from_millis(10);
 const WATCH_IDLE: Duration = Duration::from_millis(50);
 /// More than this much without anything that concerns us is too much.
 const FLOOD: u64 = 4 << 20;
+/// An acknowledgement takes about a hundred bytes, the names of streams a few thousand.
+const LONGEST_ANSWER: usize = 1 << 20;
 /// Pause after a transient error of the stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -477,6 +479,12 @@ impl Session {
                     Incoming::Gone
                 }
             };
+            if let Incoming::Message(message) = &incoming
+                && message.payload.len() > LONGEST_ANSWER
+            {
+                self.last_words = Some("the server sends to our inbox what we did not ask for".to_owned());
+                return Incoming::Gone;
+            }
             self.received = self.received_in_all();
             return incoming;
         }

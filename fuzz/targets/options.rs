@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 const CANARY: &str = "canary-4711";
 
 fuzz_target!(|input: &str| {
+    if input.contains(CANARY) {
+        // The fuzzer has read it off our own comparison.
+        return;
+    }
     // The first line is the environment (`NAME=value` by tabs), the rest the settings.
     let (env, settings) = input.split_once('\n').unwrap_or((input, ""));
     let vars: Vec<(&str, &str)> = env.split('\t').filter_map(|pair| pair.split_once('=')).collect();
