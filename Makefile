@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 WHEELS := target/wheels-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build clean
+.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build wheels bench \
+	clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +69,17 @@ build: $(VENV)/complete ## build the wheel and install it into .venv
 	@rm -rf $(WHEELS)
 	$(BIN)/maturin build --locked --quiet --features faults --interpreter $(BIN)/python --out $(WHEELS)
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+
+RELEASE := $(BIN)/maturin build --release --locked --quiet --interpreter $(BIN)/python --no-default-features
+
+wheels: $(VENV)/complete ## build the release wheels (cp39 and cp310) into dist
+	@rm -rf dist
+	$(RELEASE) --features python,abi3-py39 --out dist
+	$(RELEASE) --features python,abi3-py310 --out dist
+
+bench: wheels ## measure ours beside 0.4.0, orjson and plain async-nats: one table (BENCH_ARGS: see benches/bench.py)
+	cargo build --release --locked --quiet --no-default-features --example plain
+	$(BIN)/python benches/bench.py --wheel dist/*-cp310-*.whl $(BENCH_ARGS)
 
 $(VENV)/complete: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
+    credentials,
     error::Error,
     message,
     redact::{MASK, Masks, StatusEnv},
@@ -63,12 +64,9 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// What must not be seen of it.
-    pub fn secret(&self) -> Option<&Secret> {
-        match self {
-            Self::User(_, secret) | Self::Token(secret) | Self::Seed(secret) => Some(secret),
-            Self::CredsFile(_) | Self::SeedFile(_) => None,
-        }
+    /// Does a file hold it?
+    pub fn is_file(&self) -> bool {
+        matches!(self, Self::CredsFile(_) | Self::SeedFile(_))
     }
 
     /// What a user calls this way to authenticate.
@@ -137,7 +135,7 @@ impl Connection {
     /// The credentials that this connection knows, which a server could repeat to us.
     pub fn masks(&self) -> Masks {
         let auths = self.auth.iter().chain(self.servers.iter().filter_map(|server| server.auth.as_ref()));
-        Masks::new(auths.filter_map(Auth::secret).cloned())
+        Masks::new(auths.flat_map(credentials::secrets_of))
     }
 }
 
@@ -554,7 +552,7 @@ impl Reader<'_> {
         };
         for value in self.all_given(&SERVERS) {
             for server in parse(&value).unwrap_or_default() {
-                self.secrets.extend(server.auth.iter().filter_map(Auth::secret).cloned());
+                self.secrets.extend(server.auth.iter().flat_map(credentials::secrets_of));
             }
             self.secrets.extend(userinfo_as_written(&value));
         }
@@ -585,19 +583,21 @@ impl Reader<'_> {
         let user = self.read(&USER, "a user name", "", as_text);
         let password = self.read(&PASSWORD, "a password", "", as_text);
         let token = self.read(&TOKEN, "a token", "", as_text);
-        if let Some(path) = creds {
-            return Some(Auth::CredsFile(PathBuf::from(path)));
+        let creds = creds.map(|path| Auth::CredsFile(PathBuf::from(path)));
+        let seed_or_path = seed_or_path.map(|text| {
+            if is_seed(&text) { Auth::Seed(Secret::new(text)) } else { Auth::SeedFile(PathBuf::from(text)) }
+        });
+        for auth in creds.iter().chain(&seed_or_path) {
+            self.secrets.extend(credentials::secrets_of(auth));
+        }
+        if creds.is_some() {
+            return creds;
         }
         if let Some(seed) = seed {
             return Some(Auth::Seed(Secret::new(seed)));
         }
-        if let Some(text) = seed_or_path {
-            let is_seed = is_seed(&text);
-            return Some(if is_seed {
-                Auth::Seed(Secret::new(text))
-            } else {
-                Auth::SeedFile(PathBuf::from(text))
-            });
+        if seed_or_path.is_some() {
+            return seed_or_path;
         }
         match (user, password, token) {
             (Some(user), Some(password), _) => Some(Auth::User(user, Secret::new(password))),

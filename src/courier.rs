@@ -11,11 +11,13 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     config::{Connection, Server},
+    credentials,
     error::Error,
     fault,
+    message::Message,
     outbox::{Outbox, Run},
     pool::Pool,
-    report::{self, Level, Notice, Notices, Report},
+    report::{self, Level, Notices, Report},
     session::{End, Session},
 };
 
@@ -61,6 +63,8 @@ struct State {
     patience: u32,
     /// There was a session before.
     connected_before: bool,
+    /// What the session was at when it panicked the last time.
+    panicked_at: Option<u64>,
 }
 
 impl Courier {
@@ -75,6 +79,13 @@ impl Courier {
             standing: Mutex::new(Standing::default()),
             changed: Condvar::new(),
         })
+    }
+
+    /// Takes a message on: see [`Outbox::push`].
+    pub fn accept(self: &Arc<Self>, run: &Arc<Run>, message: Message, essential: bool) -> Result<(), Error> {
+        let pushed = self.outbox.push(run, message, essential);
+        self.ensure_started();
+        pushed
     }
 
     /// Makes sure that somebody delivers.
@@ -151,7 +162,7 @@ impl Courier {
             // A bug must cost a session, not the messages of all runs.
             let next = catch_unwind(AssertUnwindSafe(|| self.one_session(&mut state)));
             self.standing().connected = false;
-            match next.unwrap_or_else(|_| self.after_panic()) {
+            match next.unwrap_or_else(|_| self.after_panic(&mut state)) {
                 Next::Again => {}
                 Next::Rest => return,
                 Next::GiveUp if self.outbox.give_up(opened) => return,
@@ -164,10 +175,19 @@ impl Courier {
     }
 
     fn fresh_state(&self) -> State {
-        State { pool: Pool::new(&self.connection), patience: 1, connected_before: false }
+        State { pool: Pool::new(&self.connection), patience: 1, connected_before: false, panicked_at: None }
     }
 
-    fn after_panic(&self) -> Next {
+    fn after_panic(&self, state: &mut State) -> Next {
+        let at = self.outbox.was_at_work_on();
+        if let Some(seq) = at.filter(|_| at == state.panicked_at) {
+            // Twice at the same message: it must not hold up all others.
+            self.notices.warn("poison", "a message that we cannot handle is kept on disk".to_owned());
+            if let Err(error) = self.outbox.reject(seq) {
+                self.notices.warn(&error.cause(), error.to_string());
+            }
+        }
+        state.panicked_at = at;
         let text = "internal error in the background thread; starting it anew";
         self.notices.problem(text, format!("{text}: {}", report::last_panic()));
         self.failed(text.to_owned());
@@ -204,13 +224,19 @@ impl Courier {
             return Next::Rest;
         }
         self.step(|| format!("connecting to {}", server.address));
+        let auth = self.connection.auth.as_ref().or(server.auth.as_ref());
+        if let Some(auth) = auth.filter(|auth| auth.is_file()) {
+            // It may have been renewed, and the server may repeat it.
+            self.notices.learn(credentials::secrets_of(auth));
+        }
+        let began = Instant::now();
         let mut session = match Session::connect(&self.connection, &server, state.patience).await {
             Ok(session) => session,
             Err(error) => return self.not_connected(state, &server, &error),
         };
         self.connected(state, &server, &session);
         let end = session.serve(&self.outbox, &self.notices).await;
-        self.after(state, &server, &session, end)
+        self.after(state, &server, &session, end, began.elapsed())
     }
 
     /// Waits for `when`; `false` if there is nothing to do any more.
@@ -246,7 +272,7 @@ impl Courier {
         let info = session.server_info();
         let name = self.notices.hide(format!("{} at {}", info.server_name, server.address));
         if self.notices.mended() {
-            self.notices.say(Notice::new(Level::Info, format!("connected to {name}")));
+            self.notices.say(Level::Info, format!("connected to {name}"));
         } else {
             self.step(|| format!("connected to {name}, version {}", info.version));
         }
@@ -259,13 +285,20 @@ impl Courier {
         self.changed.notify_all();
     }
 
-    fn after(&self, state: &mut State, server: &Server, session: &Session, end: End) -> Next {
-        if session.got_stuck() {
-            // A server that accepts us and lets nothing through must not be asked without a pause.
+    fn after(
+        &self,
+        state: &mut State,
+        server: &Server,
+        session: &Session,
+        end: End,
+        lasted: Duration,
+    ) -> Next {
+        state.patience = if session.got_stuck() { (state.patience * 2).min(16) } else { 1 };
+        // A server that accepts us and then is of no use must not be asked without a pause.
+        let short = lasted < self.connection.reconnect_time_wait;
+        if session.got_stuck() || (short && !session.was_of_use()) {
             state.pool.failed(server, Instant::now());
-            state.patience = (state.patience * 2).min(16);
         } else {
-            state.patience = 1;
             state.pool.lost(server);
         }
         let broke = matches!(end, End::Lost(_));
@@ -311,7 +344,7 @@ impl Courier {
     /// A step of the connection: for those who asked for it.
     fn step(&self, text: impl FnOnce() -> String) {
         if self.connection.verbose {
-            self.notices.say(Notice::new(Level::Info, text()));
+            self.notices.say(Level::Info, text());
         }
     }
 }

@@ -1,38 +1,61 @@
 //! Shortens JSON that is too large for the server, in place and without parsing it into a tree: an event of
 //! 200 MB must not cost a multiple of that.
 
+use std::{cmp::Reverse, collections::BinaryHeap};
+
 /// Shortens a JSON text in place until it takes `limit` bytes at most: its longest strings first, all to the
 /// same length, each with a marker that says how much went. If that is not enough, the smallest array or
-/// object that will do is replaced by such a marker. What is left is valid JSON. `false`, and nothing is
-/// changed, if it cannot be made to fit.
-pub fn cut(json: &mut Vec<u8>, limit: usize) -> bool {
-    // Each round takes out at least one container, and the next one sees fewer.
-    const ROUNDS: usize = 64;
-    let mut shorter: Option<Vec<u8>> = None;
-    for _ in 0..ROUNDS {
-        let now: &[u8] = shorter.as_deref().unwrap_or(json);
-        let Some(excess) = now.len().checked_sub(limit) else { break };
-        let (texts, containers) = find(now);
-        if let Some(cuts) = shorten_texts(now, texts, excess) {
-            match &mut shorter {
-                Some(shorter) => apply(shorter, &cuts),
-                None => apply(json, &cuts),
-            }
-            break;
-        }
-        let Some(cut) = replace_container(&containers, excess) else { return false };
-        // A copy: the next round may find that there is no way.
-        let mut copy = now.to_vec();
-        apply(&mut copy, &[cut]);
-        shorter = Some(copy);
+/// object that will do is replaced by such a marker, or the largest ones are. What is left is valid JSON.
+/// `cut_before` says that there may be markers of ours in it. `false`, and nothing is changed, if it cannot be
+/// made to fit.
+pub fn cut(json: &mut Vec<u8>, limit: usize, cut_before: bool) -> bool {
+    let excess = json.len().saturating_sub(limit);
+    if excess == 0 {
+        return true;
     }
-    if let Some(shorter) = shorter {
-        if shorter.len() > limit {
-            return false;
-        }
-        *json = shorter;
-    }
+    // No more pieces can be cut than markers have room.
+    let found = find(json, limit / LONGEST_MARKER + 1, excess);
+    let Some(cuts) = plan(json, found, excess, cut_before) else { return false };
+    apply(json, &cuts);
     true
+}
+
+/// What is to be cut, in order.
+fn plan(json: &[u8], found: Found, excess: usize, cut_before: bool) -> Option<Vec<Cut>> {
+    let Found { mut texts, mut containers, smallest } = found;
+    if let Some(cuts) = shorten_texts(json, texts.clone(), excess, cut_before) {
+        return Some(cuts);
+    }
+    if let Some(span) = smallest {
+        return Some(vec![replaced(span)]);
+    }
+    // The largest ones, until strings can do the rest.
+    containers.sort_unstable_by_key(|span| Reverse(span.len()));
+    texts.sort_unstable_by_key(|span| span.start);
+    let mut text_savings: usize = texts.iter().map(|text| text.savings()).sum();
+    let mut left = excess;
+    let mut gone: Vec<Span> = Vec::new();
+    for span in containers {
+        let at = gone.partition_point(|other| other.start < span.start);
+        let overlaps = |other: &Span| other.start < span.end && span.start < other.end;
+        if at.checked_sub(1).and_then(|before| gone.get(before)).is_some_and(overlaps)
+            || gone.get(at).is_some_and(overlaps)
+        {
+            continue;
+        }
+        gone.insert(at, span);
+        left = left.saturating_sub(span.savings());
+        let from = texts.partition_point(|text| text.start < span.start);
+        let to = texts.partition_point(|text| text.start < span.end);
+        text_savings -= texts.drain(from..to).map(Span::savings).sum::<usize>();
+        if left == 0 || text_savings >= left {
+            let mut cuts = if left == 0 { Vec::new() } else { shorten_texts(json, texts, left, cut_before)? };
+            cuts.extend(gone.into_iter().map(replaced));
+            cuts.sort_unstable_by_key(|cut| cut.span.start);
+            return Some(cuts);
+        }
+    }
+    None
 }
 
 /// A part of a JSON text, from `start` up to `end`.
@@ -46,6 +69,11 @@ impl Span {
     fn len(self) -> usize {
         self.end - self.start
     }
+
+    /// How much shorter the text gets if only a marker is left of this.
+    fn savings(self) -> usize {
+        self.len().saturating_sub(LONGEST_MARKER)
+    }
 }
 
 /// What takes the place of a span.
@@ -54,9 +82,43 @@ struct Cut {
     with: String,
 }
 
-/// Finds what is worth cutting: the insides of string values, and arrays and objects that are not the whole.
-fn find(json: &[u8]) -> (Vec<Span>, Vec<Span>) {
-    let (mut texts, mut containers, mut open) = (Vec::new(), Vec::new(), Vec::new());
+/// What is worth cutting.
+struct Found {
+    /// The insides of string values.
+    texts: Vec<Span>,
+    /// Arrays and objects that are not the whole.
+    containers: Vec<Span>,
+    /// The smallest of these that is enough by itself.
+    smallest: Option<Span>,
+}
+
+/// The longest spans of many, without keeping them all.
+struct Longest {
+    most: usize,
+    heap: BinaryHeap<Reverse<(usize, usize)>>,
+}
+
+impl Longest {
+    fn new(most: usize) -> Self {
+        Self { most, heap: BinaryHeap::new() }
+    }
+
+    fn add(&mut self, span: Span) {
+        self.heap.push(Reverse((span.len(), span.start)));
+        if self.heap.len() > self.most {
+            self.heap.pop();
+        }
+    }
+
+    fn spans(self) -> Vec<Span> {
+        self.heap.into_iter().map(|Reverse((length, start))| Span { start, end: start + length }).collect()
+    }
+}
+
+/// Finds what is worth cutting: of strings and of containers `most` each, the longest.
+fn find(json: &[u8], most: usize, excess: usize) -> Found {
+    let (mut texts, mut containers, mut open) = (Longest::new(most), Longest::new(most), Vec::new());
+    let mut smallest: Option<Span> = None;
     let mut at = 0;
     while let Some(byte) = json.get(at) {
         let start = at;
@@ -67,18 +129,22 @@ fn find(json: &[u8]) -> (Vec<Span>, Vec<Span>) {
                 let span = Span { start: at, end };
                 at = (end + 1).min(json.len());
                 if span.len() > LONGEST_MARKER && !is_key(json, at) {
-                    texts.push(span);
+                    texts.add(span);
                 }
             }
             b'[' | b'{' => open.push(start),
             b']' | b'}' => {
                 let span = open.pop().map(|start| Span { start, end: at });
-                containers.extend(span.filter(|span| span.len() > LONGEST_MARKER && !open.is_empty()));
+                let Some(span) = span.filter(|span| span.savings() > 0 && !open.is_empty()) else { continue };
+                containers.add(span);
+                if span.savings() >= excess && smallest.is_none_or(|other| span.len() < other.len()) {
+                    smallest = Some(span);
+                }
             }
             _ => {}
         }
     }
-    (texts, containers)
+    Found { texts: texts.spans(), containers: containers.spans(), smallest }
 }
 
 /// Where the closing quote is of a string whose inside begins at `at`.
@@ -108,8 +174,8 @@ fn marker(gone: usize) -> String {
 }
 
 /// Cuts the longest strings to one length, such that `excess` bytes are saved; `None` if they cannot.
-fn shorten_texts(json: &[u8], mut texts: Vec<Span>, excess: usize) -> Option<Vec<Cut>> {
-    texts.sort_unstable_by_key(|text| std::cmp::Reverse(text.len()));
+fn shorten_texts(json: &[u8], mut texts: Vec<Span>, excess: usize, cut_before: bool) -> Option<Vec<Cut>> {
+    texts.sort_unstable_by_key(|text| Reverse(text.len()));
     let mut sum = 0;
     let mut found = None;
     for (count, text) in (1..).zip(&texts) {
@@ -125,13 +191,14 @@ fn shorten_texts(json: &[u8], mut texts: Vec<Span>, excess: usize) -> Option<Vec
     let (count, keep) = found?;
     texts.truncate(count);
     texts.sort_unstable_by_key(|text| text.start);
-    Some(texts.into_iter().map(|text| shorten_text(json, text, keep)).collect())
+    Some(texts.into_iter().map(|text| shorten_text(json, text, keep, cut_before)).collect())
 }
 
 /// Cuts a string behind `keep` bytes, or a little before: never in the middle of a character or an escape.
-fn shorten_text(json: &[u8], text: Span, keep: usize) -> Cut {
+fn shorten_text(json: &[u8], text: Span, keep: usize, cut_before: bool) -> Cut {
     let raw = json.get(text.start..text.end).unwrap_or_default();
-    let (body, gone_before) = split_marker(raw);
+    // Without that, what looks like a marker is the job's own.
+    let (body, gone_before) = if cut_before { split_marker(raw) } else { (raw, 0) };
     let mut kept = 0;
     while kept < keep.min(body.len()) {
         let next = kept + width(body.get(kept..).unwrap_or_default());
@@ -140,7 +207,7 @@ fn shorten_text(json: &[u8], text: Span, keep: usize) -> Cut {
         }
         kept = next;
     }
-    let gone = gone_before + decoded_len(body.get(kept..).unwrap_or_default());
+    let gone = decoded_len(body.get(kept..).unwrap_or_default()).saturating_add(gone_before);
     Cut { span: Span { start: text.start + kept, end: text.end }, with: marker(gone) }
 }
 
@@ -199,11 +266,9 @@ fn split_marker(raw: &[u8]) -> (&[u8], usize) {
     split().unwrap_or((raw, 0))
 }
 
-/// The smallest container that saves enough, or the largest there is.
-fn replace_container(containers: &[Span], excess: usize) -> Option<Cut> {
-    let enough = containers.iter().filter(|span| span.len() >= excess + LONGEST_MARKER);
-    let span = enough.min_by_key(|span| span.len()).or(containers.iter().max_by_key(|span| span.len()))?;
-    Some(Cut { span: *span, with: format!("\"{}\"", marker(span.len())) })
+/// What takes the place of a container.
+fn replaced(span: Span) -> Cut {
+    Cut { span, with: format!("\"{}\"", marker(span.len())) }
 }
 
 /// Carries out cuts, which are in order and apart, within the same memory: none makes the text longer.
@@ -235,7 +300,7 @@ mod tests {
     /// Cuts, and checks what must hold of any cut.
     fn cut_to(value: &Value, limit: usize) -> Option<Value> {
         let mut json = serde_json::to_vec(value).unwrap();
-        if !cut(&mut json, limit) {
+        if !cut(&mut json, limit, true) {
             assert_eq!(json, serde_json::to_vec(value).unwrap());
             return None;
         }
@@ -282,11 +347,39 @@ mod tests {
     }
 
     #[test]
+    fn a_marker_of_the_jobs_own_is_text() {
+        let forged = format!("{}... [{} bytes cut by ansible-runner-nats]", "x".repeat(1000), u64::MAX);
+        let mut json = serde_json::to_vec(&json!([forged])).unwrap();
+        assert!(cut(&mut json, 500, false));
+        let (body, gone) = body_and_gone(&serde_json::from_slice::<Value>(&json).unwrap()[0]);
+        assert_eq!(body.len() + gone, forged.len());
+        // Even where one would be ours.
+        assert!(cut_to(&json!([forged]), 500).is_some());
+    }
+
+    #[test]
+    fn many_containers_go_at_once() {
+        let mut event = json!({"counter": 7, "text": "x".repeat(5000)});
+        for number in 0..100 {
+            event[format!("list{number}")] = vec![12345; 1000].into();
+        }
+        let small = cut_to(&event, 100_000).unwrap();
+        let kept = small.as_object().unwrap().values().filter(|value| value.is_array()).count();
+        assert!((14..17).contains(&kept), "{kept}");
+        assert_eq!(small["counter"], 7);
+        // Strings and containers together.
+        let both = json!({"counter": 7, "list": vec![1; 1000], "text": "x".repeat(2000)});
+        let small = cut_to(&both, 300).unwrap();
+        assert_eq!((&small["counter"], small["list"].is_string()), (&json!(7), true));
+        assert!(small["text"].as_str().unwrap().starts_with("xxx"));
+    }
+
+    #[test]
     fn foreign_escapes_and_white_space_are_understood() {
         let text =
             r#" { "k" : "TEXT" , "n" : [ 1 ] } "#.replace("TEXT", &r"\ud83d\ude00\u00fc\/".repeat(500));
         let mut json = text.into_bytes();
-        assert!(cut(&mut json, 400));
+        assert!(cut(&mut json, 400, false));
         let value: Value = serde_json::from_slice(&json).unwrap();
         let (body, gone) = body_and_gone(&value["k"]);
         assert_eq!(body.len() + gone, "😀ü/".len() * 500);
@@ -321,7 +414,7 @@ mod tests {
         for garbage in ["\"", "\"\\", "[[[[", "]]]]", "{\"a\":\"", "\\\"\\u12", "\u{fffd}\"\\ud8"] {
             for limit in 0..20 {
                 let mut json = garbage.repeat(10).into_bytes();
-                cut(&mut json, limit);
+                cut(&mut json, limit, true);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What Python holds: one emitter per run. The edge between ansible-runner's dicts and our messages.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     path::PathBuf,
     sync::{
@@ -11,18 +12,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use pyo3::{exceptions::PyValueError, intern, prelude::*, types::PyDict};
+use pyo3::{
+    exceptions::{PyKeyError, PyTypeError, PyValueError},
+    intern,
+    prelude::*,
+    types::{PyDict, PyString},
+};
 use serde_json::{Map, Value};
 
 use crate::{
     config::{self, Config},
     courier::Courier,
-    encode::encode,
+    encode::{encode, encode_to_depth, name_of},
     error::Error,
     fault,
     message::{self, Kind, Message},
     outbox::Run,
-    process::Process,
+    process::{self, Process},
+    redact::Redaction,
     report::{self, Level, Notice},
     spill::Spill,
 };
@@ -59,13 +66,13 @@ struct State {
     statuses: u64,
     /// Where JSON is written before its length is known.
     buffer: Vec<u8>,
-    /// The last ident seen, and the subjects that belong to it.
-    subjects: Option<Subjects>,
+    /// The last ident seen, and what belongs to it.
+    subjects: Subjects,
     /// Made with the first message, and anew in a forked child.
-    channel: Option<Channel>,
+    channel: Option<Arc<Channel>>,
     /// Waiting to be told.
     notices: Vec<Notice>,
-    /// Told already, in this run.
+    /// The causes of what was told already, in this run.
     told: HashSet<String>,
 }
 
@@ -73,41 +80,48 @@ struct Subjects {
     ident: String,
     event: Arc<str>,
     status: Arc<str>,
+    /// What all message ids of this ident begin with.
+    id: String,
 }
 
 /// The way to the courier.
-#[derive(Clone)]
 struct Channel {
     pid: u32,
     courier: Arc<Courier>,
     run: Arc<Run>,
     /// How far the courier's notices were read.
-    seen: Arc<AtomicU64>,
+    seen: AtomicU64,
 }
 
 #[pymethods]
 impl Emitter {
     #[new]
     #[pyo3(signature = (settings, ident=None, artifact_dir=None))]
-    fn new(settings: &Bound<'_, PyAny>, ident: Option<String>, artifact_dir: Option<PathBuf>) -> Self {
+    fn new(
+        settings: &Bound<'_, PyAny>,
+        ident: Option<&Bound<'_, PyAny>>,
+        artifact_dir: Option<PathBuf>,
+    ) -> Self {
         let _ = fault::at("emitter.new");
         let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         let hostname = || hostname::get().unwrap_or_default().to_string_lossy().into_owned();
-        let resolution = config::resolve(&to_map(settings), &env, &hostname);
+        let resolution = config::resolve(&nats_settings(settings), &env, &hostname);
         let level = if resolution.config.is_some() { Level::Warning } else { Level::Error };
         let notices = resolution.problems.into_iter().map(|text| Notice::new(level, text)).collect();
+        let subject_id =
+            resolution.config.as_ref().map(|config| config.subject_id.clone()).unwrap_or_default();
         let headers = resolution.config.as_ref().map(|config| config.headers.clone()).unwrap_or_default();
         Self {
             config: resolution.config,
             required: resolution.required,
             headers: headers.into(),
-            fallback_ident: ident,
+            fallback_ident: ident.and_then(name_of).map(|ident| ident.to_string_lossy().into_owned()),
             artifact_dir,
             state: Mutex::new(State {
                 nonce: message::nonce(),
                 statuses: 0,
                 buffer: Vec::new(),
-                subjects: None,
+                subjects: Subjects::new(&subject_id, "unknown"),
                 channel: None,
                 notices,
                 told: HashSet::new(),
@@ -119,11 +133,9 @@ impl Emitter {
     fn publish(&self, kind: &str, data: &Bound<'_, PyDict>) -> PyResult<Vec<Told>> {
         let kind =
             Kind::parse(kind).ok_or_else(|| PyValueError::new_err("kind must be 'event' or 'status'"))?;
-        if let Some(config) = &self.config {
-            let _ = fault::at("emitter.publish");
-            self.accept(config, kind, data);
-        }
-        Ok(self.tell())
+        let Some(config) = &self.config else { return Ok(self.tell()) };
+        let _ = fault::at("emitter.publish");
+        Ok(self.accept(config, kind, data))
     }
 
     /// Why the job must not start: there is no connection, and the option `required` asks for one. Waits
@@ -136,10 +148,10 @@ impl Emitter {
             let problems: Vec<String> = self.tell().into_iter().map(|(_, text)| text).collect();
             return Ok(Some(problems.join("; ")));
         };
-        let ident = self.fallback_ident.clone().unwrap_or_else(|| "unknown".to_owned());
         let channel = {
             let mut state = self.lock();
-            self.channel(&mut state, config, ident)
+            state.address(config, self.fallback_ident.as_deref());
+            self.channel(&mut state, config)
         };
         let (refusal, interrupt) = unless_interrupted(py, |interrupted| channel.courier.require(interrupted));
         if let Some(interrupt) = interrupt {
@@ -157,13 +169,13 @@ impl Emitter {
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<Told>> {
         let Some(config) = &self.config else { return Ok(self.tell()) };
         let _ = fault::at("emitter.finish");
-        let channel = self.lock().channel.take().filter(|channel| channel.pid == std::process::id());
+        let channel = self.lock().channel.take().filter(|channel| channel.pid == process::id());
         let Some(channel) = channel else { return Ok(self.tell()) };
         let deadline = Instant::now() + config.flush_timeout;
         let ((report, error), interrupt) =
             unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, deadline, interrupted));
         let mut state = self.lock();
-        channel.read_notices(&mut state);
+        state.notices.extend(channel.news());
         state.notices.extend(error.map(|error| Notice::new(Level::Warning, error.to_string())));
         state.notices.push(report.notice());
         drop(state);
@@ -176,82 +188,51 @@ impl Emitter {
 }
 
 impl Emitter {
-    fn accept(&self, config: &Config, kind: Kind, data: &Bound<'_, PyDict>) {
+    fn accept(&self, config: &Config, kind: Kind, data: &Bound<'_, PyDict>) -> Vec<Told> {
         // All that may run Python code comes before the lock.
+        let text = |key| name_of(&data.get_item(key).ok().flatten()?);
         let py = data.py();
-        let ident = text_of(data, intern!(py, "runner_ident"));
-        let id_parts = match kind {
-            Kind::Event => text_of(data, intern!(py, "counter")).zip(text_of(data, intern!(py, "uuid"))),
-            Kind::Status => None,
+        let ident = text(intern!(py, "runner_ident"));
+        let (counter, uuid) = match kind {
+            Kind::Event => (text(intern!(py, "counter")), text(intern!(py, "uuid"))),
+            Kind::Status => (None, None),
         };
+        let (ident, counter, uuid) = (lossy(ident.as_ref()), lossy(counter.as_ref()), lossy(uuid.as_ref()));
         let mut buffer = std::mem::take(&mut self.lock().buffer);
         buffer.clear();
-        let mut encoded = encode(data, &mut buffer);
+        let redaction = Redaction { masks: &config.masks, env: config.status_env };
+        let mut encoded = encode(data, &mut buffer, (kind == Kind::Status).then_some(&redaction));
         if fault::at("emitter.memory").is_err() {
             encoded = Err(Error::Memory { size: buffer.len() });
         }
-        if kind == Kind::Status {
-            buffer = config.masks.redact(buffer, config.status_env);
-        }
 
-        let (message, channel) = {
-            let mut state = self.lock();
-            state.address(config, ident, self.fallback_ident.as_deref());
-            let Some(subjects) = &state.subjects else { return };
-            let (subject, ident) = match kind {
-                Kind::Event => (Arc::clone(&subjects.event), subjects.ident.clone()),
-                Kind::Status => (Arc::clone(&subjects.status), subjects.ident.clone()),
-            };
-            let id = match &id_parts {
-                Some((counter, uuid)) => message::message_id(&[&config.subject_id, &ident, counter, uuid]),
-                None => {
-                    state.statuses += 1;
-                    let number = state.statuses.to_string();
-                    message::message_id(&[&config.subject_id, &ident, kind.as_str(), &state.nonce, &number])
-                }
-            };
-            let message = Message { subject, headers: Arc::clone(&self.headers), id, payload: Bytes::new() };
-            (message, self.channel(&mut state, config, ident))
+        let mut state = self.lock();
+        state.address(config, ident.as_deref().or(self.fallback_ident.as_deref()));
+        let id = state.message_id(kind, counter.as_deref().zip(uuid.as_deref()));
+        let message = Message {
+            subject: Arc::clone(state.subjects.of(kind)),
+            headers: Arc::clone(&self.headers),
+            id: id.into(),
+            payload: Bytes::new(),
         };
-        let message = encoded.and_then(|()| self.with_payload(message, buffer));
-        let message = match message {
-            Ok(message) => message,
+        let channel = self.channel(&mut state, config);
+        let complaint = match encoded {
+            Ok(()) => state.send(&channel, message, buffer),
             Err(error) => {
                 channel.courier.outbox.drop_one(&channel.run);
-                return self.complain(format!("a message is LOST: {error}"));
+                Some(Notice::about(Level::Warning, &error.cause(), format!("a message is LOST: {error}")))
             }
         };
-        let pushed = channel.courier.outbox.push(&channel.run, message, kind == Kind::Status);
-        channel.courier.ensure_started();
-        if let Err(error) = pushed {
-            let what = "not connected, memory (pending_size) is full, and there is no room on disk either";
-            self.complain(format!("{what}: events are LOST: {error}"));
-        }
-    }
-
-    /// The message with the JSON that is in `buffer`.
-    fn with_payload(&self, message: Message, mut buffer: Vec<u8>) -> Result<Message, Error> {
-        if buffer.len() <= BUFFER_KEPT {
-            // To the byte: what waits in memory is counted by its length.
-            let payload = Bytes::copy_from_slice(&buffer);
-            self.lock().buffer = buffer;
-            return Ok(Message { payload, ..message });
-        }
-        buffer.shrink_to_fit();
-        let size = buffer.len();
-        message.with_cut_payload(buffer, LARGEST).ok_or(Error::TooLarge { size, limit: LARGEST })
-    }
-
-    fn complain(&self, text: String) {
-        self.lock().notices.push(Notice::new(Level::Warning, text));
+        state.notices.extend(complaint);
+        state.tell(Some(&channel))
     }
 
     /// The way to the courier: an existing one, unless it belongs to our parent process.
-    fn channel(&self, state: &mut State, config: &Config, ident: String) -> Channel {
+    fn channel(&self, state: &mut State, config: &Config) -> Arc<Channel> {
         if let Some(channel) = &state.channel
-            && channel.pid == std::process::id()
+            && channel.pid == process::id()
         {
-            return channel.clone();
+            return Arc::clone(channel);
         }
         if state.channel.is_some() {
             // The parent's: never dropped. What it has published is its own; we are someone else.
@@ -261,29 +242,20 @@ impl Emitter {
         let process = Process::current();
         let courier = process.courier(&config.connection);
         let dir = config.spill_dir.clone().or_else(|| self.artifact_dir.clone());
-        let run = Run::new(ident, Spill::new(dir));
+        let run = Run::new(state.subjects.ident.clone(), Spill::new(dir));
         courier.outbox.open(&run);
         let (problem, seen) = courier.notices.start();
         state.notices.extend(problem);
-        let channel = Channel { pid: process.pid(), courier, run, seen: Arc::new(AtomicU64::new(seen)) };
-        state.channel = Some(channel.clone());
+        let channel = Arc::new(Channel { pid: process.pid(), courier, run, seen: AtomicU64::new(seen) });
+        state.channel = Some(Arc::clone(&channel));
         channel
     }
 
-    /// What is to be logged now: each text once per run.
+    /// What is to be logged now: each cause once per run.
     fn tell(&self) -> Vec<Told> {
         let mut state = self.lock();
-        if let Some(channel) = state.channel.clone().filter(|channel| channel.pid == std::process::id()) {
-            channel.read_notices(&mut state);
-        }
-        if state.notices.is_empty() {
-            return Vec::new();
-        }
-        let notices = std::mem::take(&mut state.notices);
-        let new = notices
-            .into_iter()
-            .filter(|notice| notice.level < Level::Warning || state.told.insert(notice.text.clone()));
-        new.map(|notice| (notice.level as u8, notice.text)).collect()
+        let channel = state.channel.clone().filter(|channel| channel.pid == process::id());
+        state.tell(channel.as_deref())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -295,7 +267,7 @@ impl Drop for Emitter {
     /// A run without an end: what it published is delivered as long as the process lives.
     fn drop(&mut self) {
         let Some(channel) = self.lock().channel.take() else { return };
-        if channel.pid == std::process::id() {
+        if channel.pid == process::id() {
             channel.courier.outbox.close(&channel.run);
         } else {
             std::mem::forget(channel);
@@ -304,49 +276,129 @@ impl Drop for Emitter {
 }
 
 impl Channel {
-    fn read_notices(&self, state: &mut State) {
+    /// What the courier has said since the last call.
+    fn news(&self) -> Vec<Notice> {
         let seen = self.seen.load(Relaxed);
-        if self.courier.notices.has_news(seen) {
-            let (news, latest) = self.courier.notices.since(seen);
-            self.seen.store(latest, Relaxed);
-            state.notices.extend(news);
+        if !self.courier.notices.has_news(seen) {
+            return Vec::new();
+        }
+        let (news, latest) = self.courier.notices.since(seen);
+        self.seen.store(latest, Relaxed);
+        news
+    }
+}
+
+impl Subjects {
+    fn new(subject_id: &str, ident: &str) -> Self {
+        Self {
+            ident: ident.to_owned(),
+            event: message::subject(subject_id, ident, Kind::Event),
+            status: message::subject(subject_id, ident, Kind::Status),
+            id: message::message_id(&[subject_id, ident]),
+        }
+    }
+
+    fn of(&self, kind: Kind) -> &Arc<str> {
+        match kind {
+            Kind::Event => &self.event,
+            Kind::Status => &self.status,
         }
     }
 }
 
 impl State {
-    /// The subjects for `ident`; without one, for that of the configuration or the last one seen.
-    fn address(&mut self, config: &Config, ident: Option<String>, fallback: Option<&str>) {
-        let known = self.subjects.as_ref().map(|subjects| subjects.ident.as_str());
-        let ident = match ident {
-            Some(ident) => ident,
-            None => fallback.or(known).unwrap_or("unknown").to_owned(),
-        };
-        if known != Some(ident.as_str()) {
-            self.subjects = Some(Subjects {
-                event: message::subject(&config.subject_id, &ident, Kind::Event),
-                status: message::subject(&config.subject_id, &ident, Kind::Status),
-                ident,
-            });
+    /// From now on messages are about `ident`; without one, about the last one.
+    fn address(&mut self, config: &Config, ident: Option<&str>) {
+        if let Some(ident) = ident.filter(|ident| *ident != self.subjects.ident) {
+            self.subjects = Subjects::new(&config.subject_id, ident);
         }
     }
-}
 
-/// A value as text; `None` if there is none.
-fn text_of(data: &Bound<'_, PyDict>, key: &Bound<'_, pyo3::types::PyString>) -> Option<String> {
-    let value = data.get_item(key).ok().flatten().filter(|value| !value.is_none())?;
-    // Lone surrogates included: `to_string_lossy`.
-    let text = value.str().ok()?;
-    Some(text.to_string_lossy().into_owned()).filter(|text| !text.is_empty())
-}
-
-/// Settings may hold anything; what is no JSON becomes text.
-fn to_map(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
-    let mut json = Vec::new();
-    if encode(settings, &mut json).is_err() {
-        return Map::new();
+    /// An event has an id of its own: its counter and its uuid.
+    fn message_id(&mut self, kind: Kind, own: Option<(&str, &str)>) -> String {
+        let id = &self.subjects.id;
+        if let Some((counter, uuid)) = own {
+            return message::message_id(&[id, counter, uuid]);
+        }
+        self.statuses += 1;
+        message::message_id(&[id, kind.as_str(), &self.nonce, &self.statuses.to_string()])
     }
-    serde_json::from_slice(&json).unwrap_or_default()
+
+    /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
+    fn send(&mut self, channel: &Channel, message: Message, mut buffer: Vec<u8>) -> Option<Notice> {
+        let Channel { courier, run, .. } = channel;
+        let essential = *message.subject == *self.subjects.status;
+        let message = if buffer.len() <= BUFFER_KEPT {
+            // To the byte: what waits in memory is counted by its length.
+            let payload = Bytes::copy_from_slice(&buffer);
+            self.buffer = buffer;
+            Ok(Message { payload, ..message })
+        } else {
+            buffer.shrink_to_fit();
+            message.with_cut_payload(buffer, LARGEST)
+        };
+        let complaint = match message {
+            Ok(message) => match courier.accept(run, message, essential) {
+                Ok(()) => return None,
+                Err(error) => format!(
+                    "not connected, memory (pending_size) is full, and there is no room on disk either: events \
+                     are LOST: {error}"
+                ),
+            },
+            Err(message) => {
+                let size = message.payload.len();
+                let reason = Error::TooLarge { size, limit: LARGEST };
+                match courier.outbox.push_to_disk(run, &message) {
+                    Ok(()) => format!("a message is kept on disk: {reason}"),
+                    Err(error) => format!("a message is LOST: {reason}; {error}"),
+                }
+            }
+        };
+        Some(Notice::about(Level::Warning, "not sent", complaint))
+    }
+
+    /// What is to be told now: each cause once per run.
+    fn tell(&mut self, channel: Option<&Channel>) -> Vec<Told> {
+        self.notices.extend(channel.into_iter().flat_map(Channel::news));
+        if self.notices.is_empty() {
+            return Vec::new();
+        }
+        let notices = std::mem::take(&mut self.notices);
+        let new = notices
+            .into_iter()
+            .filter(|notice| notice.level < Level::Warning || self.told.insert(notice.cause.clone()));
+        new.map(|notice| (notice.level as u8, notice.text)).collect()
+    }
+}
+
+/// A name as text, if there is one; lone surrogates are replaced.
+fn lossy<'a>(name: Option<&'a Bound<'_, PyString>>) -> Option<Cow<'a, str>> {
+    name.map(|name| name.to_string_lossy()).filter(|name| !name.is_empty())
+}
+
+/// Ours of the settings. They may hold anything: what is no JSON becomes text, and what cannot be read at all
+/// becomes something that the options refuse.
+fn nats_settings(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
+    const OURS: [&str; 3] = ["nats_subject_id", "nats_options", "nats_headers"];
+    // The reader is recursive, and the thread's stack may be small.
+    const DEPTH: usize = 8;
+    let py = settings.py();
+    let read = |key: &str| {
+        let value = match settings.get_item(key) {
+            Ok(value) => value,
+            Err(error)
+                if error.is_instance_of::<PyKeyError>(py) || error.is_instance_of::<PyTypeError>(py) =>
+            {
+                return None;
+            }
+            Err(_) => return Some((key.to_owned(), Value::from(false))),
+        };
+        let mut json = Vec::new();
+        let read = encode_to_depth(&value, &mut json, None, DEPTH).ok();
+        let value = read.and_then(|()| serde_json::from_slice(&json).ok());
+        Some((key.to_owned(), value.unwrap_or(Value::from(false))))
+    };
+    OURS.into_iter().filter_map(read).collect()
 }
 
 /// Waits without the GIL; Ctrl-C must not have to wait, so `wait` gets a look-out for it. Returns the
@@ -363,6 +415,12 @@ fn unless_interrupted<T: Send>(
         })
     });
     (result, interrupt)
+}
+
+/// To be called in a forked child, before anything else of ours (`os.register_at_fork`).
+#[pyfunction]
+pub fn forked() {
+    process::forked();
 }
 
 /// Where the last panic of this library happened, for a bug report.

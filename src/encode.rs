@@ -12,14 +12,15 @@ use pyo3::{
     prelude::*,
     sync::PyOnceLock,
     types::{
-        PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyIterator, PyList, PySet,
-        PySlice, PyString, PyTuple, PyType, iter::BoundDictIterator,
+        PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyFunction, PyInt, PyIterator, PyList,
+        PyModule, PySet, PySlice, PyString, PyTuple, PyType, iter::BoundDictIterator,
     },
 };
 
 use crate::{
     error::Error,
     json::{OutOfMemory, Writer},
+    redact::{Fate, MASK, Redaction, Section},
 };
 
 /// Containers in containers. Consumers' parsers have limits too (128 in `serde_json`).
@@ -34,60 +35,341 @@ const MAX_ITEMS: usize = 1_000_000;
 /// A longer string is converted in pieces: CPython's UTF-8 copy of it would cost its size once more.
 const PIECE: usize = 256 << 10;
 
+/// Decimal digits of a longer number (in hexadecimal ones) take too long: seconds, and soon minutes.
+const MAX_HEX_DIGITS: usize = 100_000;
+
 const TOO_DEEP: &str = "<too deep>";
+const TOO_LONG: &str = "<too long>";
 
-/// Appends `value` as JSON to `out`. The only failure is memory that cannot be had.
-pub fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let mut out = Writer::new(out);
-    walk(value, &mut out).map_err(|OutOfMemory| Error::Memory { size: out.len() })
+/// Appends `value` as JSON to `out`; of a status, what `redaction` lets through. The only failure is memory
+/// that cannot be had.
+pub fn encode(
+    value: &Bound<'_, PyAny>,
+    out: &mut Vec<u8>,
+    redaction: Option<&Redaction<'_>>,
+) -> Result<(), Error> {
+    encode_to_depth(value, out, redaction, MAX_DEPTH)
 }
 
-fn walk(value: &Bound<'_, PyAny>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
-    let mut open: Vec<Container<'_>> = Vec::new();
-    let mut value = value.clone();
-    loop {
-        if let Some(container) = write_or_open(&value, &open, out)? {
-            open.push(container);
-        }
-        // On to the next value: of the innermost container that still has one.
-        value = loop {
-            let Some(innermost) = open.last_mut() else { return Ok(()) };
-            match innermost.next(out)? {
-                Some(next) => break next,
-                None => open.pop(),
+/// The same, for readers that use the stack: containers in containers up to `depth`.
+pub fn encode_to_depth(
+    value: &Bound<'_, PyAny>,
+    out: &mut Vec<u8>,
+    redaction: Option<&Redaction<'_>>,
+    depth: usize,
+) -> Result<(), Error> {
+    let mut walk = Walk { out: Writer::new(out), depth, redaction, section: Section::Other, full: false };
+    walk.run(value).map_err(|OutOfMemory| Error::Memory { size: walk.out.len() })
+}
+
+/// A short text that names something, such as an ident; `None` if it has none.
+pub fn name_of<'py>(value: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
+    match value.cast_exact::<PyString>() {
+        Ok(text) => Some(text.clone()),
+        Err(_) if value.is_none() || !has_short_text(value) => None,
+        Err(_) => value.str().ok(),
+    }
+}
+
+struct Walk<'a> {
+    out: Writer<'a>,
+    depth: usize,
+    redaction: Option<&'a Redaction<'a>>,
+    /// Which part of a status this is.
+    section: Section,
+    /// `MAX_BYTES` was reached.
+    full: bool,
+}
+
+type Written = Result<(), OutOfMemory>;
+
+impl Walk<'_> {
+    fn run(&mut self, value: &Bound<'_, PyAny>) -> Written {
+        let mut open: Vec<Container<'_>> = Vec::new();
+        let mut value = value.clone();
+        loop {
+            if let Some(container) = self.write_or_open(&value, &open)? {
+                open.push(container);
+            }
+            // On to the next value: of the innermost container that still has one.
+            value = loop {
+                let level = open.len();
+                let Some(innermost) = open.last_mut() else { return Ok(()) };
+                match self.next(innermost, level)? {
+                    Some(next) => break next,
+                    None => open.pop(),
+                };
             };
-        };
+        }
     }
-}
 
-/// Writes a scalar, or says which container is to be walked.
-fn write_or_open<'py>(
-    value: &Bound<'py, PyAny>,
-    open: &[Container<'py>],
-    out: &mut Writer<'_>,
-) -> Result<Option<Container<'py>>, OutOfMemory> {
-    // The exact types first: real events hold hardly anything else.
-    if let Ok(text) = value.cast_exact::<PyString>() {
-        write_string(text, out)?;
-    } else if value.is_none() {
-        out.raw(b"null")?;
-    } else if let Ok(flag) = value.cast_exact::<PyBool>() {
-        out.raw(if flag.is_true() { b"true" } else { b"false" })?;
-    } else if let Ok(number) = value.cast::<PyInt>() {
-        write_int(number, out)?;
-    } else if let Ok(number) = value.cast::<PyFloat>() {
-        out.float(number.value())?;
-    } else if let Ok(text) = value.cast::<PyString>() {
-        write_string(text, out)?;
-    } else if open.len() >= MAX_DEPTH || open.iter().any(|outer| outer.id == value.as_ptr() as usize) {
-        out.string(TOO_DEEP)?;
-    } else if let Some(container) = Container::open(value) {
-        out.raw(container.brackets().0)?;
-        return Ok(Some(container));
-    } else {
-        write_other(value, out)?;
+    /// Writes a scalar, or says which container is to be walked.
+    fn write_or_open<'py>(
+        &mut self,
+        value: &Bound<'py, PyAny>,
+        open: &[Container<'py>],
+    ) -> Result<Option<Container<'py>>, OutOfMemory> {
+        // The exact types first: real events hold hardly anything else.
+        if let Ok(text) = value.cast_exact::<PyString>() {
+            self.string(text)?;
+        } else if value.is_none() {
+            self.out.raw(b"null")?;
+        } else if let Ok(flag) = value.cast_exact::<PyBool>() {
+            self.out.raw(if flag.is_true() { b"true" } else { b"false" })?;
+        } else if let Ok(number) = value.cast_exact::<PyInt>() {
+            self.int(number)?;
+        } else if value.is_exact_instance_of::<PyDict>() || value.is_exact_instance_of::<PyList>() {
+            return self.open(value, open);
+        } else if let Ok(number) = value.cast::<PyInt>() {
+            self.int(number)?;
+        } else if let Ok(number) = value.cast::<PyFloat>() {
+            let start = self.out.len();
+            self.out.float(number.value())?;
+            self.hide_number(start)?;
+        } else if let Ok(text) = value.cast::<PyString>() {
+            self.string(text)?;
+        } else {
+            return self.open(value, open);
+        }
+        Ok(None)
     }
-    Ok(None)
+
+    fn open<'py>(
+        &mut self,
+        value: &Bound<'py, PyAny>,
+        open: &[Container<'py>],
+    ) -> Result<Option<Container<'py>>, OutOfMemory> {
+        if open.len() >= self.depth || open.iter().any(|outer| outer.id == value.as_ptr() as usize) {
+            self.out.string(TOO_DEEP)?;
+        } else if let Some(container) = Container::open(value) {
+            self.out.raw(container.brackets().0)?;
+            return Ok(Some(container));
+        } else {
+            self.other(value)?;
+        }
+        Ok(None)
+    }
+
+    /// Writes what comes before the next value (comma, key) and returns it, or closes the container.
+    fn next<'py>(
+        &mut self,
+        container: &mut Container<'py>,
+        level: usize,
+    ) -> Result<Option<Bound<'py, PyAny>>, OutOfMemory> {
+        loop {
+            let step = if self.out.len() < MAX_BYTES { container.items.next() } else { Step::Cut };
+            let (key, value) = match step {
+                Step::Item(key, value) => (key, value),
+                Step::Cut if !std::mem::replace(&mut self.full, self.out.len() >= MAX_BYTES) => {
+                    self.comma(container)?;
+                    let has_keys = container.brackets().1 == b"}";
+                    self.out.raw(if has_keys { b"\"<too long>\":" } else { b"" })?;
+                    self.out.string(TOO_LONG)?;
+                    container.items = Items::None { pairs: has_keys };
+                    continue;
+                }
+                Step::Cut | Step::End => {
+                    self.out.raw(container.brackets().1)?;
+                    return Ok(None);
+                }
+            };
+            let fate = match (self.redaction, &key) {
+                (Some(redaction), Some(key)) => self.fate(redaction, level, key, &value),
+                _ => Fate::Keep,
+            };
+            if fate == Fate::Omit {
+                continue;
+            }
+            self.comma(container)?;
+            if let Some(key) = key {
+                self.key(&key)?;
+                self.out.raw(b":")?;
+            }
+            if fate == Fate::Keep {
+                return Ok(Some(value));
+            }
+            self.out.string(MASK)?;
+        }
+    }
+
+    fn comma(&mut self, container: &mut Container<'_>) -> Written {
+        if std::mem::take(&mut container.first) { Ok(()) } else { self.out.raw(b",") }
+    }
+
+    /// What becomes of a member of a status or of its environment.
+    fn fate(
+        &mut self,
+        redaction: &Redaction<'_>,
+        level: usize,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> Fate {
+        let Ok(key) = key.cast::<PyString>() else { return Fate::Keep };
+        let key = key.to_string_lossy();
+        match (level, self.section) {
+            (1, _) => {
+                self.section = Section::of(&key);
+                redaction.of_section(self.section)
+            }
+            (2, Section::Env) => {
+                let text = value.cast::<PyString>().ok().map(|text| text.to_string_lossy());
+                redaction.of_variable(&key, text.as_deref().unwrap_or_default())
+            }
+            _ => Fate::Keep,
+        }
+    }
+
+    /// What hides our credentials here.
+    fn hiding(&self) -> Option<&Redaction<'_>> {
+        self.redaction.filter(|_| self.section != Section::Plain)
+    }
+
+    /// Writes a short text.
+    fn text(&mut self, text: &str) -> Written {
+        match self.hiding().and_then(|redaction| redaction.hide(text)) {
+            Some(hidden) => self.out.string(&hidden),
+            None => self.out.string(text),
+        }
+    }
+
+    /// Writes a `str`, and no more of a subclass than the text that it holds.
+    fn string(&mut self, text: &Bound<'_, PyString>) -> Written {
+        if !text.is_exact_instance_of::<PyString>() {
+            return self.string(&slice_of(text, &PySlice::full(text.py()))?);
+        }
+        if text.len().is_ok_and(|length| length > PIECE) {
+            return self.long_string(text);
+        }
+        match text.to_cow() {
+            Ok(text) => self.text(&text),
+            Err(_) => self.text(&without_surrogates(text)?),
+        }
+    }
+
+    fn long_string(&mut self, text: &Bound<'_, PyString>) -> Written {
+        let mut text = text.clone();
+        for secret in self.hiding().into_iter().flat_map(Redaction::parts) {
+            // In Python's own form: a copy is made only of what has a secret in it.
+            if text.contains(secret).unwrap_or(false) {
+                let hidden = text.call_method1("replace", (secret, MASK)).map_err(|_| OutOfMemory)?;
+                text = hidden.cast_into().map_err(|_| OutOfMemory)?;
+            }
+        }
+        let length = text.len().unwrap_or(0);
+        let mut start = 0;
+        self.out.raw(b"\"")?;
+        while start < length {
+            let mut end = (start + PIECE).min(length);
+            let mut piece = part_of(&text, start, end)?;
+            let plain = piece.to_cow().ok().map(|text| self.out.escaped(&text));
+            match plain {
+                Some(written) => written?,
+                None => {
+                    if end < length && ends_with_half_a_pair(&piece)? {
+                        end += 1;
+                        piece = part_of(&text, start, end)?;
+                    }
+                    self.out.escaped(&without_surrogates(&piece)?)?;
+                }
+            }
+            start = end;
+        }
+        self.out.raw(b"\"")
+    }
+
+    fn int(&mut self, number: &Bound<'_, PyInt>) -> Written {
+        let start = self.out.len();
+        if let Ok(small) = number.extract::<i64>() {
+            self.out.raw(itoa::Buffer::new().format(small).as_bytes())?;
+            return self.hide_number(start);
+        }
+        let kind = number.py().get_type::<PyInt>();
+        match digits_of(number, kind.as_any(), "__repr__").or_else(|_| long_digits(number, kind.as_any())) {
+            Ok(digits) => self.out.raw(digits.as_bytes())?,
+            Err(_) => self.other(number)?,
+        }
+        self.hide_number(start)
+    }
+
+    /// A number may be somebody's password.
+    fn hide_number(&mut self, start: usize) -> Written {
+        let Some(redaction) = self.hiding() else { return Ok(()) };
+        if !redaction.is_secret(self.out.since(start)) {
+            return Ok(());
+        }
+        self.out.take_back(start);
+        self.out.string(MASK)
+    }
+
+    /// As `json.dumps`: the JSON form of a constant or number in quotes; any other key as its text.
+    fn key(&mut self, key: &Bound<'_, PyAny>) -> Written {
+        if let Ok(text) = key.cast::<PyString>() {
+            self.string(text)
+        } else if key.is_none() {
+            self.out.string("null")
+        } else if let Ok(flag) = key.cast_exact::<PyBool>() {
+            self.out.string(if flag.is_true() { "true" } else { "false" })
+        } else if let Ok(number) = key.cast::<PyInt>() {
+            // What is no number in JSON (too long) has quotes already.
+            let start = self.out.len();
+            self.int(number)?;
+            if self.out.since(start).starts_with(b"\"") {
+                return Ok(());
+            }
+            let digits = String::from_utf8_lossy(self.out.since(start)).into_owned();
+            self.out.take_back(start);
+            self.out.string(&digits)
+        } else if let Ok(number) = key.cast::<PyFloat>() {
+            match number.value() {
+                nan if nan.is_nan() => self.out.string("NaN"),
+                f64::INFINITY => self.out.string("Infinity"),
+                f64::NEG_INFINITY => self.out.string("-Infinity"),
+                _ => match digits_of(key, key.py().get_type::<PyFloat>().as_any(), "__repr__") {
+                    Ok(digits) => self.text(&digits),
+                    Err(_) => self.foreign(key),
+                },
+            }
+        } else {
+            self.foreign(key)
+        }
+    }
+
+    /// Bytes as text, anything else as [`Self::foreign`].
+    fn other(&mut self, value: &Bound<'_, PyAny>) -> Written {
+        if let Ok(bytes) = value.cast::<PyBytes>() {
+            self.bytes(bytes.as_bytes())
+        } else if let Ok(bytes) = value.cast::<PyByteArray>() {
+            // A copy: Python code may change it at any time.
+            let copy = value.py().get_type::<PyBytes>().call1((bytes,)).map_err(|_| OutOfMemory)?;
+            let copy = copy.cast_into::<PyBytes>().map_err(|_| OutOfMemory)?;
+            self.bytes(copy.as_bytes())
+        } else {
+            self.foreign(value)
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Written {
+        if self.hiding().is_some() {
+            return self.text(&String::from_utf8_lossy(bytes));
+        }
+        self.out.raw(b"\"")?;
+        self.out.escaped_lossy(bytes)?;
+        self.out.raw(b"\"")
+    }
+
+    /// `str(value)`; if that fails, the name of its type.
+    fn foreign(&mut self, value: &Bound<'_, PyAny>) -> Written {
+        if !has_short_text(value) {
+            return self.out.string(TOO_DEEP);
+        }
+        match value.str() {
+            Ok(text) => self.string(&text),
+            Err(_) => match value.get_type().name() {
+                Ok(name) => self.string(&name),
+                Err(_) => self.out.string("object"),
+            },
+        }
+    }
 }
 
 /// A list or dict that is being walked. Python code that runs meanwhile (a `__str__`) may change it:
@@ -99,21 +381,47 @@ struct Container<'py> {
 }
 
 enum Items<'py> {
-    List { list: Bound<'py, PyList>, index: usize },
-    Tuple { tuple: Bound<'py, PyTuple>, index: usize },
-    Dict { dict: Bound<'py, PyDict>, size: usize, left: usize, iter: BoundDictIterator<'py> },
+    List {
+        list: Bound<'py, PyList>,
+        index: usize,
+    },
+    Tuple {
+        tuple: Bound<'py, PyTuple>,
+        index: usize,
+    },
+    Dict {
+        dict: Bound<'py, PyDict>,
+        size: usize,
+        left: usize,
+        iter: BoundDictIterator<'py>,
+    },
     Other(Other<'py>),
+    /// What is left was left out.
+    None {
+        pairs: bool,
+    },
+}
+
+/// What a container says when it is asked for its next item.
+enum Step<'py> {
+    /// Key (of what has keys) and value.
+    Item(Option<Bound<'py, PyAny>>, Bound<'py, PyAny>),
+    End,
+    /// There may be more.
+    Cut,
 }
 
 impl<'py> Container<'py> {
     fn open(value: &Bound<'py, PyAny>) -> Option<Self> {
-        let items = if let Ok(dict) = value.cast::<PyDict>() {
-            let size = dict.len();
-            Items::Dict { dict: dict.clone(), size, left: size, iter: dict.iter() }
+        let items = if let Ok(dict) = value.cast_exact::<PyDict>() {
+            Items::of_dict(dict)
         } else if let Ok(list) = value.cast::<PyList>() {
             Items::List { list: list.clone(), index: 0 }
         } else if let Ok(tuple) = value.cast::<PyTuple>() {
             Items::Tuple { tuple: tuple.clone(), index: 0 }
+        } else if let Ok(dict) = value.cast::<PyDict>() {
+            // A subclass may have its own idea of its items, and `json.dumps` asks for it.
+            Other::of_mapping(value).map_or_else(|_| Items::of_dict(dict), Items::Other)
         } else {
             Items::Other(Other::open(value).ok()?)
         };
@@ -122,64 +430,54 @@ impl<'py> Container<'py> {
 
     fn brackets(&self) -> (&'static [u8], &'static [u8]) {
         match &self.items {
-            Items::Dict { .. } | Items::Other(Other { pairs: true, .. }) => (b"{", b"}"),
-            Items::List { .. } | Items::Tuple { .. } | Items::Other(_) => (b"[", b"]"),
+            Items::Dict { .. } | Items::Other(Other { pairs: true, .. }) | Items::None { pairs: true } => {
+                (b"{", b"}")
+            }
+            Items::List { .. } | Items::Tuple { .. } | Items::Other(_) | Items::None { .. } => (b"[", b"]"),
         }
-    }
-
-    /// Writes what comes before the next value (comma, key) and returns it, or closes the container.
-    fn next(&mut self, out: &mut Writer<'_>) -> Result<Option<Bound<'py, PyAny>>, OutOfMemory> {
-        let item = if out.len() < MAX_BYTES { self.items.next() } else { None };
-        let Some((key, value)) = item else {
-            out.raw(self.brackets().1)?;
-            return Ok(None);
-        };
-        if !std::mem::take(&mut self.first) {
-            out.raw(b",")?;
-        }
-        if let Some(key) = key {
-            write_key(&key, out)?;
-            out.raw(b":")?;
-        }
-        Ok(Some(value))
     }
 }
 
-/// Key (of what has keys) and value.
-type Item<'py> = (Option<Bound<'py, PyAny>>, Bound<'py, PyAny>);
-
 impl<'py> Items<'py> {
-    fn next(&mut self) -> Option<Item<'py>> {
-        match self {
-            Items::List { list, index } => {
-                let item = list.get_item(*index).ok()?;
+    fn of_dict(dict: &Bound<'py, PyDict>) -> Self {
+        let size = dict.len();
+        Self::Dict { dict: dict.clone(), size, left: size, iter: dict.iter() }
+    }
+
+    #[inline]
+    fn next(&mut self) -> Step<'py> {
+        let item = match self {
+            Self::List { list, index } => {
+                let item = list.get_item(*index);
                 *index += 1;
-                Some((None, item))
+                item.ok().map(|value| (None, value))
             }
-            Items::Tuple { tuple, index } => {
-                let item = tuple.get_item(*index).ok()?;
+            Self::Tuple { tuple, index } => {
+                let item = tuple.get_item(*index);
                 *index += 1;
-                Some((None, item))
+                item.ok().map(|value| (None, value))
             }
-            Items::Dict { dict, size, left, iter } => {
+            Self::Dict { dict, size, left, iter } => {
                 // pyo3's iterator panics on a dict that changed: look before each step.
                 let intact = *left > 0 && dict.len() == *size;
                 *left = left.saturating_sub(1);
-                let (key, value) = intact.then(|| iter.next()).flatten()?;
-                Some((Some(key), value))
+                let item = if intact { iter.next() } else { None };
+                item.map(|(key, value)| (Some(key), value))
             }
-            Items::Other(other) => other.next(),
-        }
+            Self::Other(other) => return other.next(),
+            Self::None { .. } => None,
+        };
+        item.map_or(Step::End, |(key, value)| Step::Item(key, value))
     }
 }
 
-/// Sets, and whatever is a sequence or a mapping to `collections.abc`: as far as its own iterator goes.
+/// Sets, and whatever is a sequence, a view or a mapping to `collections.abc`: as far as its own iterator goes.
 struct Other<'py> {
     /// Of a mapping: the iterator gives keys and values.
     pairs: bool,
     iter: Bound<'py, PyIterator>,
     /// The first item: what cannot give even that is no container for us.
-    first: Option<Item<'py>>,
+    first: Option<Step<'py>>,
     left: usize,
 }
 
@@ -188,93 +486,91 @@ impl<'py> Other<'py> {
         if value.cast::<PyBytes>().is_ok() || value.cast::<PyByteArray>().is_ok() {
             return Err(PyTypeError::new_err("bytes are text here"));
         }
-        let is_set = value.cast::<PySet>().is_ok() || value.cast::<PyFrozenSet>().is_ok();
-        let pairs = !is_set && is_a(value, &MAPPING, "Mapping")?;
-        let iter = if pairs {
-            value.call_method0("items")?.try_iter()?
-        } else if is_set || is_a(value, &SEQUENCE, "Sequence")? {
-            value.try_iter()?
-        } else {
-            return Err(PyTypeError::new_err("not a container"));
-        };
-        let mut other = Self { pairs, iter, first: None, left: MAX_ITEMS };
-        other.first = other.step().transpose()?;
+        if value.cast::<PySet>().is_ok() || value.cast::<PyFrozenSet>().is_ok() {
+            // Built in: it ends.
+            return Self::start(false, value.try_iter()?, usize::MAX);
+        }
+        if is_a(value, &MAPPING, "Mapping")? {
+            return Self::of_mapping(value);
+        }
+        if is_a(value, &SEQUENCE, "Sequence")? || is_a(value, &VIEW, "MappingView")? {
+            return Self::start(false, value.try_iter()?, MAX_ITEMS);
+        }
+        Err(PyTypeError::new_err("not a container"))
+    }
+
+    fn of_mapping(value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        Self::start(true, value.call_method0("items")?.try_iter()?, MAX_ITEMS)
+    }
+
+    fn start(pairs: bool, iter: Bound<'py, PyIterator>, left: usize) -> PyResult<Self> {
+        let mut other = Self { pairs, iter, first: None, left };
+        other.first = Some(other.step()?);
         Ok(other)
     }
 
-    fn step(&mut self) -> Option<PyResult<Item<'py>>> {
-        self.left = self.left.checked_sub(1)?;
-        let item = match self.iter.next()? {
-            Ok(item) => item,
-            Err(error) => return Some(Err(error)),
-        };
-        if !self.pairs {
-            return Some(Ok((None, item)));
+    fn step(&mut self) -> PyResult<Step<'py>> {
+        let Some(item) = self.iter.next() else { return Ok(Step::End) };
+        let item = item?;
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => return Ok(Step::Cut),
         }
-        let pair = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>();
-        Some(pair.map(|(key, value)| (Some(key), value)))
+        if !self.pairs {
+            return Ok(Step::Item(None, item));
+        }
+        let (key, value) = item.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
+        Ok(Step::Item(Some(key), value))
     }
 
-    fn next(&mut self) -> Option<Item<'py>> {
-        self.first.take().or_else(|| self.step()?.ok())
+    fn next(&mut self) -> Step<'py> {
+        self.first.take().unwrap_or_else(|| self.step().unwrap_or(Step::End))
     }
 }
 
 static MAPPING: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static SEQUENCE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static VIEW: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static GET_REFERENTS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// `isinstance(value, collections.abc.NAME)`. Not a cast, which prints what a hostile object raises.
 fn is_a(value: &Bound<'_, PyAny>, class: &PyOnceLock<Py<PyType>>, name: &str) -> PyResult<bool> {
     value.is_instance(class.import(value.py(), "collections.abc", name)?)
 }
 
-/// As `json.dumps`: the JSON form of a constant or number in quotes; any other key as its text.
-fn write_key(key: &Bound<'_, PyAny>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
-    if let Ok(text) = key.cast::<PyString>() {
-        write_string(text, out)
-    } else if key.is_none() {
-        out.string("null")
-    } else if let Ok(flag) = key.cast_exact::<PyBool>() {
-        out.string(if flag.is_true() { "true" } else { "false" })
-    } else if let Ok(number) = key.cast::<PyInt>() {
-        out.raw(b"\"")?;
-        write_int(number, out)?;
-        out.raw(b"\"")
-    } else if let Ok(number) = key.cast::<PyFloat>() {
-        match number.value() {
-            nan if nan.is_nan() => out.string("NaN"),
-            f64::INFINITY => out.string("Infinity"),
-            f64::NEG_INFINITY => out.string("-Infinity"),
-            _ => match digits_of(key, key.py().get_type::<PyFloat>().as_any(), "__repr__") {
-                Ok(digits) => out.string(&digits),
-                Err(_) => write_other(key, out),
-            },
-        }
-    } else if is_too_deep(key) {
-        out.string(TOO_DEEP)
-    } else {
-        write_other(key, out)
-    }
-}
-
-/// Is this a tuple or frozenset whose `str` would recurse deeply? CPython's own guard against that counts
-/// calls, and a small thread stack overflows first.
-fn is_too_deep(key: &Bound<'_, PyAny>) -> bool {
-    let mut inner = vec![(key.clone(), 0)];
+/// May we ask for `str(value)`? CPython's guard against deep recursion counts calls, and a small thread stack
+/// overflows first; and a few objects that hold each other many times have a text without end. So the text
+/// must come from few objects, on few levels.
+fn has_short_text(value: &Bound<'_, PyAny>) -> bool {
+    const MOST: usize = 10_000;
+    const DEEPEST: usize = MAX_DEPTH / 4;
+    let Ok(referents) = GET_REFERENTS.import(value.py(), "gc", "get_referents") else { return false };
+    let mut left = MOST;
+    let mut inner = vec![(value.clone(), 0)];
     while let Some((value, depth)) = inner.pop() {
-        let items = if let Ok(tuple) = value.cast::<PyTuple>() {
-            tuple.iter().collect::<Vec<_>>()
-        } else if let Ok(set) = value.cast::<PyFrozenSet>() {
-            set.try_iter().into_iter().flatten().filter_map(Result::ok).collect()
-        } else {
+        if value.cast_exact::<PyString>().is_ok() || value.cast_exact::<PyInt>().is_ok() {
             continue;
-        };
-        if depth >= MAX_DEPTH / 4 {
-            return true;
         }
-        inner.extend(items.into_iter().map(|item| (item, depth + 1)));
+        // These are what an object is made by, not what it is made of.
+        if value.cast::<PyType>().is_ok()
+            || value.cast::<PyModule>().is_ok()
+            || value.cast::<PyFunction>().is_ok()
+        {
+            continue;
+        }
+        // A list of all items is not made of what has too many.
+        let large = value.cast::<PyList>().is_ok_and(|list| list.len() > left)
+            || value.cast::<PyTuple>().is_ok_and(|tuple| tuple.len() > left)
+            || value.cast::<PyDict>().is_ok_and(|dict| dict.len() > left)
+            || value.cast::<PySet>().is_ok_and(|set| set.len() > left)
+            || value.cast::<PyFrozenSet>().is_ok_and(|set| set.len() > left);
+        let Some(all) = (!large && depth < DEEPEST).then(|| referents.call1((&value,))) else { return false };
+        let Some(all) = all.ok().and_then(|all| all.cast_into::<PyList>().ok()) else { return false };
+        let Some(rest) = left.checked_sub(all.len()) else { return false };
+        left = rest;
+        inner.extend(all.iter().map(|referent| (referent, depth + 1)));
     }
-    false
+    true
 }
 
 /// `kind.method(value)` as text, whatever a subclass thinks.
@@ -282,58 +578,28 @@ fn digits_of(value: &Bound<'_, PyAny>, kind: &Bound<'_, PyAny>, method: &str) ->
     kind.call_method1(method, (value,))?.extract()
 }
 
-fn write_int(number: &Bound<'_, PyInt>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
-    if let Ok(small) = number.extract::<i64>() {
-        return out.raw(itoa::Buffer::new().format(small).as_bytes());
-    }
-    let kind = number.py().get_type::<PyInt>();
-    match digits_of(number, kind.as_any(), "__repr__").or_else(|_| long_digits(number, kind.as_any())) {
-        Ok(digits) => out.raw(digits.as_bytes()),
-        Err(_) => write_other(number, out),
-    }
-}
-
 /// CPython refuses to write more than 4,300 decimal digits (`sys.set_int_max_str_digits`), but any number
-/// of hexadecimal ones.
+/// of hexadecimal ones. A number of a hundred thousand of those stays one, as text.
 fn long_digits(number: &Bound<'_, PyInt>, kind: &Bound<'_, PyAny>) -> PyResult<String> {
     let hex: String = kind.call_method1("__format__", (number, "x"))?.extract()?;
     let (sign, hex) = hex.strip_prefix('-').map_or(("", hex.as_str()), |digits| ("-", digits));
+    if hex.len() > MAX_HEX_DIGITS {
+        return Ok(format!("\"{sign}0x{hex}\""));
+    }
     let value = BigUint::parse_bytes(hex.as_bytes(), 16)
         .ok_or_else(|| PyTypeError::new_err("not a hexadecimal number"))?;
     Ok(format!("{sign}{value}"))
 }
 
-/// Writes a `str`, and no more of a subclass than the text that it holds.
-fn write_string(text: &Bound<'_, PyString>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
-    if !text.is_exact_instance_of::<PyString>() {
-        return write_string(&slice_of(text, &PySlice::full(text.py()))?, out);
-    }
-    if text.len().is_ok_and(|length| length > PIECE) {
-        return write_long_string(text, out);
-    }
-    match text.to_cow() {
-        Ok(text) => out.string(&text),
-        Err(_) => out.string(&without_surrogates(text)?),
-    }
-}
-
-fn write_long_string(text: &Bound<'_, PyString>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
-    let length = text.len().unwrap_or(0);
-    let mut start = 0;
-    out.raw(b"\"")?;
-    while start < length {
-        let end = (start + PIECE).min(length);
-        let (from, to) = (isize::try_from(start), isize::try_from(end));
-        let (Ok(from), Ok(to)) = (from, to) else { return Err(OutOfMemory) };
-        let piece = slice_of(text, &PySlice::new(text.py(), from, to, 1))?;
-        if let Ok(piece) = piece.to_cow() {
-            out.escaped(&piece)?;
-        } else {
-            out.escaped(&without_surrogates(&piece)?)?;
-        }
-        start = end;
-    }
-    out.raw(b"\"")
+fn part_of<'py>(
+    text: &Bound<'py, PyString>,
+    start: usize,
+    end: usize,
+) -> Result<Bound<'py, PyString>, OutOfMemory> {
+    let (Ok(start), Ok(end)) = (isize::try_from(start), isize::try_from(end)) else {
+        return Err(OutOfMemory);
+    };
+    slice_of(text, &PySlice::new(text.py(), start, end, 1))
 }
 
 /// `str.__getitem__`, whatever a subclass thinks. It fails for want of memory alone.
@@ -349,29 +615,20 @@ fn slice_of<'py>(
 /// A string with surrogates: pairs are one character, as after `json.loads(json.dumps(text))`; a lone
 /// one becomes U+FFFD.
 fn without_surrogates(text: &Bound<'_, PyString>) -> Result<String, OutOfMemory> {
-    let kind = text.py().get_type::<PyString>();
-    let utf16 = kind
-        .call_method1("encode", (text, "utf-16-le", "surrogatepass"))
-        .map_err(|_| OutOfMemory)?
-        .cast_into::<PyBytes>()
-        .map_err(|_| OutOfMemory)?;
-    let units = utf16.as_bytes().as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
-    Ok(char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
+    let utf16 = utf16_of(text)?;
+    Ok(char::decode_utf16(units(&utf16)).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }
 
-/// Bytes as text, anything else as `str(value)`; if that fails, the name of its type.
-fn write_other(value: &Bound<'_, PyAny>, out: &mut Writer<'_>) -> Result<(), OutOfMemory> {
-    if let Ok(bytes) = value.cast::<PyBytes>() {
-        return out.string(&String::from_utf8_lossy(bytes.as_bytes()));
-    }
-    if let Ok(bytes) = value.cast::<PyByteArray>() {
-        return out.string(&String::from_utf8_lossy(&bytes.to_vec()));
-    }
-    match value.str() {
-        Ok(text) => write_string(&text, out),
-        Err(_) => match value.get_type().name() {
-            Ok(name) => write_string(&name, out),
-            Err(_) => out.string("object"),
-        },
-    }
+fn ends_with_half_a_pair(text: &Bound<'_, PyString>) -> Result<bool, OutOfMemory> {
+    Ok(units(&utf16_of(text)?).next_back().is_some_and(|unit| (0xd800..0xdc00).contains(&unit)))
+}
+
+fn utf16_of<'py>(text: &Bound<'py, PyString>) -> Result<Bound<'py, PyBytes>, OutOfMemory> {
+    let kind = text.py().get_type::<PyString>();
+    let utf16 = kind.call_method1("encode", (text, "utf-16-le", "surrogatepass")).map_err(|_| OutOfMemory)?;
+    utf16.cast_into::<PyBytes>().map_err(|_| OutOfMemory)
+}
+
+fn units(utf16: &Bound<'_, PyBytes>) -> impl DoubleEndedIterator<Item = u16> {
+    utf16.as_bytes().as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit))
 }

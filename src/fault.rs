@@ -2,7 +2,7 @@
 //!
 //! Compiled in with the cargo feature `faults` only, which no release has. The variable
 //! `ANSIBLE_RUNNER_NATS_FAULT` names a place and what happens there: `place=error`, `place=panic`; with `@N`
-//! behind it, at the Nth time alone.
+//! behind it, at the Nth time alone, with `@N-M` from the Nth to the Mth.
 
 /// A place where a test can make something fail.
 #[cfg(not(feature = "faults"))]
@@ -27,7 +27,10 @@ pub fn at(place: &str) -> std::io::Result<()> {
     }
     let (kind, number) = kind.split_once('@').unwrap_or((kind, ""));
     let time = TIMES.fetch_add(1, Relaxed) + 1;
-    if number.parse::<u64>().is_ok_and(|number| number != time) {
+    let (first, last) = number.split_once('-').unwrap_or((number, number));
+    if let (Ok(first), Ok(last)) = (first.parse::<u64>(), last.parse::<u64>())
+        && !(first..=last).contains(&time)
+    {
         return Ok(());
     }
     assert!(kind != "panic", "canary in what a panic quotes: fault at {place}");

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod courier;
+pub mod credentials;
 pub mod cut;
 #[cfg(feature = "python")]
 pub mod emitter;
@@ -33,7 +34,7 @@ mod _native {
     use pyo3::{exceptions::PyMemoryError, prelude::*, types::PyBytes};
 
     #[pymodule_export]
-    use crate::emitter::{Emitter, last_panic, shut_down};
+    use crate::emitter::{Emitter, forked, last_panic, shut_down};
 
     /// The version of the package.
     #[pymodule_export]
@@ -50,7 +51,8 @@ mod _native {
     #[pyfunction]
     fn encode<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let mut json = Vec::new();
-        crate::encode::encode(value, &mut json).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+        crate::encode::encode(value, &mut json, None)
+            .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
         Ok(PyBytes::new(value.py(), &json))
     }
 

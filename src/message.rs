@@ -48,7 +48,7 @@ pub struct Message {
     /// The user's headers, shared by all messages of a run.
     pub headers: Arc<[(String, String)]>,
     /// Unique per message, and the same each time it is sent.
-    pub id: String,
+    pub id: Arc<str>,
     /// JSON.
     pub payload: Bytes,
 }
@@ -76,28 +76,34 @@ impl Message {
         let mut payload = Vec::new();
         payload.try_reserve_exact(self.payload.len()).map_err(|_| size)?;
         payload.extend_from_slice(&self.payload);
-        self.with_cut_payload(payload, limit).ok_or(size)
+        self.with_cut_payload(payload, limit).map_err(|_| size)
     }
 
-    /// Takes `payload`, cut such that the whole message takes `limit` bytes at most; a header says so.
-    pub fn with_cut_payload(mut self, mut payload: Vec<u8>, limit: usize) -> Option<Self> {
+    /// Takes `payload`, cut such that the whole message takes `limit` bytes at most; a header says so. If it
+    /// cannot be cut, it comes back as an error, whole.
+    pub fn with_cut_payload(mut self, mut payload: Vec<u8>, limit: usize) -> Result<Self, Self> {
         self.payload = Bytes::new();
+        let mut fits = true;
         if self.wire_size() + payload.len() > limit {
-            if !self.headers.iter().any(|(name, _)| name == TRUNCATED) {
+            let plain = Arc::clone(&self.headers);
+            let cut_before = plain.iter().any(|(name, _)| name == TRUNCATED);
+            if !cut_before {
                 let truncated = (TRUNCATED.to_owned(), payload.len().to_string());
-                self.headers = self.headers.iter().cloned().chain([truncated]).collect();
+                self.headers = plain.iter().cloned().chain([truncated]).collect();
             }
-            if !cut(&mut payload, limit.checked_sub(self.wire_size())?) {
-                return None;
+            let room = limit.checked_sub(self.wire_size());
+            fits = room.is_some_and(|room| cut(&mut payload, room, cut_before));
+            if !fits {
+                self.headers = plain;
             }
         }
         self.payload = payload.into();
-        Some(self)
+        if fits { Ok(self) } else { Err(self) }
     }
 
     /// Every header in the order of sending.
     pub fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let own = std::iter::once((MSG_ID, self.id.as_str()));
+        let own = std::iter::once((MSG_ID, &*self.id));
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own)
     }
 }
@@ -145,7 +151,7 @@ impl Message {
         Some(Self {
             subject: line.subject.into(),
             headers: headers.into(),
-            id: id?,
+            id: id?.into(),
             payload: Bytes::from(line.payload.into_owned()),
         })
     }
@@ -185,22 +191,30 @@ fn tokens(text: &str) -> String {
 
 /// A message id from parts that may hold anything: fit for a header line.
 pub fn message_id(parts: &[&str]) -> String {
-    const LONGEST: usize = 256;
-    let mut id = String::new();
+    let mut id = String::with_capacity(parts.iter().map(|part| part.len().min(LONGEST_PART) + 1).sum());
     for (number, part) in parts.iter().enumerate() {
         if number > 0 {
             id.push('.');
         }
-        // Each part by itself: what makes the id unique stands at its end.
-        let end = id.len() + LONGEST;
-        for c in part.chars() {
-            if id.len() + c.len_utf8() > end {
-                break;
-            }
-            id.push(if c.is_control() { '_' } else { c });
-        }
+        push_part(&mut id, part);
     }
     id
+}
+
+/// The most that a part takes, in bytes. Each by itself: what makes the id unique stands at its end.
+const LONGEST_PART: usize = 256;
+
+fn push_part(id: &mut String, part: &str) {
+    if part.len() <= LONGEST_PART && part.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return id.push_str(part);
+    }
+    let end = id.len() + LONGEST_PART;
+    for c in part.chars() {
+        if id.len() + c.len_utf8() > end {
+            break;
+        }
+        id.push(if c.is_control() { '_' } else { c });
+    }
 }
 
 /// A text that no other process and no other call has: 16 hexadecimal digits from the operating system.
@@ -247,7 +261,7 @@ mod tests {
         Message {
             subject: "a.b".into(),
             headers: vec![("k".to_owned(), "v \"w\"".to_owned())].into(),
-            id: "id.1".to_owned(),
+            id: "id.1".into(),
             payload: Bytes::from_static("{\"a\":\"\\n ü\"}".as_bytes()),
         }
     }

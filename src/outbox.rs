@@ -100,7 +100,11 @@ pub struct Outbox {
     /// There is something for the courier to do.
     wake: Notify,
     limit: usize,
+    /// See [`Outbox::at_work_on`].
+    at_work_on: AtomicU64,
 }
+
+const NOTHING: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct State {
@@ -156,6 +160,12 @@ impl State {
         self.unconfirmed += 1;
         run.queued.fetch_add(1, Relaxed);
         self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
+    }
+
+    /// Is there something to send, or to bring back from disk?
+    fn has_work(&self, limit: usize) -> bool {
+        let overflows = || self.runs.iter().any(|run| run.overflows.load(Relaxed));
+        self.cursor < self.end() || (self.bytes <= limit / 2 && overflows())
     }
 
     fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
@@ -225,7 +235,13 @@ impl State {
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::new(State::default()), settled: Condvar::new(), wake: Notify::new(), limit }
+        Self {
+            state: Mutex::new(State::default()),
+            settled: Condvar::new(),
+            wake: Notify::new(),
+            limit,
+            at_work_on: AtomicU64::new(NOTHING),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -328,13 +344,32 @@ impl Outbox {
             let seq = state.cursor;
             state.cursor += 1;
             let Some(Some(slot)) = state.slot(seq) else { continue };
-            if std::mem::replace(&mut slot.sent, true) {
-                slot.run.counters.resent.fetch_add(1, Relaxed);
-            }
             taken += slot.message.payload.len();
             batch.push(Sending { seq, message: slot.message.clone() });
         }
         batch
+    }
+
+    /// All that is left of these, from `first` up to `below`, was sent (once more, perhaps).
+    pub fn mark_sent(&self, first: u64, below: u64) {
+        let mut state = self.lock();
+        for seq in first.max(state.base)..below {
+            if let Some(Some(slot)) = state.slot(seq)
+                && std::mem::replace(&mut slot.sent, true)
+            {
+                slot.run.counters.resent.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// The session handles this message now: should that panic, it is to blame.
+    pub fn at_work_on(&self, seq: Option<u64>) {
+        self.at_work_on.store(seq.unwrap_or(NOTHING), Relaxed);
+    }
+
+    /// What the session was at when it ended.
+    pub fn was_at_work_on(&self) -> Option<u64> {
+        Some(self.at_work_on.swap(NOTHING, Relaxed)).filter(|seq| *seq != NOTHING)
     }
 
     /// These have arrived, as far as the proof goes.
@@ -399,8 +434,7 @@ impl Outbox {
     pub async fn work(&self) {
         {
             let mut state = self.lock();
-            let overflow = state.runs.iter().any(|run| run.overflows.load(Relaxed));
-            if state.cursor < state.end() || (overflow && state.bytes <= self.limit / 2) {
+            if state.has_work(self.limit) {
                 return;
             }
             state.sleeping = true;
@@ -408,10 +442,14 @@ impl Outbox {
         self.wake.notified().await;
     }
 
-    /// Waits `pause`, or until something changed or somebody is in a hurry (the end of a run): `true`.
+    /// Waits `pause`, or until something changed or somebody is in a hurry (the end of a run); `true` if there
+    /// is something to do then.
     pub async fn linger(&self, pause: Duration) -> bool {
         let hurry = self.lock().waiting > 0;
-        !hurry && tokio::time::timeout(pause, self.wake.notified()).await.is_ok()
+        if hurry || tokio::time::timeout(pause, self.wake.notified()).await.is_ok() {
+            return true;
+        }
+        self.lock().has_work(self.limit)
     }
 
     /// Waits until something may have changed: a new message, a run that ends.
@@ -425,6 +463,12 @@ impl Outbox {
     /// Is there nothing to do and nobody who could bring something?
     pub fn is_idle(&self) -> bool {
         self.lock().is_idle()
+    }
+
+    /// Keeps a message that no server would take.
+    pub fn push_to_disk(&self, run: &Run, message: &Message) -> Result<(), Error> {
+        run.counters.accepted.fetch_add(1, Relaxed);
+        Self::keep(run, &mut run.spill(), message)
     }
 
     /// The courier starts, unless one is at work or gave up: then `false`.
@@ -542,7 +586,7 @@ mod tests {
         Message {
             subject: "s".into(),
             headers: Vec::new().into(),
-            id: n.to_string(),
+            id: n.to_string().into(),
             payload: format!("{{\"n\":{n}}}").into(),
         }
     }
@@ -568,9 +612,12 @@ mod tests {
         }
         let batch = outbox.take(4, usize::MAX);
         assert_eq!(ids(&batch), [0, 1, 2, 3]);
+        outbox.mark_sent(0, 4);
         outbox.confirm(&[proofs(&batch)[0], proofs(&batch)[2]]);
         outbox.rewind();
         assert_eq!(ids(&outbox.take(9, usize::MAX)), [1, 3, 4, 5]);
+        assert_eq!(run.counters.resent.load(Relaxed), 0);
+        outbox.mark_sent(1, 6);
         assert_eq!(run.counters.resent.load(Relaxed), 2);
         outbox.confirm(&(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>());
         outbox.confirm(&(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>());

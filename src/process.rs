@@ -2,18 +2,39 @@
 //!
 //! A forked child has its parent's memory but none of its threads: the parent's couriers are dead in it, and
 //! their locks may be held for ever. So they are never touched there: the state carries the process id it
-//! was made in, and a child makes its own. The registry itself is lock-free, so that reading it cannot hang.
+//! was made in, and a child makes its own (Python tells us of each fork: `os.register_at_fork`). The registry itself is lock-free, so that reading it cannot hang.
 
 use std::{
     collections::HashMap,
     mem,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 
 use crate::{config::Connection, courier::Courier, report::Notice};
+
+/// This process's id: asking the kernel for it costs as much as half a message.
+static PID: AtomicU32 = AtomicU32::new(0);
+
+/// The id of this process. A forked child has its own from [`forked`] on.
+pub fn id() -> u32 {
+    match PID.load(Relaxed) {
+        0 => forked(),
+        pid => pid,
+    }
+}
+
+/// To be called in a forked child, before anything else of ours.
+pub fn forked() -> u32 {
+    let pid = std::process::id();
+    PID.store(pid, Relaxed);
+    pid
+}
 
 static PROCESS: LazyLock<ArcSwap<Process>> = LazyLock::new(|| ArcSwap::from(Process::new()));
 
@@ -26,13 +47,13 @@ pub struct Process {
 
 impl Process {
     fn new() -> Arc<Self> {
-        Arc::new(Self { pid: std::process::id(), couriers: Mutex::new(HashMap::new()) })
+        Arc::new(Self { pid: id(), couriers: Mutex::new(HashMap::new()) })
     }
 
     /// This process; after a fork, a new one.
     pub fn current() -> Arc<Self> {
         let known = PROCESS.load_full();
-        if known.pid == std::process::id() {
+        if known.pid == id() {
             return known;
         }
         // The parent's: forgotten, not dropped.

@@ -1,6 +1,6 @@
 //! What must not leave: our own credentials, and the secrets of the environment that `starting` carries.
 
-use serde_json::{Map, Value};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::Secret;
 
@@ -22,104 +22,166 @@ pub enum StatusEnv {
 /// Our own credentials, to be masked wherever they occur.
 #[derive(Clone, Debug, Default)]
 pub struct Masks {
-    /// The longest first: one may be part of another.
+    /// In every spelling, the longest first: one may be part of another.
     secrets: Vec<Secret>,
 }
 
+/// A secret of fewer bytes is in many words: it is masked only where it stands alone.
+const SHORT: usize = 4;
+
 impl Masks {
-    /// Of all that the user gave us, as it was given and as it stands in JSON and in a URL.
+    /// Of all that the user gave us.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        let spellings = |secret: Secret| {
-            let text = secret.reveal().trim();
-            let in_json = Value::from(text).to_string();
-            let in_url = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
-            let in_json = in_json.get(1..in_json.len() - 1).unwrap_or_default();
-            [text, in_json, &in_url.to_string()].map(Secret::new)
-        };
-        let mut secrets: Vec<Secret> =
-            secrets.into_iter().flat_map(spellings).filter(|secret| !secret.reveal().is_empty()).collect();
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.reveal().len()));
-        secrets.dedup();
-        Self { secrets }
+        let mut masks = Self::default();
+        masks.learn(secrets);
+        masks
+    }
+
+    /// More of them.
+    pub fn learn(&mut self, secrets: impl IntoIterator<Item = Secret>) {
+        self.secrets.extend(secrets.into_iter().flat_map(|secret| spellings(secret.reveal().trim())));
+        self.secrets.retain(|secret| !secret.reveal().is_empty());
+        self.secrets.sort_by(|a, b| {
+            let (a, b) = (a.reveal(), b.reveal());
+            b.len().cmp(&a.len()).then_with(|| a.cmp(b))
+        });
+        self.secrets.dedup();
     }
 
     /// The text without our credentials; `None` if there are none in it.
     pub fn hide(&self, text: &str) -> Option<String> {
-        // One of three letters is in many words: it is masked only where it stands alone.
-        const SHORT: usize = 4;
+        if self.is_secret(text.as_bytes()) {
+            return Some(MASK.to_owned());
+        }
         let mut hidden: Option<String> = None;
-        for secret in &self.secrets {
+        for part in self.parts() {
             let now = hidden.as_deref().unwrap_or(text);
-            let secret = secret.reveal();
-            if now == secret {
-                return Some(MASK.to_owned());
-            }
-            if secret.len() >= SHORT && now.contains(secret) {
-                hidden = Some(now.replace(secret, MASK));
+            if now.contains(part) {
+                hidden = Some(now.replace(part, MASK));
             }
         }
         hidden
     }
 
-    /// A status without secrets. What is no JSON object is returned as it is.
-    pub fn redact(&self, status: Vec<u8>, env: StatusEnv) -> Vec<u8> {
-        let Ok(Value::Object(mut members)) = serde_json::from_slice(&status) else { return status };
-        match (env, members.get_mut("env")) {
-            (StatusEnv::Omit, _) => drop(members.shift_remove("env")),
-            (_, Some(Value::Object(vars))) => redact_env(vars, env),
-            _ => {}
-        }
-        for (name, value) in &mut members {
-            // What these say must stay true, even if somebody's password is "running".
-            if !matches!(name.as_str(), "status" | "runner_ident") {
-                self.hide_in(value);
-            }
-        }
-        // Writing strings and numbers that were just read cannot fail.
-        serde_json::to_vec(&members).unwrap_or(status)
+    /// Is this one of them, and nothing else?
+    pub fn is_secret(&self, text: &[u8]) -> bool {
+        self.secrets.iter().any(|secret| secret.reveal().as_bytes() == text)
     }
 
-    fn hide_in(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => {
-                if let Some(hidden) = self.hide(text) {
-                    *text = hidden;
-                }
+    /// What must not be part of a text.
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(Secret::reveal).filter(|secret| secret.len() >= SHORT)
+    }
+}
+
+/// A secret as it was given, and as others write it: JSON (with and without `\u`), a URL, a shell, a log line.
+fn spellings(secret: &str) -> Vec<Secret> {
+    const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
+    let in_json = serde_json::Value::from(secret).to_string();
+    let in_json = in_json.get(1..in_json.len() - 1).unwrap_or_default();
+    let escape = |unit: &mut u16| format!("\\u{unit:04x}");
+    let ascii_json: String = in_json
+        .chars()
+        .map(|c| {
+            if c.is_ascii() {
+                c.to_string()
+            } else {
+                c.encode_utf16(&mut [0; 2]).iter_mut().map(escape).collect()
             }
-            Value::Number(number) => {
-                if self.hide(&number.to_string()).is_some_and(|hidden| hidden == MASK) {
-                    *value = MASK.into();
-                }
-            }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.hide_in(item)),
-            Value::Object(members) => {
-                let telling: Vec<String> =
-                    members.keys().filter(|key| self.hide(key).is_some()).cloned().collect();
-                for key in telling {
-                    if let (Some(hidden), Some(value)) = (self.hide(&key), members.shift_remove(&key)) {
-                        members.insert(hidden, value);
-                    }
-                }
-                members.values_mut().for_each(|member| self.hide_in(member));
-            }
-            Value::Null | Value::Bool(_) => {}
+        })
+        .collect();
+    let in_url = |kept| utf8_percent_encode(secret, kept).to_string();
+    let words: Vec<&str> = secret.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+    let spelled = [
+        secret.to_owned(),
+        in_json.to_owned(),
+        ascii_json,
+        in_url(NON_ALPHANUMERIC),
+        in_url(UNRESERVED),
+        in_url(PATH),
+        // What `shlex.quote` makes of a quote, and what a notice makes of blanks.
+        secret.replace('\'', r#"'"'"'"#),
+        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "),
+    ];
+    spelled.into_iter().map(Secret::new).collect()
+}
+
+/// What a status loses on its way.
+#[derive(Debug)]
+pub struct Redaction<'a> {
+    /// Our credentials.
+    pub masks: &'a Masks,
+    /// What is left of the environment.
+    pub env: StatusEnv,
+}
+
+/// A part of a status: what its member is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The environment.
+    Env,
+    /// What must stay true, even if somebody's password is "running".
+    Plain,
+    /// Anything else.
+    Other,
+}
+
+impl Section {
+    /// The section of this name.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "env" => Self::Env,
+            "status" | "runner_ident" => Self::Plain,
+            _ => Self::Other,
         }
+    }
+}
+
+/// What becomes of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays, but for our credentials in it.
+    Keep,
+    /// Its value is masked.
+    Mask,
+    /// It goes.
+    Omit,
+}
+
+impl Redaction<'_> {
+    /// What becomes of a section.
+    pub fn of_section(&self, section: Section) -> Fate {
+        if section == Section::Env && self.env == StatusEnv::Omit { Fate::Omit } else { Fate::Keep }
+    }
+
+    /// What becomes of a variable of the environment.
+    pub fn of_variable(&self, name: &str, value: &str) -> Fate {
+        // A server may be given without a scheme: `me:secret@host`.
+        let own = OWN.contains(&name) || (name == "RUNNER_NATS_SERVERS" && value.contains('@'));
+        let telling = self.env == StatusEnv::Redact && (says_secret(name) || has_userinfo(value));
+        if own || telling { Fate::Mask } else { Fate::Keep }
+    }
+
+    /// [`Masks::hide`].
+    pub fn hide(&self, text: &str) -> Option<String> {
+        self.masks.hide(text)
+    }
+
+    /// [`Masks::is_secret`].
+    pub fn is_secret(&self, text: &[u8]) -> bool {
+        self.masks.is_secret(text)
+    }
+
+    /// What must not be part of a long text.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        self.masks.parts()
     }
 }
 
 /// Our own variables that are credentials, whatever this process's configuration made of them: the job's
 /// environment may have others.
 const OWN: &[&str] = &["RUNNER_NATS_PASSWORD", "RUNNER_NATS_TOKEN", "RUNNER_NATS_NKEYS_SEED"];
-
-fn redact_env(vars: &mut Map<String, Value>, mode: StatusEnv) {
-    for (name, value) in vars {
-        let text = value.as_str().unwrap_or_default();
-        let own = OWN.contains(&name.as_str()) || (name == "RUNNER_NATS_SERVERS" && has_userinfo(text));
-        if own || (mode == StatusEnv::Redact && (says_secret(name) || has_userinfo(text))) {
-            *value = MASK.into();
-        }
-    }
-}
 
 /// Does the name of a variable say that its value is secret?
 fn says_secret(name: &str) -> bool {
@@ -179,15 +241,9 @@ fn has_userinfo(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn masks(secrets: &[&str]) -> Masks {
         Masks::new(secrets.iter().map(|secret| Secret::new(*secret)))
-    }
-
-    fn redacted(status: &Value, env: StatusEnv, secrets: &[&str]) -> Value {
-        let status = serde_json::to_vec(status).unwrap();
-        serde_json::from_slice(&masks(secrets).redact(status, env)).unwrap()
     }
 
     #[test]
@@ -236,59 +292,51 @@ mod tests {
 
     #[test]
     fn the_environment_in_each_mode() {
-        let env = json!({"PATH": "/bin", "DB_PASSWORD": "x1", "URL": "a://u:p@h", "RUNNER_NATS_TOKEN": "other",
-                         "RUNNER_NATS_SERVERS": "nats://u:p@h", "NOTE": "own-canary!", "NUMBER": 5});
-        let status = json!({"status": "starting", "command": ["play", "-e", "x=own-canary"], "env": env,
-                            "cwd": "/"});
-        let mode = |mode| redacted(&status, mode, &["own-canary"]);
-        let full = mode(StatusEnv::Full);
-        assert_eq!(
-            full["env"],
-            json!({"PATH": "/bin", "DB_PASSWORD": "x1", "URL": "a://u:p@h", "RUNNER_NATS_TOKEN": "***",
-                                       "RUNNER_NATS_SERVERS": "***", "NOTE": "***!", "NUMBER": 5})
-        );
-        assert_eq!(full["command"], json!(["play", "-e", "x=***"]));
-        let redact = mode(StatusEnv::Redact);
-        assert_eq!(
-            (&redact["env"]["DB_PASSWORD"], &redact["env"]["URL"], &redact["env"]["PATH"]),
-            (&json!("***"), &json!("***"), &json!("/bin"))
-        );
-        let omit = mode(StatusEnv::Omit);
-        assert!(omit.get("env").is_none());
-        assert_eq!(omit["command"], json!(["play", "-e", "x=***"]));
+        let masks = masks(&["own-canary"]);
+        for (name, value, redact, full) in [
+            ("PATH", "/bin", Fate::Keep, Fate::Keep),
+            ("DB_PASSWORD", "x1", Fate::Mask, Fate::Keep),
+            ("URL", "a://u:p@h", Fate::Mask, Fate::Keep),
+            ("RUNNER_NATS_TOKEN", "other", Fate::Mask, Fate::Mask),
+            ("RUNNER_NATS_SERVERS", "nats://u:p@h", Fate::Mask, Fate::Mask),
+            ("RUNNER_NATS_SERVERS", "u:p@h", Fate::Mask, Fate::Mask),
+            ("RUNNER_NATS_SERVERS", "nats://h", Fate::Keep, Fate::Keep),
+        ] {
+            for (env, fate) in [(StatusEnv::Redact, redact), (StatusEnv::Full, full)] {
+                assert_eq!(
+                    Redaction { masks: &masks, env }.of_variable(name, value),
+                    fate,
+                    "{name}={value} {env:?}"
+                );
+            }
+        }
+        let fates = [StatusEnv::Redact, StatusEnv::Omit, StatusEnv::Full]
+            .map(|env| Redaction { masks: &masks, env }.of_section(Section::of("env")));
+        assert_eq!(fates, [Fate::Keep, Fate::Omit, Fate::Keep]);
     }
 
     #[test]
-    fn what_a_status_says_stays_and_numbers_are_exact() {
-        let status = br#"{"status":"running","runner_ident":"running","n":1e+400,"big":123456789012345678901234567890,"pin":4711}"#;
-        let out = masks(&["running", "4711"]).redact(status.to_vec(), StatusEnv::Redact);
-        let text = String::from_utf8(out).unwrap();
-        assert_eq!(
-            text,
-            r#"{"status":"running","runner_ident":"running","n":1e+400,"big":123456789012345678901234567890,"pin":"***"}"#
-        );
-    }
-
-    #[test]
-    fn own_credentials_are_hidden_in_values_and_names() {
+    fn own_credentials_are_hidden() {
         let masks = masks(&["hunter2", "hunter2-and-more", "ab", " "]);
         assert_eq!(masks.hide("x hunter2-and-more hunter2"), Some("x *** ***".to_owned()));
-        let spelled = self::masks(&["a\"b:c/d"]);
-        assert_eq!(
-            spelled.hide(r#"{"pass":"a\"b:c/d"} a%22b%3Ac%2Fd"#),
-            Some(r#"{"pass":"***"} ***"#.to_owned())
-        );
         assert_eq!(masks.hide("ab"), Some("***".to_owned()));
         assert_eq!(masks.hide("cab"), None);
-        let status = json!({"env": {"A_hunter2": "1", "B": ["hunter2"]}});
-        assert_eq!(
-            redacted(&status, StatusEnv::Full, &["hunter2"])["env"],
-            json!({"A_***": "1", "B": ["***"]}).clone()
-        );
     }
 
     #[test]
-    fn what_is_no_status_stays() {
-        assert_eq!(masks(&["x"]).redact(b"[1".to_vec(), StatusEnv::Omit), b"[1");
+    fn in_whatever_spelling() {
+        let masks = masks(&["a\"b:c/d-ö 'x", "two  blanks"]);
+        for spelled in [
+            r#"{"pass":"a\"b:c/d-ö 'x"}"#,
+            r#"{"pass":"a\"b:c/d-\u00f6 'x"}"#,
+            "a%22b%3Ac%2Fd%2D%C3%B6%20%27x",
+            "a%22b%3Ac%2Fd-%C3%B6%20%27x",
+            "a%22b%3Ac/d-%C3%B6%20%27x",
+            r#"'a"b:c/d-ö '"'"'x'"#,
+            "two blanks",
+        ] {
+            let hidden = masks.hide(spelled).unwrap_or_else(|| panic!("{spelled}"));
+            assert!(hidden.contains(MASK) && !hidden.contains('x') && !hidden.contains("blanks"), "{hidden}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::redact::Masks;
+use crate::{config::Secret, redact::Masks};
 
 /// How much a notice matters; the values are those of Python's `logging`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,17 +33,28 @@ pub struct Notice {
     pub level: Level,
     /// One line, without secrets.
     pub text: String,
+    /// What stays the same while the same thing is wrong, in whatever words: told once per run.
+    pub cause: String,
 }
 
 impl Notice {
     /// A notice of this level. What servers and users put into the text cannot make it more than one line,
     /// nor endless.
     pub fn new(level: Level, text: impl AsRef<str>) -> Self {
-        const LONGEST: usize = 2000;
-        let one_line = text.as_ref().split(|c: char| c.is_whitespace() || c.is_control());
-        let words: Vec<&str> = one_line.filter(|word| !word.is_empty()).collect();
-        Self { level, text: words.join(" ").chars().take(LONGEST).collect() }
+        let text = one_line(text.as_ref());
+        Self { level, cause: text.clone(), text }
     }
+
+    /// A notice whose text may vary while its cause lasts.
+    pub fn about(level: Level, cause: &str, text: impl AsRef<str>) -> Self {
+        Self { level, text: one_line(text.as_ref()), cause: one_line(cause) }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 2000;
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect()
 }
 
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
@@ -67,7 +78,7 @@ pub fn last_panic() -> String {
 #[derive(Debug, Default)]
 pub struct Notices {
     /// What a server says may repeat what we told it.
-    masks: Masks,
+    masks: Mutex<Masks>,
     ring: Mutex<Ring>,
     latest: AtomicU64,
 }
@@ -85,31 +96,34 @@ impl Notices {
 
     /// An empty ring that lets none of these credentials in.
     pub fn new(masks: Masks) -> Self {
-        Self { masks, ..Self::default() }
+        Self { masks: Mutex::new(masks), ..Self::default() }
+    }
+
+    /// More credentials, which were read from their file just now.
+    pub fn learn(&self, secrets: Vec<Secret>) {
+        self.masks.lock().unwrap_or_else(PoisonError::into_inner).learn(secrets);
     }
 
     /// A text of the server's without our credentials.
     pub fn hide(&self, text: String) -> String {
-        self.masks.hide(&text).unwrap_or(text)
+        let masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        masks.hide(&text).unwrap_or(text)
     }
 
-    /// Says something. The same thing said twice in a row is said once.
-    pub fn say(&self, mut notice: Notice) {
-        notice.text = self.hide(notice.text);
-        let mut ring = self.lock();
-        if ring.notices.back() == Some(&notice) {
-            return;
-        }
-        if ring.notices.len() >= Self::KEPT {
-            ring.notices.pop_front();
-        }
-        ring.notices.push_back(notice);
-        self.latest.fetch_add(1, Relaxed);
+    /// Says something.
+    pub fn say(&self, level: Level, text: String) {
+        self.put(Notice::new(level, self.hide(text)));
+    }
+
+    /// Says that something is wrong, in words that may vary while the `cause` lasts.
+    pub fn warn(&self, cause: &str, text: String) {
+        self.put(Notice::about(Level::Warning, cause, self.hide(text)));
     }
 
     /// Says that something is wrong, and keeps it for later runs until [`Self::mended`]. While the same
     /// `cause` lasts it is said once, in whatever words the network finds for it.
     pub fn problem(&self, cause: &str, text: String) {
+        // Not `about`: what is wrong again after it was mended is told again.
         let notice = Notice::new(Level::Warning, self.hide(text));
         {
             let mut ring = self.lock();
@@ -118,7 +132,20 @@ impl Notices {
             }
             ring.problem = Some((cause.to_owned(), notice.clone()));
         }
-        self.say(notice);
+        self.put(notice);
+    }
+
+    /// The same thing said twice in a row is said once.
+    fn put(&self, notice: Notice) {
+        let mut ring = self.lock();
+        if ring.notices.back().is_some_and(|last| last.cause == notice.cause && last.level == notice.level) {
+            return;
+        }
+        if ring.notices.len() >= Self::KEPT {
+            ring.notices.pop_front();
+        }
+        ring.notices.push_back(notice);
+        self.latest.fetch_add(1, Relaxed);
     }
 
     /// The problem is over; `true` if there was one.
@@ -269,7 +296,7 @@ mod tests {
     #[test]
     fn each_reader_gets_what_is_new_to_it() {
         let notices = Notices::default();
-        notices.say(Notice::new(Level::Info, "one"));
+        notices.say(Level::Info, "one".to_owned());
         let (problem, seen) = notices.start();
         assert_eq!((problem, notices.has_news(seen)), (None, false));
         notices.problem("cause", "two".to_owned());
@@ -285,10 +312,24 @@ mod tests {
     fn a_server_cannot_make_us_print_our_password() {
         let notices = Notices::new(Masks::new([crate::config::Secret::new("canary-1")]));
         notices.problem("cause", "bad password canary-1".to_owned());
-        notices.say(Notice::new(Level::Info, "hello canary-1"));
+        notices.say(Level::Info, "hello canary-1".to_owned());
+        notices.learn(vec![crate::config::Secret::new("canary  2")]);
+        notices.say(Level::Info, format!("{}canary  2", "x ".repeat(996)));
         let texts: Vec<String> = notices.since(0).0.into_iter().map(|notice| notice.text).collect();
-        assert_eq!(texts, ["bad password ***", "hello ***"]);
+        assert_eq!(texts[..2], ["bad password ***", "hello ***"]);
+        assert!(texts[2].ends_with("x ***"));
         assert_eq!(notices.start().0.unwrap().text, "bad password ***");
+    }
+
+    #[test]
+    fn one_cause_in_many_words_does_not_fill_the_ring() {
+        let notices = Notices::default();
+        notices.say(Level::Info, "first".to_owned());
+        for n in 0..1000 {
+            notices.warn("large", format!("{n} bytes are too many"));
+        }
+        let texts: Vec<String> = notices.since(0).0.into_iter().map(|notice| notice.text).collect();
+        assert_eq!(texts, ["first", "0 bytes are too many"]);
     }
 
     #[test]
@@ -302,7 +343,7 @@ mod tests {
     fn the_ring_forgets_the_oldest() {
         let notices = Notices::default();
         for n in 0..1000 {
-            notices.say(Notice::new(Level::Info, n.to_string()));
+            notices.say(Level::Info, n.to_string());
         }
         let (kept, seen) = notices.since(0);
         assert_eq!((kept.len(), seen), (Notices::KEPT, 1000));

@@ -10,10 +10,7 @@
 //! attempt rises with each rewind, so that a late confirmation of something sent again proves nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io::Read,
-    os::unix::fs::OpenOptionsExt,
+    collections::{HashMap, VecDeque},
     str::FromStr,
     sync::{
         Arc,
@@ -35,18 +32,20 @@ use tokio::{
 };
 
 use crate::{
-    config::{Auth, Connection, Delivery, Secret, Server},
+    config::{Auth, Connection, Delivery, Server},
+    credentials,
     error::Error,
     fault,
     message::{self, EXPECTED_STREAM, Message},
     outbox::{Outbox, Proof, Sending},
-    report::{Level, Notice, Notices},
+    report::Notices,
 };
 
 /// async-nats must not reconnect; see above.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
-/// How long the outbox may stay empty before the courier sleeps and has to be woken.
+/// How often we look for new messages, and how many times in vain before we sleep and have to be woken.
 const LINGER: Duration = Duration::from_millis(5);
+const LINGERS: usize = 200;
 /// How long an idle session without runs stays connected.
 const IDLE: Duration = Duration::from_secs(5);
 /// Unconfirmed for this long: the connection, or the server behind it, is stuck.
@@ -70,6 +69,8 @@ const WATCH_IDLE: Duration = Duration::from_millis(50);
 const FLOOD: u64 = 4 << 20;
 /// An acknowledgement takes about a hundred bytes, the names of streams a few thousand.
 const LONGEST_ANSWER: usize = 1 << 20;
+/// Subjects that are remembered: more are asked about anew.
+const SUBJECTS_KNOWN: usize = 1_000;
 /// Pause after a transient error of the stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -107,16 +108,22 @@ pub struct Session {
     flights: Flights,
     /// What confirms the messages of a subject, as far as we asked.
     proofs: HashMap<Arc<str>, Proof>,
+    /// The last one: messages of one run come one after the other.
+    last_proof: Option<(Arc<str>, Proof)>,
     /// Subjects that cannot be published to at present, why, and until when we believe that.
     closed: HashMap<Arc<str>, (String, Instant)>,
     lookups: u64,
     confirmed_any: bool,
     /// Every number below was sent in this session, or before it.
     sent_below: u64,
+    /// The same, of the present batch alone.
+    batch_sent_below: u64,
     /// Refusals since the last marker.
     violations: usize,
     /// A stream was not available, and nothing was stored since.
     stream_troubled: bool,
+    /// Nothing is sent before, after a transient error of the stream.
+    paused_until: Option<Instant>,
     /// What we had received in all when something last concerned us, in bytes.
     received: u64,
 }
@@ -142,6 +149,8 @@ enum Captured {
     No,
     /// We may not ask.
     Forbidden,
+    /// It cannot say at present.
+    NotNow,
 }
 
 const SILENT: &str = "JetStream does not say which stream takes our subject";
@@ -190,6 +199,8 @@ impl Session {
             .ignore_discovered_servers()
             .ping_interval(ping_interval(connection))
             // A message and its marker each: the channel never fills up, so sending never waits.
+            // Ours are fit for NATS already.
+            .skip_subject_validation(true)
             .client_capacity(2 * connection.window + 128)
             .subscription_capacity(4 * connection.window + 1024);
         if let Some(name) = &connection.name {
@@ -229,12 +240,15 @@ impl Session {
             attempt: 0,
             flights: Flights::default(),
             proofs: HashMap::new(),
+            last_proof: None,
             closed: HashMap::new(),
             lookups: 0,
             confirmed_any: false,
             sent_below: 0,
+            batch_sent_below: 0,
             violations: 0,
             stream_troubled: false,
+            paused_until: None,
             received: 0,
         };
         session.hello().await.map_err(|Broken(end)| match end {
@@ -252,6 +266,11 @@ impl Session {
     /// Did messages go in and nothing come out?
     pub fn got_stuck(&self) -> bool {
         !self.confirmed_any && self.flights.len() > 0
+    }
+
+    /// Was anything confirmed?
+    pub fn was_of_use(&self) -> bool {
+        self.confirmed_any
     }
 
     /// Sends us a message through the server: proves that confirmations can come back.
@@ -311,7 +330,10 @@ impl Session {
             if self.fill(outbox, notices).await? {
                 drained_at = None;
             }
-            let room = self.flights.len() < self.window_size && self.flights.bytes < WINDOW_BYTES;
+            let paused = self.paused_until;
+            let room = paused.is_none()
+                && self.flights.len() < self.window_size
+                && self.flights.bytes < WINDOW_BYTES;
             let stalls_at = self.flights.stalls_at(self.stall);
             let idle = self.flights.len() == 0 && outbox.is_idle();
             let idle_until = *drained_at.get_or_insert_with(Instant::now) + IDLE;
@@ -322,6 +344,7 @@ impl Session {
                     return Err(Broken(End::Lost(reason)));
                 }
                 () = sleep_until(idle_until), if idle => return Ok(()),
+                () = sleep_until(paused.unwrap_or(idle_until)), if paused.is_some() => self.paused_until = None,
                 () = more_work(outbox), if room => {}
             }
         }
@@ -330,58 +353,78 @@ impl Session {
     /// Sends as much as the window allows; `true` if that was anything.
     async fn fill(&mut self, outbox: &Outbox, notices: &Notices) -> Step<bool> {
         let mut sent = false;
-        loop {
+        while self.paused_until.is_none() {
             let room = self.window_size.saturating_sub(self.flights.len()).min(BATCH);
             let bytes = WINDOW_BYTES.saturating_sub(self.flights.bytes);
             if room == 0 || bytes == 0 {
-                return Ok(sent);
+                break;
             }
             let batch = outbox.take(room, bytes);
-            if batch.is_empty() {
-                return Ok(sent);
-            }
+            let Some(first) = batch.first().map(|sending| sending.seq) else { break };
             sent = true;
             let _ = fault::at("session.fill");
-            let attempt = self.attempt;
-            let mut marker = None;
-            let mut unproven = Vec::new();
-            for sending in batch {
-                let Sending { seq, message } = sending;
-                if let Some(reason) = self.why_closed(&message.subject) {
-                    reject(outbox, notices, seq, &reason);
-                    continue;
-                }
-                let proof = self.proof_of(&message.subject, outbox, notices).await?;
-                if self.attempt != attempt {
-                    // Rewound meanwhile: what is left of this batch will be taken again.
-                    return Ok(true);
-                }
-                if let Some(reason) = self.why_closed(&message.subject) {
-                    reject(outbox, notices, seq, &reason);
-                    continue;
-                }
-                let Some(outbound) = self.outbound(seq, message, proof, outbox, notices) else { continue };
-                let (subject, payload) = (outbound.1, outbound.0.payload.len());
-                self.send(outbound.0).await?;
-                match proof {
-                    Proof::Stored => {}
-                    Proof::Routed => marker = Some(seq),
-                    Proof::None => unproven.push(seq),
-                }
-                self.sent_below = self.sent_below.max(seq + 1);
-                self.flights.add(seq, Flight { subject, bytes: payload, proof, sent: Instant::now() });
-            }
-            if let Some(seq) = marker {
-                let reply = format!("{}.m.{}.{seq}", self.inbox, self.attempt);
-                self.publish(reply, None, None, Bytes::new()).await?;
-            }
-            if !unproven.is_empty() {
-                self.flush_unproven(&unproven, outbox).await?;
-            }
-            if let Some(incoming) = self.next().now_or_never() {
+            self.batch_sent_below = first;
+            let result = self.send_batch(batch, outbox, notices).await;
+            outbox.mark_sent(first, self.batch_sent_below);
+            outbox.at_work_on(None);
+            result?;
+            if let Some(incoming) = self.at_hand() {
                 self.on_incoming(incoming, outbox, notices).await?;
             }
         }
+        Ok(sent)
+    }
+
+    /// Sends a batch, and a marker behind it if that is what proves its delivery.
+    async fn send_batch(&mut self, batch: Vec<Sending>, outbox: &Outbox, notices: &Notices) -> Step<()> {
+        let attempt = self.attempt;
+        let now = Instant::now();
+        let mut marker = None;
+        let mut unproven = Vec::new();
+        for Sending { seq, message } in batch {
+            outbox.at_work_on(Some(seq));
+            let _ = fault::at("session.message");
+            if let Some(reason) = self.why_closed(&message.subject) {
+                reject(outbox, notices, seq, &reason, &reason);
+                continue;
+            }
+            let proof = match self.known_proof(&message.subject) {
+                Some(proof) => proof,
+                None => {
+                    let proof = self.proof_of(&message.subject, outbox, notices).await?;
+                    if self.attempt != attempt {
+                        // Rewound meanwhile: what is left of this batch will be taken again.
+                        return Ok(());
+                    }
+                    if let Some(reason) = self.why_closed(&message.subject) {
+                        reject(outbox, notices, seq, &reason, &reason);
+                        continue;
+                    }
+                    proof
+                }
+            };
+            let Some((outbound, subject)) = self.outbound(seq, message, proof, outbox, notices) else {
+                continue;
+            };
+            let bytes = outbound.payload.len();
+            self.send(outbound).await?;
+            match proof {
+                Proof::Stored => {}
+                Proof::Routed => marker = Some(seq),
+                Proof::None => unproven.push(seq),
+            }
+            self.batch_sent_below = seq + 1;
+            self.sent_below = self.sent_below.max(seq + 1);
+            self.flights.add(seq, Flight { subject, bytes, proof, sent: now });
+        }
+        if let Some(seq) = marker {
+            let reply = format!("{}.m.{}.{seq}", self.inbox, self.attempt);
+            self.publish(reply, None, None, Bytes::new()).await?;
+        }
+        if !unproven.is_empty() {
+            self.flush_unproven(&unproven, outbox).await?;
+        }
+        Ok(())
     }
 
     /// The server forbids every proof: written to the socket is all that can be said.
@@ -418,18 +461,23 @@ impl Session {
         // The stream's header comes on top.
         let expected = self.stream.as_deref().filter(|_| proof == Proof::Stored);
         let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM, stream));
+        let subject = Arc::clone(&message.subject);
         let message = match message.fit(self.max_payload.saturating_sub(extra)) {
             Ok(message) => message,
             Err(size) => {
                 let limit = self.max_payload;
                 let reason =
                     format!("{size} bytes do not fit into the server's max_payload of {limit} bytes");
-                reject(outbox, notices, seq, &reason);
+                reject(outbox, notices, seq, &format!("too large for {subject}"), &reason);
                 return None;
             }
         };
         let mut headers = HeaderMap::new();
-        for (name, value) in message.all_headers().chain(expected.map(|stream| (EXPECTED_STREAM, stream))) {
+        if let Ok(id) = HeaderValue::from_str(&message.id) {
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+        }
+        let user = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in user.chain(expected.map(|stream| (EXPECTED_STREAM, stream))) {
             if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
                 headers.insert(name, value);
             }
@@ -441,14 +489,16 @@ impl Session {
         Some((OutboundMessage { subject, reply, payload, headers: Some(headers) }, message.subject))
     }
 
+    /// Hands a message to async-nats. Its queue has room for the whole window: this hardly ever waits.
     async fn send(&mut self, message: OutboundMessage) -> Step<()> {
         tokio::select! {
             biased;
-            () = hung_up(&mut self.gone) => Err(self.lost("connection closed")),
+            // What is queued when the connection is gone stays unconfirmed, and is sent again.
             sent = self.client.publish_message(message) => match sent {
                 Ok(()) => Ok(()),
                 Err(error) => Err(Broken(End::Lost(error.to_string()))),
-            }
+            },
+            () = hung_up(&mut self.gone) => Err(self.lost("connection closed")),
         }
     }
 
@@ -466,28 +516,49 @@ impl Session {
     async fn next(&mut self) -> Incoming {
         let watch = if self.flights.len() > 0 { WATCH_BUSY } else { WATCH_IDLE };
         loop {
-            let incoming = tokio::select! {
+            tokio::select! {
                 biased;
-                () = hung_up(&mut self.gone) => Incoming::Gone,
-                Some(event) = self.events.recv() => Incoming::Event(event),
-                message = self.inbound.next() => message.map_or(Incoming::Gone, Incoming::Message),
-                () = sleep(watch) => {
-                    if self.received_in_all().saturating_sub(self.received) <= FLOOD {
-                        continue;
-                    }
-                    self.last_words = Some("the server sends without end".to_owned());
-                    Incoming::Gone
+                () = hung_up(&mut self.gone) => return Incoming::Gone,
+                Some(event) = self.events.recv() => {
+                    return if self.is_flooded() { Incoming::Gone } else { Incoming::Event(event) };
                 }
-            };
-            if let Incoming::Message(message) = &incoming
-                && message.payload.len() > LONGEST_ANSWER
-            {
-                self.last_words = Some("the server sends to our inbox what we did not ask for".to_owned());
-                return Incoming::Gone;
+                message = self.inbound.next() => {
+                    return message.map_or(Incoming::Gone, |message| self.checked(message));
+                }
+                () = sleep(watch) => {
+                    if self.is_flooded() {
+                        return Incoming::Gone;
+                    }
+                }
             }
-            self.received = self.received_in_all();
-            return incoming;
         }
+    }
+
+    /// What has come in already, if anything has. That the connection is gone is for `next` to see.
+    fn at_hand(&mut self) -> Option<Incoming> {
+        if let Ok(event) = self.events.try_recv() {
+            return Some(Incoming::Event(event));
+        }
+        let message = self.inbound.next().now_or_never()??;
+        Some(self.checked(message))
+    }
+
+    /// A message of reasonable size. It concerns us: what came with it is no flood.
+    fn checked(&mut self, message: async_nats::Message) -> Incoming {
+        if message.payload.len() > LONGEST_ANSWER {
+            self.last_words = Some("the server sends to our inbox what we did not ask for".to_owned());
+            return Incoming::Gone;
+        }
+        self.received = self.received_in_all();
+        Incoming::Message(message)
+    }
+
+    fn is_flooded(&mut self) -> bool {
+        let flooded = self.received_in_all().saturating_sub(self.received) > FLOOD;
+        if flooded {
+            self.last_words = Some("the server sends without end".to_owned());
+        }
+        flooded
     }
 
     fn received_in_all(&self) -> u64 {
@@ -505,7 +576,7 @@ impl Session {
             if result.is_err() || confirmed.len() >= BATCH {
                 break;
             }
-            incoming = self.next().now_or_never();
+            incoming = self.at_hand();
         }
         self.confirmed_any |= !confirmed.is_empty();
         outbox.confirm(&confirmed);
@@ -528,7 +599,10 @@ impl Session {
                 Ok(())
             }
             Incoming::Message(message) => match self.understand(&message) {
-                Answer::Ack { seq, ack } => self.on_ack(seq, ack, confirmed, outbox, notices).await,
+                Answer::Ack { seq, ack } => {
+                    self.on_ack(seq, ack, confirmed, outbox, notices);
+                    Ok(())
+                }
                 Answer::Marker { seq } => {
                     // A refusal of a message before the marker came before it, but on another way:
                     // let async-nats' event task speak first.
@@ -569,23 +643,32 @@ impl Session {
 
     /// All messages of a subject that we may not publish to go to disk: those in flight and those to come.
     fn forbid(&mut self, violation: &Violation, outbox: &Outbox, notices: &Notices) {
-        if !violation.publish {
+        let subject: Arc<str> = violation.subject.as_str().into();
+        let in_flight = self.flights.of_subject(&subject);
+        // A server could go on for ever about subjects that we never used.
+        if !violation.publish || (in_flight.is_empty() && !self.proofs.contains_key(&subject)) {
             return;
         }
         self.violations += 1;
-        let subject: Arc<str> = violation.subject.as_str().into();
         let reason = format!("the server does not let this user publish to {subject}");
-        for seq in self.flights.of_subject(&subject) {
-            reject(outbox, notices, seq, &reason);
+        for seq in in_flight {
+            reject(outbox, notices, seq, &reason, &reason);
         }
         self.shut(&subject, reason);
     }
 
     fn shut(&mut self, subject: &Arc<str>, reason: String) {
-        self.closed.insert(Arc::clone(subject), (reason, Instant::now() + REJECTED_FOR));
+        let now = Instant::now();
+        if self.closed.len() >= SUBJECTS_KNOWN {
+            self.closed.retain(|_, (_, until)| *until > now);
+        }
+        self.closed.insert(Arc::clone(subject), (reason, now + REJECTED_FOR));
     }
 
     fn why_closed(&mut self, subject: &Arc<str>) -> Option<String> {
+        if self.closed.is_empty() {
+            return None;
+        }
         let (reason, until) = self.closed.get(subject)?;
         if *until > Instant::now() {
             return Some(reason.clone());
@@ -618,17 +701,17 @@ impl Session {
         }
     }
 
-    async fn on_ack(
+    fn on_ack(
         &mut self,
         seq: u64,
         ack: Ack,
         confirmed: &mut Vec<(u64, Proof)>,
         outbox: &Outbox,
         notices: &Notices,
-    ) -> Step<()> {
-        if self.flights.by_seq.get(&seq).is_some_and(|flight| flight.proof != Proof::Stored) {
+    ) {
+        if self.flights.get(seq).is_some_and(|flight| flight.proof != Proof::Stored) {
             // We did not ask for it.
-            return Ok(());
+            return;
         }
         match (ack, self.flights.remove(seq)) {
             // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
@@ -639,25 +722,28 @@ impl Session {
                         notices.mended();
                     }
                 }
-                Ok(())
             }
             // A refusal of what is not in flight says nothing.
-            (_, None) => Ok(()),
-            (Ack::Refused(reason), Some(flight)) => {
-                let reason = format!("the stream refused a message on {}: {reason}", flight.subject);
-                reject(outbox, notices, seq, &reason);
-                Ok(())
+            (_, None) => {}
+            (Ack::Refused { code, reason }, Some(flight)) => {
+                let cause = format!("refused {} {code}", flight.subject);
+                let reason = format!("the stream refused a message on {}: {reason} ({code})", flight.subject);
+                reject(outbox, notices, seq, &cause, &reason);
             }
             (Ack::NotNow(reason), Some(flight)) => {
                 self.proofs.remove(&flight.subject);
-                let text = format!("the stream is not available: {reason}; trying again");
-                notices.problem("stream", text);
-                self.stream_troubled = true;
-                self.rewind(outbox);
-                sleep(PAUSE).await;
-                Ok(())
+                self.last_proof = None;
+                self.wait_for_stream(&reason, outbox, notices);
             }
         }
+    }
+
+    /// All that is unconfirmed will be sent again, after a pause in which we go on to listen.
+    fn wait_for_stream(&mut self, reason: &str, outbox: &Outbox, notices: &Notices) {
+        notices.problem("stream", format!("the stream is not available: {reason}; trying again"));
+        self.stream_troubled = true;
+        self.rewind(outbox);
+        self.paused_until = Some(Instant::now() + PAUSE);
     }
 
     fn rewind(&mut self, outbox: &Outbox) {
@@ -666,31 +752,41 @@ impl Session {
         outbox.rewind();
     }
 
-    /// What confirms messages on this subject. Asks the server once per subject and session.
-    async fn proof_of(&mut self, subject: &Arc<str>, outbox: &Outbox, notices: &Notices) -> Step<Proof> {
-        if let Some(proof) = self.proofs.get(subject) {
-            return Ok(*proof);
+    /// What confirms messages on this subject, if we asked already.
+    fn known_proof(&mut self, subject: &Arc<str>) -> Option<Proof> {
+        match &self.last_proof {
+            Some((last, proof)) if Arc::ptr_eq(last, subject) => Some(*proof),
+            _ => {
+                let proof = *self.proofs.get(subject)?;
+                self.last_proof = Some((Arc::clone(subject), proof));
+                Some(proof)
+            }
         }
+    }
+
+    /// What confirms messages on this subject: asks the server.
+    async fn proof_of(&mut self, subject: &Arc<str>, outbox: &Outbox, notices: &Notices) -> Step<Proof> {
         let echo = if self.echoes { Proof::Routed } else { Proof::None };
         let proof = match self.delivery {
             Delivery::Core => echo,
             _ if !self.acks => Proof::None,
-            Delivery::Auto => match self.captured(subject, outbox, notices).await? {
-                Captured::Yes => Proof::Stored,
-                Captured::No | Captured::Forbidden => echo,
-            },
-            Delivery::Jetstream => {
-                if self.captured(subject, outbox, notices).await? == Captured::No {
+            _ => match (self.captured(subject, outbox, notices).await?, self.delivery) {
+                (Captured::NotNow, _) => {
+                    self.wait_for_stream(SILENT, outbox, notices);
+                    return Ok(Proof::Stored);
+                }
+                (Captured::Yes, _) | (Captured::Forbidden, Delivery::Jetstream) => Proof::Stored,
+                (Captured::No | Captured::Forbidden, Delivery::Auto | Delivery::Core) => echo,
+                (Captured::No, Delivery::Jetstream) => {
                     let reason = format!("no stream takes messages on {subject} (delivery=jetstream)");
                     self.shut(subject, reason);
                     // Not remembered: the stream may be made meanwhile.
                     return Ok(Proof::Stored);
                 }
-                Proof::Stored
-            }
+            },
         };
         // One subject a run and kind: the table would grow for ever under a long-lived service.
-        if self.proofs.len() >= 1_000 {
+        if self.proofs.len() >= SUBJECTS_KNOWN {
             self.proofs.clear();
         }
         self.proofs.insert(Arc::clone(subject), proof);
@@ -727,7 +823,7 @@ impl Session {
                 Incoming::Message(answer) if *answer.subject == *inbox => match StreamNames::read(&answer) {
                     Some(true) => return Ok(Captured::Yes),
                     Some(false) => return Ok(Captured::No),
-                    None => return Err(self.lost(SILENT)),
+                    None => return Ok(Captured::NotNow),
                 },
                 Incoming::Event(event) => match self.on_event(event)? {
                     Some(violation) if violation.subject == API => return Ok(Captured::Forbidden),
@@ -769,11 +865,15 @@ impl Session {
     }
 }
 
-/// Returns when there is something to send; waking us costs the job's thread, so we stay up for a while.
+/// Returns when there is something to send. Waking us costs the job's thread more than all else that it does
+/// for a message, so for a while we look by ourselves.
 async fn more_work(outbox: &Outbox) {
-    if !outbox.linger(LINGER).await {
-        outbox.work().await;
+    for _ in 0..LINGERS {
+        if outbox.linger(LINGER).await {
+            return;
+        }
     }
+    outbox.work().await;
 }
 
 /// Returns when the connection is gone. Nothing of the channel stays borrowed.
@@ -781,10 +881,10 @@ async fn hung_up(gone: &mut watch::Receiver<bool>) {
     let _ = gone.wait_for(|gone| *gone).await;
 }
 
-fn reject(outbox: &Outbox, notices: &Notices, seq: u64, reason: &str) {
-    notices.say(Notice::new(Level::Warning, reason));
+fn reject(outbox: &Outbox, notices: &Notices, seq: u64, cause: &str, reason: &str) {
+    notices.warn(cause, reason.to_owned());
     if let Err(error) = outbox.reject(seq) {
-        notices.say(Notice::new(Level::Warning, error.to_string()));
+        notices.warn(&error.cause(), error.to_string());
     }
 }
 
@@ -812,7 +912,7 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
                 path: path.clone(),
                 reason: reason.to_owned(),
             };
-            let text = read_secret(path).map_err(|error| fail(&error.to_string()))?;
+            let text = credentials::read(path).map_err(|error| fail(&error.to_string()))?;
             let seed =
                 text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
             options.nkey(seed.ok_or_else(|| fail("no nkey seed (SU...) in it"))?.to_owned())
@@ -823,27 +923,10 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
                 path: path.clone(),
                 reason,
             };
-            let text = read_secret(path).map_err(|error| fail(error.to_string()))?;
+            let text = credentials::read(path).map_err(|error| fail(error.to_string()))?;
             options.credentials(text.reveal()).map_err(|error| fail(error.to_string()))?
         }
     })
-}
-
-fn read_secret(path: &std::path::Path) -> std::io::Result<Secret> {
-    /// Real ones have about a kilobyte.
-    const MOST: u64 = 1 << 20;
-    // Opening a FIFO would wait for ever otherwise.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(std::io::Error::other("not a regular file"));
-    }
-    if about.len() > MOST {
-        return Err(std::io::Error::other("too large for a credentials file"));
-    }
-    let mut text = String::new();
-    file.take(MOST).read_to_string(&mut text)?;
-    Ok(Secret::new(text))
 }
 
 fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::ConnectError) -> Error {
@@ -870,7 +953,10 @@ fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::Conne
 /// Messages in flight, unconfirmed, of the present attempt.
 #[derive(Default)]
 struct Flights {
-    by_seq: BTreeMap<u64, Flight>,
+    /// From number `base` on; `None`: confirmed, or never sent.
+    slots: VecDeque<Option<Flight>>,
+    base: u64,
+    count: usize,
     bytes: usize,
 }
 
@@ -883,37 +969,66 @@ struct Flight {
 
 impl Flights {
     fn len(&self) -> usize {
-        self.by_seq.len()
+        self.count
     }
 
+    /// Numbers rise from one call to the next.
     fn add(&mut self, seq: u64, flight: Flight) {
+        if self.slots.is_empty() {
+            self.base = seq;
+        }
+        while self.base + (self.slots.len() as u64) < seq {
+            self.slots.push_back(None);
+        }
         self.bytes += flight.bytes;
-        self.by_seq.insert(seq, flight);
+        self.count += 1;
+        self.slots.push_back(Some(flight));
+    }
+
+    fn slot(&self, seq: u64) -> Option<usize> {
+        usize::try_from(seq.checked_sub(self.base)?).ok()
+    }
+
+    fn get(&self, seq: u64) -> Option<&Flight> {
+        self.slots.get(self.slot(seq)?)?.as_ref()
     }
 
     fn remove(&mut self, seq: u64) -> Option<Flight> {
-        let flight = self.by_seq.remove(&seq)?;
+        let slot = self.slot(seq)?;
+        let flight = self.slots.get_mut(slot)?.take()?;
         self.bytes -= flight.bytes;
+        self.count -= 1;
+        while let Some(None) = self.slots.front() {
+            self.slots.pop_front();
+            self.base += 1;
+        }
         Some(flight)
     }
 
     /// The marker behind `seq` came back: the server has routed all that was waiting for it.
     fn echoed(&mut self, seq: u64) -> Vec<u64> {
-        let through = self.by_seq.range(..=seq).filter(|(_, flight)| flight.proof == Proof::Routed);
-        let seqs: Vec<u64> = through.map(|(seq, _)| *seq).collect();
-        seqs.into_iter().filter(|seq| self.remove(*seq).is_some()).collect()
+        let all = self.slot(seq).map_or(0, |slot| slot.saturating_add(1));
+        self.remove_where(all, |flight| flight.proof == Proof::Routed)
     }
 
     fn of_subject(&mut self, subject: &str) -> Vec<u64> {
-        let all = self.by_seq.iter().filter(|(_, flight)| &*flight.subject == subject);
-        let seqs: Vec<u64> = all.map(|(seq, _)| *seq).collect();
-        seqs.into_iter().filter(|seq| self.remove(*seq).is_some()).collect()
+        self.remove_where(usize::MAX, |flight| &*flight.subject == subject)
+    }
+
+    fn remove_where(&mut self, first: usize, is_it: impl Fn(&Flight) -> bool) -> Vec<u64> {
+        let flights = (self.base..).zip(&self.slots).take(first);
+        let found = flights.filter(|(_, flight)| flight.as_ref().is_some_and(&is_it)).map(|(seq, _)| seq);
+        let seqs: Vec<u64> = found.collect();
+        for seq in &seqs {
+            self.remove(*seq);
+        }
+        seqs
     }
 
     /// When to lose patience with the oldest: a stream may lose one message and confirm all others.
     fn stalls_at(&self, stall: Duration) -> Instant {
         let transfer = Duration::from_secs(self.bytes as u64 / SLOWEST);
-        let oldest = self.by_seq.first_key_value().map(|(_, flight)| flight.sent);
+        let oldest = self.slots.front().and_then(|flight| Some(flight.as_ref()?.sent));
         oldest.unwrap_or_else(Instant::now) + stall + transfer
     }
 }
@@ -923,7 +1038,11 @@ impl Flights {
 enum Ack {
     Stored,
     /// For good: this message will not be stored.
-    Refused(String),
+    Refused {
+        /// `err_code` of the API (nats-server, `errors.json`).
+        code: u64,
+        reason: String,
+    },
     /// Try again.
     NotNow(String),
 }
@@ -957,13 +1076,12 @@ impl Ack {
         match serde_json::from_slice(&message.payload) {
             Ok(PubAck { error: None, seq }) if seq > 0 => Self::Stored,
             Ok(PubAck { error: Some(error), .. }) => {
-                let text = format!("{} ({})", error.description, error.err_code);
                 // Without a number: a leader that lost its office between check and proposal.
                 let unnumbered = error.code == 503 && error.err_code == 0;
                 if unnumbered || Self::PASSING.contains(&error.err_code) {
-                    Self::NotNow(text)
+                    Self::NotNow(format!("{} ({})", error.description, error.err_code))
                 } else {
-                    Self::Refused(text)
+                    Self::Refused { code: error.err_code, reason: error.description }
                 }
             }
             Ok(_) | Err(_) => Self::NotNow("an answer that is no acknowledgement".to_owned()),
@@ -1082,6 +1200,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_may_be_missing() {
+        let mut flights = Flights::default();
+        for seq in [7, 9, 12] {
+            flights.add(seq, flight("s", Proof::Stored));
+        }
+        assert!(flights.remove(8).is_none() && flights.remove(3).is_none() && flights.remove(99).is_none());
+        assert!(flights.get(9).is_some() && flights.remove(9).is_some() && flights.remove(7).is_some());
+        assert_eq!((flights.len(), flights.bytes, flights.base), (1, 10, 12));
+        assert!(flights.remove(12).is_some());
+        flights.add(20, flight("s", Proof::Routed));
+        assert_eq!(flights.echoed(19), Vec::<u64>::new());
+        assert_eq!(flights.echoed(25), [20]);
+    }
+
+    #[test]
     fn the_answers_of_a_stream() {
         let read = |payload: &str, status: Option<u16>| {
             Ack::read(&async_nats::Message {
@@ -1104,7 +1237,8 @@ mod tests {
             assert!(matches!(read(passing, None), Ack::NotNow(_)), "{passing}");
         }
         let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
-        assert_eq!(read(full, None), Ack::Refused("maximum messages exceeded (10077)".to_owned()));
+        let reason = "maximum messages exceeded".to_owned();
+        assert_eq!(read(full, None), Ack::Refused { code: 10_077, reason });
         assert!(matches!(read("", Some(503)), Ack::NotNow(_)));
         for garbage in ["", "{}", "[]", "null", r#"{"seq":0}"#, "\u{0}"] {
             assert!(!matches!(read(garbage, None), Ack::Stored), "{garbage}");

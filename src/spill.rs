@@ -241,7 +241,7 @@ mod tests {
         Message {
             subject: "s".into(),
             headers: Vec::new().into(),
-            id: n.to_string(),
+            id: n.to_string().into(),
             payload: format!("{{\"n\":{n}}}").into(),
         }
     }

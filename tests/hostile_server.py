@@ -29,6 +29,9 @@ class Connection:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
+    def hang_up(self) -> None:
+        self.sock.shutdown(socket.SHUT_RDWR)
+
     def lines(self) -> Iterator[bytes]:
         """Each line of the protocol; payloads are skipped, PINGs answered, the inbox noted."""
         for line in self.file:

@@ -10,16 +10,17 @@ import math
 import os
 import random
 import sys
+import tempfile
 import threading
 import types
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats._native import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import PATIENCE
+from support import PATIENCE, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -409,6 +410,116 @@ def test_deep_keys_on_the_smallest_stack() -> None:
     results: list[Any] = []
     on_the_smallest_stack(lambda: results.append(encode(value)))
     assert results == [b'{"<too deep>":1,"<too deep>":2,"(1, (2,))":3}']
+
+
+def nested(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def namespaces(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = types.SimpleNamespace(inner=value)
+    return value
+
+
+def level_of_sets(levels: int) -> Any:
+    """Ten sets to each: texts of a billion characters, from a hundred objects."""
+    level: Any = frozenset([0])
+    for _ in range(levels):
+        level = frozenset((number, level) for number in range(10))
+    return level
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ValueError(nested(500)),
+        namespaces(500),
+        {ValueError(nested(500)): 1},
+        {1: doubled("laugh" * 100, 40)}.values(),
+        ValueError(doubled("laugh" * 100, 40)),
+        {level_of_sets(9): 1},
+        {1: nested(900)}.values(),
+    ],
+    ids=["exception", "objects", "key", "view of laughs", "laughs", "set of sets", "view"],
+)
+def test_the_text_of_an_object_is_asked_for_only_if_it_is_short(value: Any) -> None:
+    results: list[bytes] = []
+    on_the_smallest_stack(lambda: results.append(encode({"a": value})))
+    assert b"<too deep>" in results[0] or len(results[0]) > 200_000_000
+    assert json.loads(encode([ValueError("short"), types.SimpleNamespace(a=[1])])) == [
+        "short",
+        "namespace(a=[1])",
+    ]
+
+
+def test_a_view_is_an_array() -> None:
+    assert json.loads(encode([{"a": 1}.keys(), {"a": 1}.values()])) == [["a"], [1]]
+
+
+def test_an_event_on_the_smallest_stack() -> None:
+    """Not `encode` alone: whatever comes in, in events, statuses and settings."""
+    script = """
+import threading, types
+from ansible_runner_nats import event_handler, status_handler
+deep = 0
+for _ in range(500):
+    deep = [deep]
+settings = {'nats_subject_id': 'id', 'other': deep, 'nats_options': {'flush_timeout': 0.1, 'name': deep,
+            'servers': 'nats://127.0.0.1:1', 'spill_dir': FOLDER}}
+config = types.SimpleNamespace(settings=settings, ident=deep)
+def job():
+    event_handler(config, {'counter': deep, 'uuid': {1: deep}.values(), 'runner_ident': deep, 'a': deep})
+    status_handler(config, {'status': 'starting', 'env': {'A': deep}, 'command': deep, 'cwd': '/'})
+    status_handler(config, {'status': 'failed', 'runner_ident': deep})
+    print('done')
+event_handler(types.SimpleNamespace(settings=settings), {})  # loads what is loaded late
+threading.stack_size(32 * 1024)
+thread = threading.Thread(target=job)
+thread.start()
+thread.join()
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        done = python(script.replace("FOLDER", repr(folder)))
+        assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+        assert "nats_options.name" in done.stderr
+        lines = [path.read_text().splitlines() for path in Path(folder).glob("*.jsonl")]
+        assert sorted(map(len, lines)) == [1, 3]
+
+
+def test_a_pair_across_a_piece() -> None:
+    for before in (262_142, 262_143, 262_144):
+        text = "x" * before + "\ud83d\ude00" + "\ud83d" + "y" * 300_000
+        assert json.loads(encode(text)) == json.loads(json.dumps(text)).replace("\ud83d", "\ufffd")
+
+
+class OwnItems(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        return [("seen", 1)]
+
+
+def test_a_dict_is_asked_for_its_items() -> None:
+    value = OwnItems(hidden=2)
+    assert json.loads(encode(value)) == json.loads(json.dumps(value))
+
+
+def test_what_is_left_out_is_said() -> None:
+    assert json.loads(encode(range(10**18)))[-1] == "<too long>"
+    assert len(json.loads(encode(range(10**18)))) == 1_000_001
+    mapping = json.loads(encode(HostileMapping(endless_pairs())))
+    assert mapping["<too long>"] == "<too long>"
+    # What is built in ends by itself.
+    assert len(json.loads(encode(set(range(1_200_000))))) == 1_200_000
+
+
+def test_digits_that_would_take_minutes() -> None:
+    number = 1 << 10_000_000
+    assert json.loads(encode([number, -number])) == [f"{number:#x}", f"-{number:#x}"]
+    assert json.loads(encode({number: 1})) == {f"{number:#x}": 1}
 
 
 def test_the_recursion_limit_does_not_matter() -> None:

@@ -135,7 +135,7 @@ def test_a_failure_of_ours_is_contained(
         def fail(*_: Any, failure: BaseException = failure) -> None:
             raise failure
 
-        monkeypatch.setattr(handlers, "_publish", fail)
+        monkeypatch.setattr(handlers, "_emitter", fail)
         event_handler(Config("nats://127.0.0.1:1"), event(1))
     # Once a cause, not once an event.
     assert [r.getMessage().strip() for r in caplog.records] == [
@@ -148,7 +148,7 @@ def test_ctrl_c_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(handlers, "_publish", interrupt)
+    monkeypatch.setattr(handlers, "_emitter", interrupt)
     with pytest.raises(KeyboardInterrupt):
         event_handler(Config("nats://127.0.0.1:1"), event(1))
 

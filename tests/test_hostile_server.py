@@ -91,12 +91,34 @@ def first(head: bytes, data: bytes) -> Callable[[Connection], None]:
 
 BLOCK = b"x" * 65_536
 
+
+def violations_of_others(connection: Connection) -> None:
+    """Each about another subject, which we never used."""
+    connection.greet()
+    for number in itertools.count():
+        subject = b"a.%d." % number + b"x" * 20_000
+        connection.send(b"-ERR 'Permissions Violation for Publish to \"" + subject + b"\"'\r\n")
+
+
+def not_now_and_much_else(connection: Connection) -> None:
+    """A stream that has no leader, and large messages to our inbox while we wait for one."""
+    connection.greet()
+    for line in connection.lines():
+        if b".a.0.0" in line:
+            connection.deliver(connection.inbox + b".a.0.0", NOT_NOW)
+            for number in range(1, 2000):
+                connection.deliver(connection.inbox + b".a.7.%d" % number, b"x" * 900_000)
+
+
+NOT_NOW = b'{"error":{"code":503,"err_code":10008,"description":"no leader"}}'
+
 FLOODS = {
     "a line without end": first(b"-ERR ", BLOCK),
     "a huge message": first(b"MSG a 1 9000000000\r\n", BLOCK),
     "huge headers": first(b"HMSG a 1 8000000000 9000000000\r\n", BLOCK),
     "greetings": forever(INFO * 100),
     "errors": forever(b"-ERR 'no'\r\n" * 1000),
+    "violations of others": violations_of_others,
     "violations": forever(b"-ERR 'Permissions Violation for Publish to \"a.b\"'\r\n" * 1000),
 }
 
@@ -109,6 +131,47 @@ def test_a_flood(tmp_path: Path, flood: str) -> None:
     assert "0 messages confirmed" in said
     # async-nats reads up to 128 times before anybody else has a turn. Unwatched it is a gigabyte in a second.
     assert grown < 128
+
+
+def test_a_flood_while_we_wait_for_the_stream(tmp_path: Path) -> None:
+    with HostileServer(not_now_and_much_else) as server:
+        said, kept, grown = run(server.url, tmp_path, {"stream": "RUNS", "flush_timeout": 1})
+    assert kept == 51, said
+    assert grown < 128
+
+
+def closes_when_asked(connection: Connection) -> None:
+    """Accepts us, and leaves at the first message that is not the hello."""
+    connection.greet()
+    for line in connection.lines():
+        if b"PUB" in line:
+            connection.hang_up()
+            return
+
+
+def leaves_at_once(connection: Connection) -> None:
+    info = json.loads(INFO.removeprefix(b"INFO "))
+    connection.greet()
+    connection.send(b"INFO " + json.dumps({**info, "ldm": True}).encode() + b"\r\n")
+
+
+def cannot_say(connection: Connection) -> None:
+    """Answers the question for streams with an error, at once."""
+    connection.greet()
+    for line in connection.lines():
+        if b"STREAM.NAMES" in line:
+            connection.deliver(line.split()[2], NOT_NOW)
+
+
+@pytest.mark.parametrize("behave", [closes_when_asked, leaves_at_once, cannot_say])
+def test_no_storm_of_connections(tmp_path: Path, behave: Callable[[Connection], None]) -> None:
+    """A server that is of no use is asked again after a pause, not at once for ever."""
+    with HostileServer(behave) as server:
+        said, kept, _ = run(server.url, tmp_path, {"reconnect_time_wait": 0.5})
+        # In three seconds: one at once, then one after each pause (and one a session's end).
+        assert 1 <= server.accepted <= 8
+    assert kept == 51, said
+    assert "sent again" not in said
 
 
 def test_large_messages_to_our_inbox(tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import nkeys
 import pytest
+from hostile_server import HostileServer, after_connect
 from jwt_auth import Authority, Key
 from support import QUICK, Job, body, cli, free_port, python
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from nats.aio.msg import Msg
     from support import Bus, Server
@@ -88,9 +91,11 @@ status_handler(config, {'status': 'failed', 'runner_ident': 'r'})
 
 def run(url: str, folder: Path, form: str, authority: Authority, more: dict[str, Any] | None = None) -> Any:
     env, options = forms(url, folder, authority)[form]
-    secrets = [CANARY, IN_URL] if not form.startswith(("seed", "creds")) else []
-    if form in {"seed", "seed in settings"}:
+    secrets = [CANARY, IN_URL]
+    if form.startswith("seed"):
         secrets = [SEED.seed.decode()]
+    elif form.startswith("creds"):
+        secrets = in_file(folder)
     options = {"servers": url, "verbose": True, **QUICK, **(more or {}), **options}
     code = RUN.replace("OPTIONS", repr(options)).replace("FOLDER", repr(str(folder / "artifacts")))
     done = python(code.replace("SECRETS", repr(secrets)), env={**env, **(more or {}).get("env", {})})
@@ -98,27 +103,35 @@ def run(url: str, folder: Path, form: str, authority: Authority, more: dict[str,
     return done
 
 
-def no_canary(text: str) -> None:
-    assert [telltale for telltale in TELLTALES if telltale in text] == []
+def in_file(folder: Path) -> list[str]:
+    """The JWT and the seed of the credentials file."""
+    lines = (folder / "creds").read_text().splitlines()
+    secrets = [line for line in lines if len(line) > 40 and " " not in line]
+    assert len(secrets) == 2
+    return secrets
 
 
-def check_messages(messages: list[Msg]) -> None:
+def no_canary(text: str, more: Iterable[str] = ()) -> None:
+    assert [telltale for telltale in [*TELLTALES, *more] if telltale in text] == []
+
+
+def check_messages(messages: list[Msg], more: Iterable[str]) -> None:
     """The job's own events say what the job said; nothing else does."""
     for message in messages:
-        no_canary(message.subject + str(message.headers))
+        no_canary(message.subject + str(message.headers), more)
         if message.subject.endswith(".status"):
-            no_canary(message.data.decode())
+            no_canary(message.data.decode(), more)
 
 
-def check_files(folder: Path) -> int:
+def check_files(folder: Path, more: Iterable[str]) -> int:
     lines = [
         json.loads(line) for path in folder.rglob("nats-*.jsonl") for line in path.read_text().splitlines()
     ]
-    no_canary(str([path.name for path in folder.rglob("*")]))
+    no_canary(str([path.name for path in folder.rglob("*")]), more)
     for line in lines:
-        no_canary(line["subject"] + str(line["headers"]))
+        no_canary(line["subject"] + str(line["headers"]), more)
         if line["subject"].endswith(".status"):
-            no_canary(line["payload"])
+            no_canary(line["payload"], more)
     return len(lines)
 
 
@@ -137,14 +150,15 @@ def test_success(
     server = start_server(config=server_config(form, authority), credentials=credentials)
     bus = connect(server).subscribe()
     done = run(server.url, tmp_path, form, authority)
-    no_canary(done.stdout + done.stderr)
+    more = in_file(tmp_path)
+    no_canary(done.stdout + done.stderr, more)
     assert "connected to" in done.stderr
     messages = bus.wait_for_end()
-    check_messages(messages)
+    check_messages(messages, more)
     assert "/" in body(messages[0])["env"]["PATH"]
     said = body(messages[1])["stdout"]
     assert said.startswith("the job says ")
-    assert form.startswith(("seed file", "creds")) or any(telltale in said for telltale in TELLTALES)
+    assert any(telltale in said for telltale in [*TELLTALES, *more])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -160,8 +174,8 @@ def test_failure(tmp_path: Path, start_server: Callable[..., Server], form: str,
     elif failure == "no disk":
         more["spill_dir"] = "/dev/null/nothing"
     done = run(url, tmp_path, form, authority, more)
-    no_canary(done.stdout + done.stderr)
-    kept = check_files(tmp_path / "artifacts")
+    no_canary(done.stdout + done.stderr, in_file(tmp_path))
+    kept = check_files(tmp_path / "artifacts", in_file(tmp_path))
     assert kept == (3 if failure in {"refused", "nobody there"} else 0)
     expected = {
         "refused": "the server refused the credentials",
@@ -253,11 +267,82 @@ for status in ('starting', 'running', 'successful'):
     assert messages[0]["command"] == ["cab", "***"]
 
 
-def test_a_refusal_that_repeats_the_password(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["password", "token in url", "seed file", "creds file"])
+def test_a_refusal_that_repeats_what_we_said(tmp_path: Path, form: str) -> None:
     """A server may say what we told it."""
-    from hostile_server import HostileServer, after_connect
 
-    with HostileServer(after_connect(lambda connect: b"-ERR 'wrong: " + connect + b"'\r\n")) as server:
-        done = run(server.url, tmp_path, "password", Authority())
+    def echo(connect: bytes) -> bytes:
+        return b"-ERR 'wrong: " + connect.replace(b"'", b"") + b"'\r\n"
+
+    with HostileServer(after_connect(echo)) as server:
+        done = run(server.url, tmp_path, form, Authority())
     assert "wrong: " in done.stderr
-    no_canary(done.stderr)
+    no_canary(done.stderr, in_file(tmp_path))
+
+
+STATUS = """
+import types
+from ansible_runner_nats import status_handler
+options = {'servers': 'nats://127.0.0.1:1', 'flush_timeout': 0, **OPTIONS}
+config = types.SimpleNamespace(
+    settings={'nats_subject_id': 'id', 'nats_options': options}, ident='r', artifact_dir=FOLDER)
+status_handler(config, {'status': 'starting', 'runner_ident': 'r', 'cwd': '/', **MORE})
+status_handler(config, {'status': 'failed', 'runner_ident': 'r'})
+"""
+
+
+def starting(folder: Path, options: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """What a status `starting` becomes."""
+    code = STATUS.replace("OPTIONS", repr(options)).replace("FOLDER", repr(str(folder)))
+    done = python(code.replace("MORE", repr(more)))
+    assert done.returncode == 0, done.stderr
+    line = (folder / "nats-undelivered.jsonl").read_text().splitlines()[0]
+    status: dict[str, Any] = json.loads(json.loads(line)["payload"])
+    return status
+
+
+def test_no_key_switches_the_masks_off(tmp_path: Path) -> None:
+    """serde_json takes an object with this key for a number, if it is told to keep numbers exact."""
+    magic = "$serde_json::private::Number"
+    more = {"env": {magic: "x", "DB_PASSWORD": "secret-1"}, "command": [{magic: "1"}, "my secret-2"]}
+    status = starting(tmp_path, {"user": "u", "password": "secret-2"}, more)
+    assert status["env"] == {magic: "***", "DB_PASSWORD": "***"}
+    assert status["command"] == [{magic: "1"}, "my ***"]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "geheim-ö'x y/z",
+        json.dumps("geheim-ö'x y/z"),
+        quote("geheim-ö'x y/z"),
+        quote("geheim-ö'x y/z", safe=""),
+        shlex.quote("geheim-ö'x y/z"),
+        "geheim-ö'x y/z".encode(),
+        "geheim-ö'x y/z" * 100_000,
+    ],
+    ids=["plain", "json", "path", "url", "shell", "bytes", "long"],
+)
+def test_other_spellings(tmp_path: Path, spelled: str | bytes) -> None:
+    status = starting(
+        tmp_path, {"user": "u", "password": "geheim-ö'x y/z"}, {"command": [spelled], "env": {"A": spelled}}
+    )
+    for text in (status["command"][0], status["env"]["A"]):
+        assert "***" in text
+        assert "geheim" not in text
+
+
+def test_a_server_without_a_scheme(tmp_path: Path) -> None:
+    env = {"RUNNER_NATS_SERVERS": "me:other-secret@h", "PLAIN": "me@h"}
+    assert starting(tmp_path, {"status_env": "full"}, {"env": env})["env"] == {
+        "RUNNER_NATS_SERVERS": "***",
+        "PLAIN": "me@h",
+    }
+
+
+def test_a_number_that_is_a_password(tmp_path: Path) -> None:
+    status = starting(
+        tmp_path, {"user": "u", "password": "4711"}, {"env": {"A": 4711, "B": 47110}, "command": [4711.0]}
+    )
+    assert status["env"] == {"A": "***", "B": 47110}
+    assert status["command"] == [4711.0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Final, final
 
-__all__ = ["VERSION", "Emitter", "encode", "last_panic", "main", "shut_down"]
+__all__ = ["VERSION", "Emitter", "encode", "forked", "last_panic", "main", "shut_down"]
 
 VERSION: Final[str]
 """The version of the package, in Cargo's spelling."""
@@ -20,7 +20,7 @@ class Emitter:
     def __new__(
         cls,
         settings: Any,
-        ident: str | None = None,
+        ident: object = None,
         artifact_dir: str | PathLike[str] | None = None,
     ) -> Emitter:
         """Read the options from ``settings`` (a mapping) and the environment, which wins.
@@ -63,6 +63,9 @@ def encode(value: Any) -> bytes:
 
     :raises MemoryError: if there is not enough memory for it.
     """
+
+def forked() -> None:
+    """To be called in a forked child before anything else of this library (:func:`os.register_at_fork`)."""
 
 def last_panic() -> str:
     """Where the last panic of this library happened (``file:line:column``), for a bug report."""

@@ -5,7 +5,6 @@ But for one, which the user asks for: with the option ``required`` a job does no
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ._native import Emitter
 
@@ -26,14 +25,20 @@ END_STATES = frozenset({"successful", "failed", "canceled", "timeout", "error"})
 #: How many different internal errors a process tells.
 MOST_CONTAINED = 20
 
+#: How much of it, in characters.
+LONGEST_CONTAINED = 500
+
 #: How long the end of the interpreter waits for runs that did not end themselves, in seconds.
 EXIT_TIMEOUT = 5.0
 
 #: One emitter per run, by the ``id`` of its configuration object, which is watched lest the id be used again.
 _emitters: dict[int, tuple[Any, Emitter]] = {}
 
-#: The process in which the end of the interpreter is watched: a forked child has to do it again.
-_watched_pid: int | None = None
+#: Whether this process was forked since its end is watched: the child has to do that again.
+_forked = True
+
+#: Whether Python tells us of forks.
+_sees_forks = False
 
 #: Why the native library could not be loaded: said once.
 _broken: str | None = None
@@ -45,10 +50,16 @@ _contained: set[str] = set()
 def event_handler(runner_config: Any, data: dict[str, Any]) -> None:
     """Publish one event (called by ``ansible_runner.runner.Runner.event_callback``)."""
     try:
-        if _is_enabled(runner_config):
-            _publish(runner_config, "event", data)
+        emitter = _emitter(runner_config)
+        if emitter is not None:
+            notices = emitter.publish("event", data)
+            if notices:
+                _tell(notices)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
-        _contain(exception)
+        try:  # noqa: SIM105 - no room for one call more
+            _contain(exception)
+        except RecursionError:
+            pass
 
 
 def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
@@ -61,22 +72,39 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
     """
     refusal = None
     try:
-        if _is_enabled(runner_config):
-            if data.get("status") == "starting":
-                refusal = _refuse_start(runner_config)
-            if refusal is None:
+        if data.get("status") == "starting":
+            refusal = _refuse_start(runner_config)
+        if refusal is None:
+            emitter = _emitter(runner_config)
+            if emitter is not None:
                 try:
-                    _publish(runner_config, "status", data)
+                    _tell(emitter.publish("status", data))
                 finally:
                     if _is_end(data.get("status")):
                         _finish(runner_config)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
-        _contain(exception)
+        try:  # noqa: SIM105 - no room for one call more
+            _contain(exception)
+        except RecursionError:
+            pass
     if refusal is not None:
         from .exceptions import NatsRequiredError  # noqa: PLC0415 - ansible_runner may not be imported yet
 
         message = f"the job was not started: NATS is required (RUNNER_NATS_REQUIRED), but {refusal}"
         raise NatsRequiredError(message)
+
+
+def _emitter(runner_config: Any) -> Emitter | None:
+    """The emitter of this run, made with its first message; ``None`` if the plugin is not enabled."""
+    entry = _emitters.get(id(runner_config))
+    if entry is not None and not _forked:
+        return entry[1]
+    if entry is None and not _is_enabled(runner_config):
+        return None
+    emitter = entry[1] if entry is not None else _create(runner_config)
+    if emitter is not None and _forked:
+        _watch_exit()
+    return emitter
 
 
 def _is_enabled(runner_config: Any) -> bool:
@@ -90,25 +118,20 @@ def _is_end(status: object) -> bool:
     return isinstance(status, str) and status in END_STATES
 
 
-def _publish(runner_config: Any, kind: str, data: dict[str, Any]) -> None:
-    entry = _emitters.get(id(runner_config))
-    emitter = entry[1] if entry is not None else _create(runner_config)
-    if emitter is not None:
-        if _watched_pid != os.getpid():
-            # A forked child that goes on with its parent's run.
-            _watch_exit()
-        notices = emitter.publish(kind, data)
-        if notices:
-            _tell(notices)
-
-
 def _refuse_start(runner_config: Any) -> str | None:
     """Why the job must not start."""
-    entry = _emitters.get(id(runner_config))
-    emitter = entry[1] if entry is not None else _create(runner_config)
-    if emitter is None:
-        return _broken if _asks_for_required(runner_config) else None
-    refusal = emitter.refuse_start()
+    if not _is_enabled(runner_config):
+        return None
+    try:
+        emitter = _emitter(runner_config)
+        if emitter is None:
+            return _broken if _asks_for_required(runner_config) else None
+        refusal = emitter.refuse_start()
+    except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
+        _contain(exception)
+        if not _asks_for_required(runner_config):
+            return None
+        refusal = "there was an internal error"
     if refusal is not None:
         _emitters.pop(id(runner_config), None)
     return refusal
@@ -139,12 +162,13 @@ def _create(runner_config: Any) -> Emitter | None:
         _broken = f"cannot load the native library, nothing is published: {error}"
         _tell([(logging.ERROR, _broken)])
         return None
-    ident = getattr(runner_config, "ident", None)
+    if not _sees_forks:
+        _see_forks(_native.forked)
     artifact_dir = getattr(runner_config, "artifact_dir", None)
     emitter = _native.Emitter(
         getattr(runner_config, "settings", None) or {},
-        None if ident is None else str(ident),
-        None if artifact_dir is None else os.fspath(artifact_dir),
+        getattr(runner_config, "ident", None),
+        None if artifact_dir is None else os.fsdecode(artifact_dir),
     )
     key = id(runner_config)
 
@@ -159,10 +183,23 @@ def _create(runner_config: Any) -> Emitter | None:
     return _emitters.setdefault(key, (watched, emitter))[1]
 
 
+def _see_forks(native_forked: Callable[[], None]) -> None:
+    """Let Python tell us of each fork: to ask for the process id with each event costs too much."""
+    global _sees_forks  # noqa: PLW0603
+    _sees_forks = True
+
+    def forked() -> None:
+        global _forked  # noqa: PLW0603
+        _forked = True
+        native_forked()
+
+    os.register_at_fork(after_in_child=forked)
+
+
 def _watch_exit() -> None:
     """Let the end of this process deliver what runs without an end state have left."""
-    global _watched_pid  # noqa: PLW0603
-    _watched_pid = os.getpid()
+    global _forked  # noqa: PLW0603
+    _forked = False
 
     from ._native import shut_down  # noqa: PLC0415 - loaded already
 
@@ -208,18 +245,23 @@ def _is_shown(level: int) -> bool:
 
 def _contain(exception: BaseException) -> None:
     """Keep a failure of ours from the job; pass on what is not ours (Ctrl-C, exit)."""
-    if isinstance(exception, Exception):
-        text = f"internal error: {type(exception).__name__}: {exception}"
-    elif type(exception).__module__ == "pyo3_runtime":
-        # The message of a panic may quote what it stumbled over.
-        text = "internal error in the native library"
-        with contextlib.suppress(ImportError):
-            from ._native import last_panic  # noqa: PLC0415 - loaded already
-
-            text = f"{text} at {last_panic()}"
-    else:
+    is_panic = type(exception).__module__ == "pyo3_runtime"
+    if not isinstance(exception, Exception) and not is_panic:
         raise exception
-    with contextlib.suppress(Exception):  # nobody left to tell
+    try:
+        # The message of a panic may quote what it stumbled over.
+        text = (
+            _where_it_panicked() if is_panic else f"internal error: {type(exception).__name__}: {exception}"
+        )
+        text = "".join(c if c.isprintable() else " " for c in text[:LONGEST_CONTAINED])
         if text not in _contained and len(_contained) < MOST_CONTAINED:
             _contained.add(text)
             _tell([(logging.ERROR, text)])
+    except Exception:  # noqa: BLE001, S110 - nobody left to tell
+        pass
+
+
+def _where_it_panicked() -> str:
+    from ._native import last_panic  # noqa: PLC0415 - loaded already
+
+    return f"internal error in the native library at {last_panic()}"

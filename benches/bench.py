@@ -1,0 +1,422 @@
+"""The benchmark of ``make bench``: one table, everything measured in the same run on the same events.
+
+Ours (the release wheel) beside 0.4.0, `json.dumps`, `orjson.dumps` and a plain Rust program on async-nats,
+each plugin in a virtual environment of its own. Ratios are what counts: times depend on the machine. Writes
+``target/bench.json``; ``--compare FILE`` shows what became of the figures of an earlier one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+CACHE = ROOT / ".cache/bench"
+RESULT = ROOT / "target/bench.json"
+BIN = Path(sys.executable).parent
+#: Beside the plugin every environment has the same packages: what `import` finds is the same.
+BASE = ("ansible-core", "ansible-runner", "nats-py", "orjson")
+PIP = ("-m", "pip", "install", "-q")
+#: The 1 MB events left out: what jobs do every day.
+EVERYDAY = 100_000
+ALL = 1 << 30
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    name: str
+    ours: float
+    other: float | None = None
+    #: What `other` is.
+    beside: str = ""
+    unit: str = ""
+    ratio: float | None = None
+    #: `<=` or `>=`, and the bound.
+    target: tuple[str, float] | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; it is about the ratio, or about our own figure where there is none."""
+        if self.target is None:
+            return None
+        value = self.ours if self.ratio is None else self.ratio
+        return value <= self.target[1] if self.target[0] == "<=" else value >= self.target[1]
+
+
+@dataclass
+class Bench:
+    """The environments, and the rows so far."""
+
+    wheel: Path
+    rounds: int
+    folder: Path
+    pythons: dict[str, Path] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Make the environments that are missing, and put the wheel into ours."""
+        for name, more in {"none": (), "old": ("ansible-runner-nats==0.4.0",), "ours": ()}.items():
+            home = CACHE / name
+            self.pythons[name] = home / "bin/python"
+            if not (home / "complete").exists():
+                venv.create(home, with_pip=True, clear=True)
+                subprocess.run([str(self.pythons[name]), *PIP, *BASE, *more], check=True)
+                (home / "complete").touch()
+        install = [*PIP, "--no-deps", "--force-reinstall", str(self.wheel)]
+        subprocess.run([str(self.pythons["ours"]), *install], check=True)
+
+    def measure(self, who: str, name: str, **arguments: Any) -> Any:
+        """One measurement in a process of its own."""
+        done = subprocess.run(
+            [self.pythons[who], HERE / "worker.py", name, json.dumps(arguments)],
+            env={**os.environ, "BENCH_FOLDER": str(self.folder)},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+        self.raw.setdefault(name, []).append({"who": who, **arguments, "found": found})
+        return found
+
+    def add(self, row: Row) -> None:
+        """Keep a row, and say that there is one."""
+        self.rows.append(row)
+        print(f"  {show(row)}", flush=True)
+
+    def ratio(
+        self, name: str, ours: float, other: float, beside: str, target: Any = None, **more: Any
+    ) -> None:
+        """Ours against another, such that `target` reads as in the issue."""
+        value = other / ours if more.pop("inverse", False) else ours / other
+        self.add(Row(name, ours, other, beside, ratio=value, target=target, **more))
+
+
+@contextmanager
+def nats_server(folder: Path, *, stream: bool) -> Iterator[str]:
+    """A server of our own on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    store = Path(tempfile.mkdtemp(dir=folder))
+    command = [str(BIN / "nats-server"), "-a", "127.0.0.1", "-p", str(port)]
+    if stream:
+        command += ["-js", "-sd", str(store)]
+    with (
+        (folder / "server.log").open("ab") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as server,
+    ):
+        try:
+            for _ in range(500):
+                time.sleep(0.02)
+                with socket.socket() as sock:
+                    if sock.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+            if stream:
+                make = "import asyncio,nats,sys\nasync def main():\n c = await nats.connect(sys.argv[1])\n"
+                make += " await c.jetstream().add_stream(name='RUNS', subjects=['pub.>'])\n await c.close()\n"
+                url = f"nats://127.0.0.1:{port}"
+                subprocess.run([sys.executable, "-c", make + "asyncio.run(main())", url], check=True)
+            yield f"nats://127.0.0.1:{port}"
+        finally:
+            server.kill()
+            server.wait()
+            shutil.rmtree(store)
+
+
+def bench_calls(bench: Bench) -> None:
+    """What the job's thread pays per event."""
+    for load, idle in (("busy", False), ("idle", True)):
+        for largest, events in ((ALL, "all"), (EVERYDAY, "everyday")):
+            if idle and largest == ALL:
+                continue
+            rounds = 3 if idle else bench.rounds * 2
+            arguments = {"rounds": rounds, "idle": idle, "largest": largest}
+            with nats_server(bench.folder, stream=False) as url:
+                ours = bench.measure("ours", "calls", url=url, **arguments)
+                old = bench.measure("old", "calls", url=url, **{**arguments, "rounds": min(rounds, 4)})
+            name = f"handler call, courier {load}, {events} events"
+            checked = not idle
+            for figure in ("mean", "p50", "p99", "max"):
+                target = ("<=", 2.0) if checked and figure == "mean" else None
+                mine = ours["plugin"][figure]
+                bench.ratio(
+                    f"{name}: {figure}", mine, ours["orjson"][figure], "orjson.dumps", target, unit="µs"
+                )
+            mine = ours["plugin"]["mean"]
+            bench.ratio(f"{name}: mean", mine, ours["json"]["mean"], "json.dumps", unit="µs")
+            target = (">=", 20) if checked else None
+            bench.ratio(
+                f"{name}: mean", mine, old["plugin"]["mean"], "0.4.0", target, unit="µs", inverse=True
+            )
+
+
+def median_of(bench: Bench, who: str, times: int, **arguments: Any) -> dict[str, float]:
+    """The run of `throughput` with the median rate."""
+    found = [bench.measure(who, "throughput", **arguments) for _ in range(times)]
+    median: dict[str, float] = sorted(found, key=lambda one: one["seconds"])[times // 2]
+    return {**median, "rate": median["events"] / median["seconds"]}
+
+
+def plain(bench: Bench, url: str, largest: int, rounds: int) -> float:
+    """Events per second of the plain Rust program."""
+    text = bench.folder / "plain.jsonl"
+    with lzma.open(HERE / "corpus.jsonl.xz", "rt", encoding="utf-8") as corpus:
+        text.write_text("".join(line for line in corpus if len(line) <= largest))
+    program = ROOT / "target/release/examples/plain"
+    rates = []
+    for _ in range(3):
+        done = subprocess.run([program, url, text, str(rounds)], stdout=subprocess.PIPE, check=True)
+        found = json.loads(done.stdout)
+        rates.append(float(found["events"] / found["seconds"]))
+    bench.raw.setdefault("plain", []).append({"largest": largest, "rates": rates})
+    return statistics.median(rates)
+
+
+def bench_throughput(bench: Bench) -> None:
+    """Events per second until confirmed, and the CPU that they cost."""
+    for largest, events, rounds in (
+        (ALL, "all", bench.rounds * 3),
+        (EVERYDAY, "everyday", bench.rounds * 10),
+    ):
+        arguments = {"largest": largest, "rounds": rounds}
+        slow = {"largest": largest, "rounds": max(1, rounds // 6)}
+        with nats_server(bench.folder, stream=False) as url:
+            ours = median_of(bench, "ours", 3, url=url, **arguments)
+            bare = plain(bench, url, largest, rounds)
+            old = median_of(bench, "old", 3, url=url, **slow)
+        with nats_server(bench.folder, stream=True) as url:
+            stored = median_of(bench, "ours", 3, url=url, **arguments)
+        unit = "k/s"
+        bench.ratio(f"core, {events} events", ours["rate"], old["rate"], "0.4.0", (">=", 10), unit=unit)
+        bench.ratio(f"jetstream, {events} events", stored["rate"], old["rate"], "0.4.0", (">=", 4), unit=unit)
+        bench.ratio(f"core, {events} events", ours["rate"], bare, "plain async-nats", (">=", 0.7), unit=unit)
+        for thread in ("job", "background"):
+            for kind, run in (("core", ours), ("jetstream", stored)):
+                mine = run[f"{thread}_cpu"] / run["events"] * 1e6
+                other = old[f"{thread}_cpu"] / old["events"] * 1e6
+                name = f"CPU per million, {kind}, {events} events: {thread}"
+                bench.ratio(name, mine, other, "0.4.0", unit="s", inverse=True)
+
+
+def bench_end(bench: Bench) -> None:
+    """How long the end of a run takes."""
+    for kind in ("core", "jetstream"):
+        with nats_server(bench.folder, stream=kind == "jetstream") as url:
+            found = bench.measure("ours", "end", url=url, rounds=100)
+        bench.add(Row(f"end of the run, {kind}: p50", found["p50"], unit="ms", target=("<=", 0.002)))
+        bench.add(Row(f"end of the run, {kind}: p99", found["p99"], unit="ms"))
+
+
+def bench_growth(bench: Bench) -> None:
+    """Whether the cost is linear in the size."""
+    sizes = [100, 1_000, 10_000, 100_000, 1_000_000]
+    with nats_server(bench.folder, stream=False) as url:
+        found = bench.measure("ours", "growth", url=url, sizes=sizes)
+    for size in sizes:
+        one = found[str(size)]
+        bench.ratio(
+            f"handler call, {size} B: p50",
+            one["plugin"]["p50"],
+            one["orjson"]["p50"],
+            "orjson.dumps",
+            unit="µs",
+        )
+    # Linear: ten times the size, at most ten times the cost (and a tenth for the machine's sake).
+    costs = [found[str(size)]["plugin"]["p50"] for size in sizes]
+    worst = max(after / before for before, after in zip(costs, costs[1:]))
+    bench.add(Row("ten times the size: times the cost, at most", worst, target=("<=", 11)))
+
+
+def bench_import(bench: Bench) -> None:
+    """What the plugin adds to `import ansible_runner`."""
+    found: dict[str, list[dict[str, float]]] = {}
+    cases = {"none": ("none", False), "ours": ("ours", False), "old": ("old", False), "on": ("ours", True)}
+    with nats_server(bench.folder, stream=False) as url:
+        for _ in range(21):
+            for name, (who, enabled) in cases.items():
+                one = bench.measure(who, "imports", url=url if enabled else None)
+                found.setdefault(name, []).append(one)
+    median = {
+        name: {what: statistics.median(one[what] for one in all_of) for what in ("seconds", "memory")}
+        for name, all_of in found.items()
+    }
+    more = {
+        name: {what: median[name][what] - median["none"][what] for what in ("seconds", "memory")}
+        for name in ("ours", "old", "on")
+    }
+    seconds, size = ("seconds", "ms", 0.001), ("memory", "MB", 0.5e6)
+    for what, unit, bound in (seconds, size):
+        name = f"import ansible_runner, not enabled: {'time' if unit == 'ms' else 'memory'} added"
+        other = more["old"][what]
+        bench.add(Row(name, more["ours"][what], other, "0.4.0", unit=unit, target=("<=", bound)))
+    bench.add(Row("the same and one enabled run: memory added", more["on"]["memory"], unit="MB"))
+
+
+def bench_queue(bench: Bench) -> None:
+    """Memory with nobody to deliver to."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
+        found = bench.measure("ours", "queue", url=url, events=100_000)
+    bench.add(Row("100,000 events queued: payload", found["payload"], unit="MB"))
+    bench.add(Row("100,000 events queued (pending_size 64 MiB): growth", found["grown"], unit="MB"))
+
+
+PLAYBOOK = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug:
+        msg: "{{ item }} is fine"
+      loop: "{{ range(990) | list }}"
+"""
+
+JOB = """
+import sys, time, ansible_runner
+folder, url = sys.argv[1:]
+settings = {'nats_subject_id': 'bench', 'nats_options': {'servers': [url]}}
+began = time.perf_counter()
+run = ansible_runner.run(private_data_dir=folder, playbook='play.yml', settings=settings, quiet=True)
+assert run.status == 'successful'
+print(time.perf_counter() - began, len(list(run.events)))
+"""
+
+
+def bench_job(bench: Bench) -> None:
+    """The wall time of a real job, with and without the plugin, in turns."""
+    times: dict[str, list[float]] = {"none": [], "ours": [], "old": []}
+    events = 0
+    with nats_server(bench.folder, stream=True) as url:
+        for turn in range(2 * bench.rounds + 1):
+            order = list(times)
+            for who in order[turn % 3 :] + order[: turn % 3]:
+                python = bench.pythons[who]
+                folder = Path(tempfile.mkdtemp(dir=bench.folder))
+                (folder / "project").mkdir()
+                (folder / "inventory").mkdir()
+                (folder / "project/play.yml").write_text(PLAYBOOK)
+                (folder / "inventory/hosts").write_text(
+                    "".join(f"{host} ansible_connection=local\n" for host in ("one", "two"))
+                )
+                env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
+                done = subprocess.run(
+                    [python, "-c", JOB, folder, url], env=env, stdout=subprocess.PIPE, check=True
+                )
+                seconds, count = done.stdout.split()
+                times[who].append(float(seconds))
+                events = int(count)
+                shutil.rmtree(folder)
+    bench.raw["job"] = {"events": events, **times}
+    # Pairs of neighbours: what the machine does slowly, it does to both.
+    for who, label, target in (("ours", "ours", ("<=", 1.01)), ("old", "0.4.0", None)):
+        ratio = statistics.median(a / b for a, b in zip(times[who], times["none"]))
+        mine, other = statistics.median(times[who]), statistics.median(times["none"])
+        name = f"wall time of a job of {events} events, {label}"
+        bench.add(Row(name, mine, other, "without", "s", ratio, target))
+
+
+def bench_runs(bench: Bench) -> None:
+    """Many runs at once."""
+    with nats_server(bench.folder, stream=False) as url:
+        for count in (1, 10, 100, 1000):
+            found = bench.measure("ours", "runs", url=url, count=count, events=20_000)
+            rate = found["events"] / found["seconds"]
+            other = None
+            if count <= 100:
+                old = bench.measure("old", "runs", url=url, count=count, events=2_000)
+                other = old["events"] / old["seconds"]
+            name = f"{count} runs at once"
+            ratio = rate / other if other else None
+            bench.add(Row(name, rate, other, "0.4.0" if other else "", "k/s", ratio))
+            target = ("<=", 2) if count == 1000 else None
+            bench.add(Row(f"{name}: threads of ours", found["threads"], target=target))
+
+
+def bench_size(bench: Bench) -> None:
+    """What has to be downloaded."""
+    for wheel in sorted(bench.wheel.parent.glob("*.whl")):
+        tag = next(part for part in wheel.name.split("-") if part.startswith("cp"))
+        bench.add(Row(f"wheel {tag}", wheel.stat().st_size, unit="MB"))
+
+
+ROWS: dict[str, Callable[[Bench], None]] = {
+    name.removeprefix("bench_"): function
+    for name, function in dict(globals()).items()
+    if name.startswith("bench_")
+}
+
+SCALE = {"µs": 1e6, "ms": 1e3, "s": 1, "MB": 1e-6, "k/s": 1e-3, "": 1}
+
+
+def show(row: Row) -> str:
+    """A row as text."""
+
+    def figure(value: float | None) -> str:
+        return "" if value is None else f"{value * SCALE[row.unit]:,.2f}"
+
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    target = "" if row.target is None else f"{row.target[0]} {row.target[1] * SCALE[row.unit]:g}"
+    if row.ratio is not None and row.target is not None:
+        target = f"{row.target[0]} {row.target[1]:g}"
+    verdict = {None: "", True: "met", False: "MISSED"}[row.met]
+    columns = f"{row.name:58} {figure(row.ours):>12} {row.unit:4}{figure(row.other):>12} {row.beside:17}"
+    return f"{columns}{ratio:>9}  {target:9} {verdict}".rstrip()
+
+
+def compare(rows: list[Row], file: Path) -> None:
+    """What became of the figures of an earlier run."""
+    before = {(row["name"], row["beside"]): row for row in json.loads(file.read_text())["rows"]}
+    print(f"\nbeside {file}: now / then")
+    for row in rows:
+        old = before.get((row.name, row.beside))
+        if old and old["ours"]:
+            ratios = "" if row.ratio is None else f"   ratio {old['ratio']:.2f} -> {row.ratio:.2f}"
+            print(f"  {row.name:58} {row.ours / old['ours']:6.2f}{ratios}")
+
+
+def main() -> int:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", choices=ROWS, action="append", help="these rows alone")
+    parser.add_argument("--rounds", type=int, default=5, help="more is slower and steadier")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="an earlier bench.json")
+    parser.add_argument("--wheel", type=Path, required=True, help="the release wheel to measure")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        bench = Bench(arguments.wheel.resolve(), arguments.rounds, Path(folder))
+        bench.prepare()
+        head = Row("", 0)
+        print(f"{head.name:60} {'ours':>12}     {'other':>12} {'':17}{'ratio':>9}  target")
+        for name, function in ROWS.items():
+            if not arguments.only or name in arguments.only:
+                function(bench)
+    rows = [{**vars(row), "met": row.met} for row in bench.rows]
+    RESULT.write_text(json.dumps({"rows": rows, "raw": bench.raw}, indent=1))
+    missed = sum(row.met is False for row in bench.rows)
+    met = sum(row.met is True for row in bench.rows)
+    print(f"{met} targets met, {missed} missed; all figures in {RESULT.relative_to(ROOT)}")
+    if arguments.compare:
+        compare(bench.rows, arguments.compare)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
