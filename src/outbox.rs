@@ -442,14 +442,15 @@ impl Outbox {
         self.wake.notified().await;
     }
 
-    /// Waits `pause`, or until something changed or somebody is in a hurry (the end of a run); `true` if there
-    /// is something to do then.
+    /// Does the end of a run wait?
+    pub fn is_hurried(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
+    /// Waits `pause`, or until something changed; `true` if there may be something to do then.
     pub async fn linger(&self, pause: Duration) -> bool {
-        let hurry = self.lock().waiting > 0;
-        if hurry || tokio::time::timeout(pause, self.wake.notified()).await.is_ok() {
-            return true;
-        }
-        self.lock().has_work(self.limit)
+        let woken = tokio::time::timeout(pause, self.wake.notified()).await.is_ok();
+        woken || self.lock().has_work(self.limit)
     }
 
     /// Waits until something may have changed: a new message, a run that ends.

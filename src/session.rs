@@ -869,6 +869,9 @@ impl Session {
 /// for a message, so for a while we look by ourselves.
 async fn more_work(outbox: &Outbox) {
     for _ in 0..LINGERS {
+        if outbox.is_hurried() {
+            break;
+        }
         if outbox.linger(LINGER).await {
             return;
         }

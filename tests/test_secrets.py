@@ -270,11 +270,7 @@ for status in ('starting', 'running', 'successful'):
 @pytest.mark.parametrize("form", ["password", "token in url", "seed file", "creds file"])
 def test_a_refusal_that_repeats_what_we_said(tmp_path: Path, form: str) -> None:
     """A server may say what we told it."""
-
-    def echo(connect: bytes) -> bytes:
-        return b"-ERR 'wrong: " + connect.replace(b"'", b"") + b"'\r\n"
-
-    with HostileServer(after_connect(echo)) as server:
+    with HostileServer(after_connect(lambda connect: b"-ERR 'wrong: " + connect + b"'\r\n")) as server:
         done = run(server.url, tmp_path, form, Authority())
     assert "wrong: " in done.stderr
     no_canary(done.stderr, in_file(tmp_path))
@@ -291,8 +287,8 @@ status_handler(config, {'status': 'failed', 'runner_ident': 'r'})
 """
 
 
-def starting(folder: Path, options: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """What a status `starting` becomes."""
+def starting(folder: Path, options: dict[str, Any], more: object) -> dict[str, Any]:
+    """What a status `starting` becomes; of ``more`` counts what ``repr`` says."""
     code = STATUS.replace("OPTIONS", repr(options)).replace("FOLDER", repr(str(folder)))
     done = python(code.replace("MORE", repr(more)))
     assert done.returncode == 0, done.stderr
@@ -319,14 +315,26 @@ def test_no_key_switches_the_masks_off(tmp_path: Path) -> None:
         quote("geheim-ö'x y/z", safe=""),
         shlex.quote("geheim-ö'x y/z"),
         "geheim-ö'x y/z".encode(),
-        "geheim-ö'x y/z" * 100_000,
     ],
-    ids=["plain", "json", "path", "url", "shell", "bytes", "long"],
+    ids=["plain", "json", "path", "url", "shell", "bytes"],
 )
 def test_other_spellings(tmp_path: Path, spelled: str | bytes) -> None:
-    status = starting(
-        tmp_path, {"user": "u", "password": "geheim-ö'x y/z"}, {"command": [spelled], "env": {"A": spelled}}
-    )
+    options = {"user": "u", "password": "geheim-ö'x y/z"}
+    check_hidden(starting(tmp_path, options, {"command": [spelled], "env": {"A": spelled}}))
+
+
+class Long:
+    """In short, for a command line that has its limits."""
+
+    def __repr__(self) -> str:
+        return """{'command': ["geheim-ö'x y/z" * 100_000], 'env': {'A': '€' * 300_000 + "geheim-ö'x y/z"}}"""
+
+
+def test_in_a_long_text(tmp_path: Path) -> None:
+    check_hidden(starting(tmp_path, {"user": "u", "password": "geheim-ö'x y/z"}, Long()))
+
+
+def check_hidden(status: dict[str, Any]) -> None:
     for text in (status["command"][0], status["env"]["A"]):
         assert "***" in text
         assert "geheim" not in text
