@@ -26,6 +26,7 @@ use crate::{
     encode::{encode, encode_to_depth, name_of},
     error::Error,
     fault,
+    json::Buffer,
     message::{self, Kind, Message},
     outbox::Run,
     process::{self, Process},
@@ -65,7 +66,7 @@ struct State {
     nonce: String,
     statuses: u64,
     /// Where JSON is written before its length is known.
-    buffer: Vec<u8>,
+    buffer: Buffer,
     /// The last ident seen, and what belongs to it.
     subjects: Subjects,
     /// Made with the first message, and anew in a forked child.
@@ -120,7 +121,7 @@ impl Emitter {
             state: Mutex::new(State {
                 nonce: message::nonce(),
                 statuses: 0,
-                buffer: Vec::new(),
+                buffer: Buffer::default(),
                 subjects: Subjects::new(&subject_id, "unknown"),
                 channel: None,
                 notices,
@@ -203,7 +204,7 @@ impl Emitter {
         let redaction = Redaction { masks: &config.masks, env: config.status_env };
         let mut encoded = encode(data, &mut buffer, (kind == Kind::Status).then_some(&redaction));
         if fault::at("emitter.memory").is_err() {
-            encoded = Err(Error::Memory { size: buffer.len() });
+            encoded = Err(Error::Memory { size: buffer.text().len() });
         }
 
         let mut state = self.lock();
@@ -325,17 +326,16 @@ impl State {
     }
 
     /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
-    fn send(&mut self, channel: &Channel, message: Message, mut buffer: Vec<u8>) -> Option<Notice> {
+    fn send(&mut self, channel: &Channel, message: Message, buffer: Buffer) -> Option<Notice> {
         let Channel { courier, run, .. } = channel;
         let essential = *message.subject == *self.subjects.status;
-        let message = if buffer.len() <= BUFFER_KEPT {
+        let message = if buffer.text().len() <= BUFFER_KEPT {
             // To the byte: what waits in memory is counted by its length.
-            let payload = Bytes::copy_from_slice(&buffer);
+            let payload = Bytes::copy_from_slice(buffer.text());
             self.buffer = buffer;
             Ok(Message { payload, ..message })
         } else {
-            buffer.shrink_to_fit();
-            message.with_cut_payload(buffer, LARGEST)
+            message.with_cut_payload(buffer.into_text(), LARGEST)
         };
         let complaint = match message {
             Ok(message) => match courier.accept(run, message, essential) {
@@ -393,9 +393,9 @@ fn nats_settings(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
             }
             Err(_) => return Some((key.to_owned(), Value::from(false))),
         };
-        let mut json = Vec::new();
+        let mut json = Buffer::default();
         let read = encode_to_depth(&value, &mut json, None, DEPTH).ok();
-        let value = read.and_then(|()| serde_json::from_slice(&json).ok());
+        let value = read.and_then(|()| serde_json::from_slice(json.text()).ok());
         Some((key.to_owned(), value.unwrap_or(Value::from(false))))
     };
     OURS.into_iter().filter_map(read).collect()

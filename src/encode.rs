@@ -19,7 +19,7 @@ use pyo3::{
 
 use crate::{
     error::Error,
-    json::{OutOfMemory, Writer},
+    json::{Buffer, OutOfMemory, Writer},
     redact::{Fate, MASK, Redaction, Section},
 };
 
@@ -45,7 +45,7 @@ const TOO_LONG: &str = "<too long>";
 /// that cannot be had.
 pub fn encode(
     value: &Bound<'_, PyAny>,
-    out: &mut Vec<u8>,
+    out: &mut Buffer,
     redaction: Option<&Redaction<'_>>,
 ) -> Result<(), Error> {
     encode_to_depth(value, out, redaction, MAX_DEPTH)
@@ -54,7 +54,7 @@ pub fn encode(
 /// The same, for readers that use the stack: containers in containers up to `depth`.
 pub fn encode_to_depth(
     value: &Bound<'_, PyAny>,
-    out: &mut Vec<u8>,
+    out: &mut Buffer,
     redaction: Option<&Redaction<'_>>,
     depth: usize,
 ) -> Result<(), Error> {
@@ -64,11 +64,11 @@ pub fn encode_to_depth(
 
 /// A short text that names something, such as an ident; `None` if it has none.
 pub fn name_of<'py>(value: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
-    match value.cast_exact::<PyString>() {
-        Ok(text) => Some(text.clone()),
-        Err(_) if value.is_none() || !has_short_text(value) => None,
-        Err(_) => value.str().ok(),
+    if let Ok(text) = value.cast_exact::<PyString>() {
+        return Some(text.clone());
     }
+    let has_text = value.is_exact_instance_of::<PyInt>() || (!value.is_none() && has_short_text(value));
+    has_text.then(|| value.str().ok()).flatten()
 }
 
 struct Walk<'a> {
@@ -85,7 +85,7 @@ type Written = Result<(), OutOfMemory>;
 
 impl Walk<'_> {
     fn run(&mut self, value: &Bound<'_, PyAny>) -> Written {
-        let mut open: Vec<Container<'_>> = Vec::new();
+        let mut open: Vec<Container<'_>> = Vec::with_capacity(8);
         let mut value = value.clone();
         loop {
             if let Some(container) = self.write_or_open(&value, &open)? {

@@ -4,43 +4,78 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
+/// A buffer that is used for one JSON text after the other. All of its memory is initialised, so that text can
+/// be copied in words of fixed size, which costs a fraction of copying by length.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    /// How much of it is text.
+    len: usize,
+}
+
+impl Buffer {
+    /// The text.
+    pub fn text(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Forgets the text, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// The text in memory of its own size.
+    pub fn into_text(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.len);
+        self.bytes.shrink_to_fit();
+        self.bytes
+    }
+}
+
 /// Appends JSON to a buffer. What memory there is not is an error, where `Vec` would abort the process.
 pub struct Writer<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut Buffer,
 }
 
 impl<'a> Writer<'a> {
     /// Appends to `out`.
-    pub fn new(out: &'a mut Vec<u8>) -> Self {
+    pub fn new(out: &'a mut Buffer) -> Self {
         Self { out }
     }
 
     /// Bytes in the buffer.
     pub fn len(&self) -> usize {
-        self.out.len()
+        self.out.len
     }
 
     /// Is the buffer empty?
     pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
+        self.out.len == 0
     }
 
     /// Appends bytes as they are.
     #[inline]
     pub fn raw(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
         self.reserve(bytes.len())?;
-        self.out.extend_from_slice(bytes);
+        if let Some(place) = self.out.bytes.get_mut(self.out.len..self.out.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.out.len += bytes.len();
+        }
         Ok(())
     }
 
     /// Appends a number; NaN and the infinities, which JSON does not have, become `null`.
     pub fn float(&mut self, number: f64) -> Result<(), OutOfMemory> {
         const LONGEST: usize = 32;
-        self.reserve(LONGEST)?;
-        serde_json::to_writer(&mut *self.out, &number).map_err(|_| OutOfMemory)
+        let mut digits = [0; LONGEST];
+        let mut rest = &mut digits[..];
+        serde_json::to_writer(&mut rest, &number).map_err(|_| OutOfMemory)?;
+        let length = LONGEST - rest.len();
+        self.raw(digits.get(..length).unwrap_or_default())
     }
 
     /// Appends a string in quotes.
+    #[inline]
     pub fn string(&mut self, text: &str) -> Result<(), OutOfMemory> {
         self.raw(b"\"")?;
         self.escaped(text)?;
@@ -50,22 +85,14 @@ impl<'a> Writer<'a> {
     /// Appends the inside of a string (RFC 8259, section 7).
     pub fn escaped(&mut self, text: &str) -> Result<(), OutOfMemory> {
         let mut rest = text.as_bytes();
-        self.reserve(rest.len())?;
-        while let Some(at) = next_escape(rest) {
-            let (plain, tail) = rest.split_at(at);
-            self.raw(plain)?;
-            let Some((special, tail)) = tail.split_first() else { break };
-            match special {
-                b'"' => self.raw(b"\\\"")?,
-                b'\\' => self.raw(b"\\\\")?,
-                b'\n' => self.raw(b"\\n")?,
-                b'\r' => self.raw(b"\\r")?,
-                b'\t' => self.raw(b"\\t")?,
-                control => self.raw(format!("\\u{control:04x}").as_bytes())?,
-            }
-            rest = tail;
+        while !rest.is_empty() {
+            self.reserve(rest.len() + ROOM)?;
+            let place = self.out.bytes.get_mut(self.out.len..).unwrap_or_default();
+            let (read, written) = escape_into(rest, place);
+            self.out.len += written;
+            rest = rest.get(read..).unwrap_or_default();
         }
-        self.raw(rest)
+        Ok(())
     }
 
     /// Appends the inside of a string from bytes that may not be UTF-8 (then with U+FFFD in it).
@@ -81,43 +108,109 @@ impl<'a> Writer<'a> {
 
     /// What was written from `start` on.
     pub fn since(&self, start: usize) -> &[u8] {
-        self.out.get(start..).unwrap_or_default()
+        self.out.text().get(start..).unwrap_or_default()
     }
 
     /// Takes back what was written from `start` on.
     pub fn take_back(&mut self, start: usize) {
-        self.out.truncate(start);
+        self.out.len = start.min(self.out.len);
     }
 
     #[inline]
     fn reserve(&mut self, more: usize) -> Result<(), OutOfMemory> {
-        self.out.try_reserve(more).map_err(|_| OutOfMemory)
+        if self.out.bytes.len() - self.out.len < more { self.grow(more) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        /// Twice as much each time, up to this: what is added is touched.
+        const LARGEST_STEP: usize = 8 << 20;
+        let Buffer { bytes, len } = &mut *self.out;
+        let wanted = len.saturating_add(more.max((*len).min(LARGEST_STEP)));
+        bytes.try_reserve_exact(wanted - bytes.len()).map_err(|_| OutOfMemory)?;
+        bytes.resize(wanted, 0);
+        Ok(())
     }
 }
 
-/// Where the first byte is that cannot stand in a string as it is.
-fn next_escape(bytes: &[u8]) -> Option<usize> {
-    const WIDE: usize = 32;
-    const NARROW: usize = 8;
-    let mut at = plain_chunks::<WIDE>(bytes);
-    let rest = bytes.get(at..).unwrap_or_default();
-    at += plain_chunks::<NARROW>(rest);
-    let rest = bytes.get(at..).unwrap_or_default();
-    rest.iter().position(|byte| needs_escape(*byte)).map(|offset| at + offset)
+/// What one step of [`escape_into`] may write: a word, and an escape behind its plain part.
+const ROOM: usize = 16;
+
+/// Writes the inside of a string as far as there is room. Returns how much was read and written.
+fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
+    let (mut read, mut written) = (0, 0);
+    while read < text.len()
+        && let Some(place) = place.get_mut(written..).and_then(<[u8]>::first_chunk_mut::<ROOM>)
+    {
+        let (word, length) = word_at(text, read);
+        if let Some(start) = place.first_chunk_mut() {
+            *start = word.to_le_bytes();
+        }
+        let specials = specials(word);
+        if specials == 0 {
+            read += length;
+            written += length;
+            continue;
+        }
+        let plain = (specials.trailing_zeros() / 8) as usize;
+        let (escape, length) = escape_of(word.to_le_bytes().get(plain).copied().unwrap_or_default());
+        if let Some(place) = place.get_mut(plain..).and_then(<[u8]>::first_chunk_mut) {
+            *place = escape;
+        }
+        read += plain + 1;
+        written += plain + length;
+    }
+    (read, written)
 }
 
-/// How many bytes there are before the first chunk of `N` that has something to escape.
+/// How a byte is written that cannot stand as it is, and how much of that counts. Without branches: what comes
+/// next in a job's output cannot be predicted.
 #[inline]
-fn plain_chunks<const N: usize>(bytes: &[u8]) -> usize {
-    // Without a way out in the middle of a chunk, this becomes a few vector instructions.
-    let is_plain = |chunk: &&[u8; N]| !chunk.iter().fold(false, |any, byte| any | needs_escape(*byte));
-    N * bytes.as_chunks::<N>().0.iter().take_while(is_plain).count()
+fn escape_of(byte: u8) -> ([u8; 6], usize) {
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or_default();
+    let letter = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        _ => b'u',
+    };
+    ([b'\\', letter, b'0', b'0', digit(byte >> 4), digit(byte & 15)], if letter == b'u' { 6 } else { 2 })
 }
 
+/// The word at `start`; at the end of the text with blanks behind it.
 #[inline]
-#[expect(clippy::needless_bitwise_bool, reason = "a branch would not become a vector instruction")]
-fn needs_escape(byte: u8) -> bool {
-    (byte < b' ') | (byte == b'"') | (byte == b'\\')
+fn word_at(text: &[u8], start: usize) -> (u64, usize) {
+    const BLANKS: u64 = u64::from_le_bytes([b' '; 8]);
+    let rest = text.get(start..).unwrap_or_default();
+    if let Some(word) = rest.first_chunk() {
+        return (u64::from_le_bytes(*word), 8);
+    }
+    let length = rest.len();
+    let bits = 8 * length;
+    let word = if let Some(last) = text.last_chunk() {
+        // The last word of the whole text, less what was read already.
+        u64::from_le_bytes(*last) >> (64 - bits)
+    } else if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        // Two halves that may overlap.
+        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (bits - 32)
+    } else {
+        rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+    };
+    (word | BLANKS << bits, length)
+}
+
+/// Which bytes of a word cannot stand in a string as they are: quotes, backslashes, control characters. The
+/// lowest of the high bits that are set belongs to the first one; those above it may be wrong.
+#[inline]
+fn specials(word: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // Below `limit` is what borrows from the high bit, unless that was set before.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & HIGH
 }
 
 #[cfg(test)]
@@ -125,9 +218,9 @@ mod tests {
     use super::*;
 
     fn written(text: &str) -> String {
-        let mut out = Vec::new();
+        let mut out = Buffer::default();
         Writer::new(&mut out).string(text).unwrap();
-        String::from_utf8(out).unwrap()
+        String::from_utf8(out.into_text()).unwrap()
     }
 
     #[test]
@@ -140,25 +233,48 @@ mod tests {
     }
 
     #[test]
-    fn the_first_escape_is_found_wherever_it_is() {
-        for length in 0..100 {
-            let plain = "x".repeat(length);
-            assert_eq!(next_escape(plain.as_bytes()), None);
+    fn an_escape_is_found_wherever_it_is() {
+        for length in 1..40 {
             for at in 0..length {
                 for special in [b'"', b'\\', b'\n', 0, 0x1f] {
-                    let mut bytes = plain.clone().into_bytes();
-                    bytes[at] = special;
-                    bytes[length - 1] = special;
-                    assert_eq!(next_escape(&bytes), Some(at));
+                    for filler in ["x", "\u{7f}", " ", "!", "#", "[", "]"] {
+                        let mut text = filler.repeat(length).into_bytes();
+                        text[at] = special;
+                        text[length - 1] = special;
+                        let text = String::from_utf8(text).unwrap();
+                        assert_eq!(serde_json::from_str::<String>(&written(&text)).unwrap(), text);
+                    }
                 }
             }
         }
-        assert_eq!(next_escape("\u{7f}ü€😀 !#[]".repeat(9).as_bytes()), None);
+    }
+
+    #[test]
+    fn a_buffer_is_used_again() {
+        let mut out = Buffer::default();
+        for text in ["a longer text than the next", "short", ""] {
+            out.clear();
+            Writer::new(&mut out).string(text).unwrap();
+            assert_eq!(out.text(), format!("\"{text}\"").as_bytes());
+        }
+        let mut writer = Writer::new(&mut out);
+        writer.float(-1.5).unwrap();
+        writer.raw(b",").unwrap();
+        assert_eq!(writer.since(2), b"-1.5,");
+        writer.take_back(3);
+        assert_eq!(out.into_text(), b"\"\"-");
+    }
+
+    #[test]
+    fn bytes_are_text_with_replacements() {
+        let mut out = Buffer::default();
+        Writer::new(&mut out).escaped_lossy(b"a\xff\n\xc3\xbc\xe2\x82").unwrap();
+        assert_eq!(out.text(), "a\u{fffd}\\nü\u{fffd}".as_bytes());
     }
 
     #[test]
     fn memory_that_cannot_be_had_is_an_error() {
-        let mut out = Vec::new();
+        let mut out = Buffer::default();
         assert_eq!(Writer::new(&mut out).reserve(isize::MAX as usize), Err(OutOfMemory));
     }
 }

@@ -50,10 +50,10 @@ mod _native {
     /// JSON bytes of any Python object.
     #[pyfunction]
     fn encode<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-        let mut json = Vec::new();
+        let mut json = crate::json::Buffer::default();
         crate::encode::encode(value, &mut json, None)
             .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
-        Ok(PyBytes::new(value.py(), &json))
+        Ok(PyBytes::new(value.py(), json.text()))
     }
 
     /// Runs the console script; returns its exit status.

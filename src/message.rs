@@ -172,6 +172,9 @@ fn tokens(text: &str) -> String {
     let mut safe = String::with_capacity(text.len().min(LONGEST));
     for token in text.split('.') {
         if !safe.is_empty() {
+            if safe.len() + "._".len() > LONGEST {
+                return safe;
+            }
             safe.push('.');
         }
         if token.is_empty() {
@@ -246,6 +249,7 @@ mod tests {
         for length in LONGEST_TOKENS - 3..LONGEST_TOKENS + 3 {
             let cut = subject(&format!("{}.b.c", "x".repeat(length)), &".".repeat(2 * length), Kind::Event);
             assert!(cut.split('.').all(|token| !token.is_empty()), "{cut}");
+            assert!(cut.len() < 2 * LONGEST_TOKENS + 50, "{}", cut.len());
         }
         assert!(subject(&"x".repeat(10_000_000), &"y".repeat(10_000_000), Kind::Status).len() < 2100);
     }
