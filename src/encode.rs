@@ -9,6 +9,7 @@
 use num_bigint::BigUint;
 use pyo3::{
     exceptions::PyTypeError,
+    intern,
     prelude::*,
     sync::PyOnceLock,
     types::{
@@ -32,8 +33,9 @@ const MAX_BYTES: usize = 256 << 20;
 /// Items of what only claims to be a sequence or a mapping, and may have no end.
 const MAX_ITEMS: usize = 1_000_000;
 
-/// A longer string is converted in pieces: CPython's UTF-8 copy of it would cost its size once more.
-const PIECE: usize = 256 << 10;
+/// A longer string is converted in pieces, unless it is ASCII: CPython keeps the UTF-8 form of a string as long
+/// as the string itself, which would cost its size once more.
+const PIECE: usize = 16 << 10;
 
 /// Decimal digits of a longer number (in hexadecimal ones) take too long: seconds, and soon minutes.
 const MAX_HEX_DIGITS: usize = 100_000;
@@ -237,7 +239,7 @@ impl Walk<'_> {
         if !text.is_exact_instance_of::<PyString>() {
             return self.string(&slice_of(text, &PySlice::full(text.py()))?);
         }
-        if text.len().is_ok_and(|length| length > PIECE) {
+        if text.len().is_ok_and(|length| length > PIECE) && !is_ascii(text) {
             return self.long_string(text);
         }
         match text.to_cow() {
@@ -589,6 +591,10 @@ fn long_digits(number: &Bound<'_, PyInt>, kind: &Bound<'_, PyAny>) -> PyResult<S
     let value = BigUint::parse_bytes(hex.as_bytes(), 16)
         .ok_or_else(|| PyTypeError::new_err("not a hexadecimal number"))?;
     Ok(format!("{sign}{value}"))
+}
+
+fn is_ascii(text: &Bound<'_, PyString>) -> bool {
+    text.call_method0(intern!(text.py(), "isascii")).is_ok_and(|ascii| ascii.is_truthy().unwrap_or(false))
 }
 
 fn part_of<'py>(

@@ -44,8 +44,8 @@ use crate::{
 /// async-nats must not reconnect; see above.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// How often we look for new messages, and how many times in vain before we sleep and have to be woken.
-const LINGER: Duration = Duration::from_millis(5);
-const LINGERS: usize = 200;
+const LINGER: Duration = Duration::from_millis(20);
+const LINGERS: usize = 50;
 /// How long an idle session without runs stays connected.
 const IDLE: Duration = Duration::from_secs(5);
 /// Unconfirmed for this long: the connection, or the server behind it, is stuck.
