@@ -120,8 +120,8 @@ pub struct Session {
     batch_sent_below: u64,
     /// Refusals since the last marker.
     violations: usize,
-    /// A stream was not available, and nothing was stored since.
-    stream_troubled: bool,
+    /// Since when no stream has been available: nothing was stored after that.
+    troubled_since: Option<Instant>,
     /// Nothing is sent before, after a transient error of the stream.
     paused_until: Option<Instant>,
     /// What we had received in all when something last concerned us, in bytes.
@@ -247,7 +247,7 @@ impl Session {
             sent_below: 0,
             batch_sent_below: 0,
             violations: 0,
-            stream_troubled: false,
+            troubled_since: None,
             paused_until: None,
             received: 0,
         };
@@ -329,6 +329,10 @@ impl Session {
             }
             if self.fill(outbox, notices).await? {
                 drained_at = None;
+            }
+            if self.troubled_since.is_some_and(|since| since.elapsed() > self.stall) {
+                // Another server of the cluster may know better: this one may be cut off from it.
+                return Err(self.lost("it has had no stream for us for too long"));
             }
             let paused = self.paused_until;
             let room = paused.is_none()
@@ -718,7 +722,7 @@ impl Session {
             (Ack::Stored, _) => {
                 if seq < self.sent_below {
                     confirmed.push((seq, Proof::Stored));
-                    if std::mem::take(&mut self.stream_troubled) {
+                    if self.troubled_since.take().is_some() {
                         notices.mended();
                     }
                 }
@@ -741,9 +745,10 @@ impl Session {
     /// All that is unconfirmed will be sent again, after a pause in which we go on to listen.
     fn wait_for_stream(&mut self, reason: &str, outbox: &Outbox, notices: &Notices) {
         notices.problem("stream", format!("the stream is not available: {reason}; trying again"));
-        self.stream_troubled = true;
         self.rewind(outbox);
-        self.paused_until = Some(Instant::now() + PAUSE);
+        let now = Instant::now();
+        self.troubled_since.get_or_insert(now);
+        self.paused_until = Some(now + PAUSE);
     }
 
     fn rewind(&mut self, outbox: &Outbox) {

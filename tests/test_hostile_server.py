@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from support import Bus, Server
+
 RUN = """
 import re, sys, types
 from ansible_runner_nats import event_handler, status_handler
@@ -172,6 +174,19 @@ def test_no_storm_of_connections(tmp_path: Path, behave: Callable[[Connection], 
         assert 1 <= server.accepted <= 8
     assert kept == 51, said
     assert "sent again" not in said
+
+
+def test_a_server_that_has_no_stream_is_left_for_one_that_has(
+    tmp_path: Path, start_server: Callable[..., Server], connect: Callable[..., Bus]
+) -> None:
+    """As a node does that is cut off from its cluster, but not from us."""
+    other = start_server(jetstream=True)
+    bus = connect(other)
+    bus.add_stream()
+    with HostileServer(cannot_say) as server:
+        options: dict[str, object] = {"dont_randomize": True, "flush_timeout": 20}
+        said, kept, _ = run(f"{server.url},{other.url}", tmp_path, options)
+    assert (kept, bus.stream_count()) == (0, 51), said
 
 
 def test_large_messages_to_our_inbox(tmp_path: Path) -> None:
