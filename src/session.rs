@@ -86,7 +86,6 @@ pub enum End {
 }
 
 /// An established connection.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about the server")]
 pub struct Session {
     client: Client,
     inbox: String,
@@ -198,9 +197,9 @@ impl Session {
             .connection_timeout(connection.connect_timeout * 2)
             .ignore_discovered_servers()
             .ping_interval(ping_interval(connection))
-            // A message and its marker each: the channel never fills up, so sending never waits.
             // Ours are fit for NATS already.
             .skip_subject_validation(true)
+            // A message and its marker each: the channel never fills up, so sending never waits.
             .client_capacity(2 * connection.window + 128)
             .subscription_capacity(4 * connection.window + 1024);
         if let Some(name) = &connection.name {
@@ -647,10 +646,13 @@ impl Session {
 
     /// All messages of a subject that we may not publish to go to disk: those in flight and those to come.
     fn forbid(&mut self, violation: &Violation, outbox: &Outbox, notices: &Notices) {
+        if !violation.publish {
+            return;
+        }
         let subject: Arc<str> = violation.subject.as_str().into();
         let in_flight = self.flights.of_subject(&subject);
         // A server could go on for ever about subjects that we never used.
-        if !violation.publish || (in_flight.is_empty() && !self.proofs.contains_key(&subject)) {
+        if in_flight.is_empty() && !self.proofs.contains_key(&subject) {
             return;
         }
         self.violations += 1;
