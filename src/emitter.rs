@@ -319,10 +319,10 @@ impl State {
     fn message_id(&mut self, kind: Kind, own: Option<(&str, &str)>) -> String {
         let id = &self.subjects.id;
         if let Some((counter, uuid)) = own {
-            return message::message_id(&[id, counter, uuid]);
+            return message::longer_id(id, &[counter, uuid]);
         }
         self.statuses += 1;
-        message::message_id(&[id, kind.as_str(), &self.nonce, &self.statuses.to_string()])
+        message::longer_id(id, &[kind.as_str(), &self.nonce, &self.statuses.to_string()])
     }
 
     /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.

@@ -194,14 +194,22 @@ fn tokens(text: &str) -> String {
 
 /// A message id from parts that may hold anything: fit for a header line.
 pub fn message_id(parts: &[&str]) -> String {
-    let mut id = String::with_capacity(parts.iter().map(|part| part.len().min(LONGEST_PART) + 1).sum());
-    for (number, part) in parts.iter().enumerate() {
-        if number > 0 {
-            id.push('.');
-        }
-        push_part(&mut id, part);
+    let (first, rest) = parts.split_first().unwrap_or((&"", &[]));
+    let mut id = String::new();
+    push_part(&mut id, first);
+    longer_id(&id, rest)
+}
+
+/// A message id with more parts behind it.
+pub fn longer_id(id: &str, parts: &[&str]) -> String {
+    let more = parts.iter().map(|part| part.len().min(LONGEST_PART) + 1).sum::<usize>();
+    let mut longer = String::with_capacity(id.len() + more);
+    longer.push_str(id);
+    for part in parts {
+        longer.push('.');
+        push_part(&mut longer, part);
     }
-    id
+    longer
 }
 
 /// The most that a part takes, in bytes. Each by itself: what makes the id unique stands at its end.
@@ -259,6 +267,11 @@ mod tests {
         assert_eq!(message_id(&["a", "b\r\nc", "1"]), "a.b__c.1");
         let long = message_id(&[&"ü".repeat(100_000), "7", "uuid"]);
         assert!(long.len() < 300 && long.ends_with(".7.uuid"));
+        let long = "x".repeat(1000);
+        assert_eq!(
+            longer_id(&message_id(&[&long, "ident"]), &["7", "uuid"]),
+            message_id(&[&long, "ident", "7", "uuid"])
+        );
     }
 
     fn message() -> Message {

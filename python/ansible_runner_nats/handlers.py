@@ -72,7 +72,8 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
     """
     refusal = None
     try:
-        if data.get("status") == "starting":
+        status = data.get("status") if isinstance(data, dict) else None
+        if status == "starting":
             refusal = _refuse_start(runner_config)
         if refusal is None:
             emitter = _emitter(runner_config)
@@ -80,7 +81,7 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
                 try:
                     _tell(emitter.publish("status", data))
                 finally:
-                    if _is_end(data.get("status")):
+                    if _is_end(status):
                         _finish(runner_config)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
         try:  # noqa: SIM105 - no room for one call more
