@@ -25,7 +25,8 @@ import ansible_runner
 import ansible_runner_nats
 folder, version = sys.argv[1:]
 assert ansible_runner_nats.__version__.startswith(version), ansible_runner_nats.__version__
-run = ansible_runner.run(private_data_dir=folder, playbook='play.yml', ident='real.run', limit='one', quiet=True)
+options = {'ident': 'real.run', 'limit': 'one', 'quiet': True}
+run = ansible_runner.run(private_data_dir=folder, playbook='play.yml', **options)
 assert run.status == 'successful', run.status
 """
 
