@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -53,7 +54,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="corpus-") as folder:
         run = ansible_runner.run(
             private_data_dir=folder,
-            playbook=str(HERE / "corpus.yml"),
+            playbook=shutil.copy(HERE / "corpus.yml", folder),
             project_dir=folder,
             inventory={"all": {"hosts": {host: {"ansible_connection": "local"} for host in HOSTS}}},
             # ansible-runner empties a larger result; its default is 700,000 characters.
@@ -68,7 +69,6 @@ def main() -> int:
         )
         names = {
             folder: "/srv/runner/site",
-            str(HERE): "/srv/runner/site/project",
             sys.executable: "/usr/bin/python3",
             sys.prefix: "/usr",
             os.uname().nodename: "controller",

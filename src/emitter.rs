@@ -218,7 +218,7 @@ impl Emitter {
         };
         let channel = self.channel(&mut state, config);
         let complaint = match encoded {
-            Ok(()) => state.send(&channel, message, buffer),
+            Ok(()) => state.send(&channel, message, buffer, kind),
             Err(error) => {
                 channel.courier.outbox.drop_one(&channel.run);
                 Some(Notice::about(Level::Warning, &error.cause(), format!("a message is LOST: {error}")))
@@ -326,9 +326,8 @@ impl State {
     }
 
     /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
-    fn send(&mut self, channel: &Channel, message: Message, buffer: Buffer) -> Option<Notice> {
+    fn send(&mut self, channel: &Channel, message: Message, buffer: Buffer, kind: Kind) -> Option<Notice> {
         let Channel { courier, run, .. } = channel;
-        let essential = *message.subject == *self.subjects.status;
         let message = if buffer.text().len() <= BUFFER_KEPT {
             // To the byte: what waits in memory is counted by its length.
             let payload = Bytes::copy_from_slice(buffer.text());
@@ -338,7 +337,7 @@ impl State {
             message.with_cut_payload(buffer.into_text(), LARGEST)
         };
         let complaint = match message {
-            Ok(message) => match courier.accept(run, message, essential) {
+            Ok(message) => match courier.accept(run, message, kind == Kind::Status) {
                 Ok(()) => return None,
                 Err(error) => format!(
                     "not connected, memory (pending_size) is full, and there is no room on disk either: events \

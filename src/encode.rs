@@ -21,7 +21,7 @@ use pyo3::{
 use crate::{
     error::Error,
     json::{Buffer, OutOfMemory, Writer},
-    redact::{Fate, MASK, Redaction, Section},
+    redact::{Fate, MASK, Masks, Redaction, Section},
 };
 
 /// Containers in containers. Consumers' parsers have limits too (128 in `serde_json`).
@@ -37,7 +37,7 @@ const MAX_ITEMS: usize = 1_000_000;
 /// as the string itself, which would cost its size once more.
 const PIECE: usize = 16 << 10;
 
-/// Decimal digits of a longer number (in hexadecimal ones) take too long: seconds, and soon minutes.
+/// The decimal digits of a number with more hexadecimal ones than this take seconds, and soon minutes.
 const MAX_HEX_DIGITS: usize = 100_000;
 
 const TOO_DEEP: &str = "<too deep>";
@@ -165,7 +165,10 @@ impl Walk<'_> {
                 Step::Cut if !std::mem::replace(&mut self.full, self.out.len() >= MAX_BYTES) => {
                     self.comma(container)?;
                     let has_keys = container.brackets().1 == b"}";
-                    self.out.raw(if has_keys { b"\"<too long>\":" } else { b"" })?;
+                    if has_keys {
+                        self.out.string(TOO_LONG)?;
+                        self.out.raw(b":")?;
+                    }
                     self.out.string(TOO_LONG)?;
                     container.items = Items::None { pairs: has_keys };
                     continue;
@@ -222,13 +225,13 @@ impl Walk<'_> {
     }
 
     /// What hides our credentials here.
-    fn hiding(&self) -> Option<&Redaction<'_>> {
-        self.redaction.filter(|_| self.section != Section::Plain)
+    fn hiding(&self) -> Option<&Masks> {
+        self.redaction.filter(|_| self.section != Section::Plain).map(|redaction| redaction.masks)
     }
 
     /// Writes a short text.
     fn text(&mut self, text: &str) -> Written {
-        match self.hiding().and_then(|redaction| redaction.hide(text)) {
+        match self.hiding().and_then(|masks| masks.hide(text)) {
             Some(hidden) => self.out.string(&hidden),
             None => self.out.string(text),
         }
@@ -250,7 +253,7 @@ impl Walk<'_> {
 
     fn long_string(&mut self, text: &Bound<'_, PyString>) -> Written {
         let mut text = text.clone();
-        for secret in self.hiding().into_iter().flat_map(Redaction::parts) {
+        for secret in self.hiding().into_iter().flat_map(Masks::parts) {
             // In Python's own form: a copy is made only of what has a secret in it.
             if text.contains(secret).unwrap_or(false) {
                 let hidden = text.call_method1("replace", (secret, MASK)).map_err(|_| OutOfMemory)?;
@@ -295,8 +298,8 @@ impl Walk<'_> {
 
     /// A number may be somebody's password.
     fn hide_number(&mut self, start: usize) -> Written {
-        let Some(redaction) = self.hiding() else { return Ok(()) };
-        if !redaction.is_secret(self.out.since(start)) {
+        let Some(masks) = self.hiding() else { return Ok(()) };
+        if !masks.is_secret(self.out.since(start)) {
             return Ok(());
         }
         self.out.take_back(start);

@@ -2,7 +2,8 @@
 //!
 //! A forked child has its parent's memory but none of its threads: the parent's couriers are dead in it, and
 //! their locks may be held for ever. So they are never touched there: the state carries the process id it
-//! was made in, and a child makes its own (Python tells us of each fork: `os.register_at_fork`). The registry itself is lock-free, so that reading it cannot hang.
+//! was made in, and a child makes its own (Python tells us of each fork: `os.register_at_fork`). The registry
+//! itself is lock-free, so that reading it cannot hang.
 
 use std::{
     collections::HashMap,

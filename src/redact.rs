@@ -69,7 +69,7 @@ impl Masks {
     }
 
     /// What must not be part of a text.
-    fn parts(&self) -> impl Iterator<Item = &str> {
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
         self.secrets.iter().map(Secret::reveal).filter(|secret| secret.len() >= SHORT)
     }
 }
@@ -92,7 +92,6 @@ fn spellings(secret: &str) -> Vec<Secret> {
         })
         .collect();
     let in_url = |kept| utf8_percent_encode(secret, kept).to_string();
-    let words: Vec<&str> = secret.split(|c: char| c.is_whitespace() || c.is_control()).collect();
     let spelled = [
         secret.to_owned(),
         in_json.to_owned(),
@@ -102,9 +101,15 @@ fn spellings(secret: &str) -> Vec<Secret> {
         in_url(PATH),
         // What `shlex.quote` makes of a quote, and what a notice makes of blanks.
         secret.replace('\'', r#"'"'"'"#),
-        words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "),
+        collapsed(secret),
     ];
     spelled.into_iter().map(Secret::new).collect()
+}
+
+/// A text in one line: what is blank or a control character becomes single blanks.
+pub fn collapsed(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// What a status loses on its way.
@@ -161,21 +166,6 @@ impl Redaction<'_> {
         let own = OWN.contains(&name) || (name == "RUNNER_NATS_SERVERS" && value.contains('@'));
         let telling = self.env == StatusEnv::Redact && (says_secret(name) || has_userinfo(value));
         if own || telling { Fate::Mask } else { Fate::Keep }
-    }
-
-    /// [`Masks::hide`].
-    pub fn hide(&self, text: &str) -> Option<String> {
-        self.masks.hide(text)
-    }
-
-    /// [`Masks::is_secret`].
-    pub fn is_secret(&self, text: &[u8]) -> bool {
-        self.masks.is_secret(text)
-    }
-
-    /// What must not be part of a long text.
-    pub fn parts(&self) -> impl Iterator<Item = &str> {
-        self.masks.parts()
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{config::Secret, redact::Masks};
+use crate::{
+    config::Secret,
+    redact::{self, Masks},
+};
 
 /// How much a notice matters; the values are those of Python's `logging`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,8 +56,7 @@ impl Notice {
 
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 2000;
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect()
+    redact::collapsed(text).chars().take(LONGEST).collect()
 }
 
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
