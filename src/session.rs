@@ -71,6 +71,9 @@ const FLOOD: u64 = 4 << 20;
 const LONGEST_ANSWER: usize = 1 << 20;
 /// Subjects that are remembered: more are asked about anew.
 const SUBJECTS_KNOWN: usize = 1_000;
+/// A stream that has not acknowledged a message for this long gets no further one: its leader may be gone, and
+/// the next one would store what comes later before what is sent again. Electing one takes 4 s or more.
+const HOLD: Duration = Duration::from_secs(1);
 /// Pause after a transient error of the stream.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -113,6 +116,9 @@ pub struct Session {
     closed: HashMap<Arc<str>, (String, Instant)>,
     lookups: u64,
     confirmed_any: bool,
+    /// Something was answered since the last rewind. Before, one message at a time: a stream that is just coming
+    /// back must not miss the first ones and store the next.
+    answered: bool,
     /// Every number below was sent in this session, or before it.
     sent_below: u64,
     /// The same, of the present batch alone.
@@ -243,6 +249,7 @@ impl Session {
             closed: HashMap::new(),
             lookups: 0,
             confirmed_any: false,
+            answered: false,
             sent_below: 0,
             batch_sent_below: 0,
             violations: 0,
@@ -334,9 +341,7 @@ impl Session {
                 return Err(self.lost("it has had no stream for us for too long"));
             }
             let paused = self.paused_until;
-            let room = paused.is_none()
-                && self.flights.len() < self.window_size
-                && self.flights.bytes < WINDOW_BYTES;
+            let room = self.room() > 0 && self.flights.bytes < WINDOW_BYTES;
             let stalls_at = self.flights.stalls_at(self.stall);
             let idle = self.flights.len() == 0 && outbox.is_idle();
             let idle_until = *drained_at.get_or_insert_with(Instant::now) + IDLE;
@@ -353,11 +358,20 @@ impl Session {
         }
     }
 
+    /// How many messages may be sent now.
+    fn room(&self) -> usize {
+        if self.paused_until.is_some() || self.flights.are_held() {
+            return 0;
+        }
+        let window = if self.answered { self.window_size } else { 1 };
+        window.saturating_sub(self.flights.len())
+    }
+
     /// Sends as much as the window allows; `true` if that was anything.
     async fn fill(&mut self, outbox: &Outbox, notices: &Notices) -> Step<bool> {
         let mut sent = false;
-        while self.paused_until.is_none() {
-            let room = self.window_size.saturating_sub(self.flights.len()).min(BATCH);
+        loop {
+            let room = self.room().min(BATCH);
             let bytes = WINDOW_BYTES.saturating_sub(self.flights.bytes);
             if room == 0 || bytes == 0 {
                 break;
@@ -443,6 +457,7 @@ impl Session {
             }
         }
         self.confirmed_any = true;
+        self.answered = true;
         let mut sent = Vec::with_capacity(seqs.len());
         for seq in seqs {
             self.flights.remove(*seq);
@@ -620,6 +635,7 @@ impl Session {
                         self.rewind(outbox);
                         return Ok(());
                     }
+                    self.answered = true;
                     confirmed.extend(self.flights.echoed(seq).into_iter().map(|seq| (seq, Proof::Routed)));
                     Ok(())
                 }
@@ -721,7 +737,8 @@ impl Session {
         }
         match (ack, self.flights.remove(seq)) {
             // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
-            (Ack::Stored, _) => {
+            (Ack::Stored, flight) => {
+                self.answered |= flight.is_some();
                 if seq < self.sent_below {
                     confirmed.push((seq, Proof::Stored));
                     if self.troubled_since.take().is_some() {
@@ -732,6 +749,7 @@ impl Session {
             // A refusal of what is not in flight says nothing.
             (_, None) => {}
             (Ack::Refused { code, reason }, Some(flight)) => {
+                self.answered = true;
                 let cause = format!("refused {} {code}", flight.subject);
                 let reason = format!("the stream refused a message on {}: {reason} ({code})", flight.subject);
                 reject(outbox, notices, seq, &cause, &reason);
@@ -755,6 +773,7 @@ impl Session {
 
     fn rewind(&mut self, outbox: &Outbox) {
         self.attempt += 1;
+        self.answered = false;
         self.flights = Flights::default();
         outbox.rewind();
     }
@@ -1033,6 +1052,12 @@ impl Flights {
             self.remove(*seq);
         }
         seqs
+    }
+
+    /// Does a stream owe us an answer for too long to send more?
+    fn are_held(&self) -> bool {
+        let oldest = self.slots.front().and_then(Option::as_ref);
+        oldest.is_some_and(|flight| flight.proof == Proof::Stored && flight.sent.elapsed() > HOLD)
     }
 
     /// When to lose patience with the oldest: a stream may lose one message and confirm all others.

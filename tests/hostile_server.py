@@ -54,6 +54,19 @@ class Connection:
                 self.deliver(self.inbox + b".hello")
                 return
 
+    def messages(self) -> Iterator[tuple[int, bytes]]:
+        """The number in our queue and the reply subject of each message that wants to be stored."""
+        for line in self.lines():
+            words = line.split()
+            if line.startswith(b"PUB $JS.API.STREAM.NAMES "):
+                self.deliver(words[2], b'{"streams":["S"]}')
+            elif words[0] == b"HPUB":
+                yield int(words[2].rpartition(b".")[2]), words[2]
+
+    def deny(self, reply: bytes) -> None:
+        """Nobody listens there, says a server."""
+        self.send(b"HMSG %b 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n" % reply)
+
     def deliver(self, subject: bytes, payload: bytes = b"") -> None:
         self.send(b"MSG %b 1 %d\r\n%b\r\n" % (subject, len(payload), payload))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from ansible_runner_nats import event_handler, status_handler
 from hostile_server import INFO, Connection, HostileServer
-from support import python
+from support import PATIENCE, python, wait_until
+from test_faults import config, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,6 +251,56 @@ def test_acks_nobody_asked_for(tmp_path: Path) -> None:
     with HostileServer(answering(subjects, STORED)) as server:
         said, kept, _ = run(server.url, tmp_path, {"delivery": "core", "flush_timeout": 1})
     assert kept == 51, said
+
+
+def test_a_stream_that_is_just_coming_back(tmp_path: Path) -> None:
+    """The first message of each attempt finds no stream, what comes after it does: no order of ours."""
+    stored: list[int] = []
+    denied = 0
+
+    def behave(connection: Connection) -> None:
+        nonlocal denied
+        connection.greet()
+        for number, reply in connection.messages():
+            if denied < 3 and number == 0:
+                denied += 1
+                connection.deny(reply)
+            else:
+                stored.append(number)
+                connection.deliver(reply, STORED)
+
+    with HostileServer(behave) as server:
+        said, kept, _ = run(server.url, tmp_path, {"delivery": "jetstream"})
+    assert (kept, denied) == (0, 3), said
+    assert stored == list(range(51))
+
+
+def test_a_stream_that_owes_an_answer_gets_no_more(tmp_path: Path) -> None:
+    """Its leader may be gone with the message, and the next one is not to store the later ones first."""
+    swallowed = threading.Event()
+    stored: list[int] = []
+
+    def behave(connection: Connection) -> None:
+        connection.greet()
+        for number, reply in connection.messages():
+            if number == 2 and not swallowed.is_set():
+                swallowed.set()
+                continue
+            stored.append(number)
+            connection.deliver(reply, STORED)
+
+    with HostileServer(behave) as server:
+        run = config(server.url, tmp_path, delivery="jetstream", flush_timeout=60)
+        for counter in range(2):
+            event_handler(run, event(counter))
+        assert wait_until(lambda: stored == [0, 1])
+        event_handler(run, event(2))
+        assert swallowed.wait(PATIENCE)
+        # No leader is elected sooner.
+        time.sleep(2)
+        event_handler(run, event(3))
+        status_handler(run, {"status": "successful"})
+    assert stored == list(range(5))
 
 
 def redirecting(urls: list[str]) -> Callable[[Connection], None]:
