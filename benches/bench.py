@@ -198,14 +198,14 @@ def plain(bench: Bench, url: str, largest: int, rounds: int) -> float:
 def bench_throughput(bench: Bench) -> None:
     """Events per second until confirmed, and the CPU that they cost."""
     for largest, events, rounds in (
-        (ALL, "all", bench.rounds * 3),
+        (ALL, "all", bench.rounds),
         (EVERYDAY, "everyday", bench.rounds * 10),
     ):
         arguments = {"largest": largest, "rounds": rounds}
-        slow = {"largest": largest, "rounds": max(1, rounds // 6)}
+        slow = {"largest": largest, "rounds": max(1, rounds // 10)}
         with nats_server(bench.folder, stream=False) as url:
             ours = median_of(bench, "ours", 3, url=url, **arguments)
-            bare = plain(bench, url, largest, rounds)
+            bare = plain(bench, url, largest, rounds * 4)
             old = median_of(bench, "old", 3, url=url, **slow)
         with nats_server(bench.folder, stream=True) as url:
             stored = median_of(bench, "ours", 3, url=url, **arguments)

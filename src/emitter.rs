@@ -35,8 +35,12 @@ use crate::{
     spill::Spill,
 };
 
-/// A larger event gets memory of its own instead of making this run's buffer larger for ever.
-const BUFFER_KEPT: usize = 64 << 10;
+/// A larger event takes the buffer with it, instead of being copied.
+const BUFFER_KEPT: usize = 2 << 20;
+
+/// Where JSON is written before its length is known: one for all runs of the process, as the GIL lets only one
+/// write at a time. Who finds it gone (Python code ran meanwhile, in another thread) makes a new one.
+static SPARE: Mutex<Option<Buffer>> = Mutex::new(None);
 
 /// A larger message is cut at once: nats-server's default `max_pending`, which `max_payload` cannot exceed.
 const LARGEST: usize = 64 << 20;
@@ -65,8 +69,6 @@ struct State {
     /// Statuses have no id of their own: this one tells runs with the same ident apart.
     nonce: String,
     statuses: u64,
-    /// Where JSON is written before its length is known.
-    buffer: Buffer,
     /// The last ident seen, and what belongs to it.
     subjects: Subjects,
     /// Made with the first message, and anew in a forked child.
@@ -121,7 +123,6 @@ impl Emitter {
             state: Mutex::new(State {
                 nonce: message::nonce(),
                 statuses: 0,
-                buffer: Buffer::default(),
                 subjects: Subjects::new(&subject_id, "unknown"),
                 channel: None,
                 notices,
@@ -199,7 +200,7 @@ impl Emitter {
             Kind::Status => (None, None),
         };
         let (ident, counter, uuid) = (lossy(ident.as_ref()), lossy(counter.as_ref()), lossy(uuid.as_ref()));
-        let mut buffer = std::mem::take(&mut self.lock().buffer);
+        let mut buffer = spare().take().unwrap_or_default();
         buffer.clear();
         let redaction = Redaction { masks: &config.masks, env: config.status_env };
         let mut encoded = encode(data, &mut buffer, (kind == Kind::Status).then_some(&redaction));
@@ -218,7 +219,7 @@ impl Emitter {
         };
         let channel = self.channel(&mut state, config);
         let complaint = match encoded {
-            Ok(()) => state.send(&channel, message, buffer, kind),
+            Ok(()) => channel.send(message, buffer, kind),
             Err(error) => {
                 channel.courier.outbox.drop_one(&channel.run);
                 Some(Notice::about(Level::Warning, &error.cause(), format!("a message is LOST: {error}")))
@@ -277,6 +278,36 @@ impl Drop for Emitter {
 }
 
 impl Channel {
+    /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
+    fn send(&self, message: Message, buffer: Buffer, kind: Kind) -> Option<Notice> {
+        let Self { courier, run, .. } = self;
+        let message = match copy_of(buffer.text()) {
+            Some(payload) => {
+                *spare() = Some(buffer);
+                Ok(Message { payload, ..message })
+            }
+            None => message.with_cut_payload(buffer.into_text(), LARGEST),
+        };
+        let complaint = match message {
+            Ok(message) => match courier.accept(run, message, kind == Kind::Status) {
+                Ok(()) => return None,
+                Err(error) => format!(
+                    "not connected, memory (pending_size) is full, and there is no room on disk either: events \
+                     are LOST: {error}"
+                ),
+            },
+            Err(message) => {
+                let size = message.payload.len();
+                let reason = Error::TooLarge { size, limit: LARGEST };
+                match courier.outbox.push_to_disk(run, &message) {
+                    Ok(()) => format!("a message is kept on disk: {reason}"),
+                    Err(error) => format!("a message is LOST: {reason}; {error}"),
+                }
+            }
+        };
+        Some(Notice::about(Level::Warning, "not sent", complaint))
+    }
+
     /// What the courier has said since the last call.
     fn news(&self) -> Vec<Notice> {
         let seen = self.seen.load(Relaxed);
@@ -325,37 +356,6 @@ impl State {
         message::longer_id(id, &[kind.as_str(), &self.nonce, &self.statuses.to_string()])
     }
 
-    /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
-    fn send(&mut self, channel: &Channel, message: Message, buffer: Buffer, kind: Kind) -> Option<Notice> {
-        let Channel { courier, run, .. } = channel;
-        let message = if buffer.text().len() <= BUFFER_KEPT {
-            // To the byte: what waits in memory is counted by its length.
-            let payload = Bytes::copy_from_slice(buffer.text());
-            self.buffer = buffer;
-            Ok(Message { payload, ..message })
-        } else {
-            message.with_cut_payload(buffer.into_text(), LARGEST)
-        };
-        let complaint = match message {
-            Ok(message) => match courier.accept(run, message, kind == Kind::Status) {
-                Ok(()) => return None,
-                Err(error) => format!(
-                    "not connected, memory (pending_size) is full, and there is no room on disk either: events \
-                     are LOST: {error}"
-                ),
-            },
-            Err(message) => {
-                let size = message.payload.len();
-                let reason = Error::TooLarge { size, limit: LARGEST };
-                match courier.outbox.push_to_disk(run, &message) {
-                    Ok(()) => format!("a message is kept on disk: {reason}"),
-                    Err(error) => format!("a message is LOST: {reason}; {error}"),
-                }
-            }
-        };
-        Some(Notice::about(Level::Warning, "not sent", complaint))
-    }
-
     /// What is to be told now: each cause once per run.
     fn tell(&mut self, channel: Option<&Channel>) -> Vec<Told> {
         self.notices.extend(channel.into_iter().flat_map(Channel::news));
@@ -368,6 +368,20 @@ impl State {
             .filter(|notice| notice.level < Level::Warning || self.told.insert(notice.cause.clone()));
         new.map(|notice| (notice.level as u8, notice.text)).collect()
     }
+}
+
+fn spare() -> MutexGuard<'static, Option<Buffer>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A payload to the byte, as what waits in memory is counted by its length. `None`: too large to be copied.
+fn copy_of(text: &[u8]) -> Option<Bytes> {
+    let mut copy = Vec::new();
+    if text.len() <= BUFFER_KEPT && copy.try_reserve_exact(text.len()).is_ok() {
+        copy.extend_from_slice(text);
+        return Some(copy.into());
+    }
+    None
 }
 
 /// A name as text, if there is one; lone surrogates are replaced.

@@ -453,14 +453,15 @@ impl<'py> Items<'py> {
     fn next(&mut self) -> Step<'py> {
         let item = match self {
             Self::List { list, index } => {
-                let item = list.get_item(*index);
+                // Asking for one too many costs an exception.
+                let item = (*index < list.len()).then(|| list.get_item(*index));
                 *index += 1;
-                item.ok().map(|value| (None, value))
+                item.and_then(Result::ok).map(|value| (None, value))
             }
             Self::Tuple { tuple, index } => {
-                let item = tuple.get_item(*index);
+                let item = (*index < tuple.len()).then(|| tuple.get_item(*index));
                 *index += 1;
-                item.ok().map(|value| (None, value))
+                item.and_then(Result::ok).map(|value| (None, value))
             }
             Self::Dict { dict, size, left, iter } => {
                 // pyo3's iterator panics on a dict that changed: look before each step.

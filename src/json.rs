@@ -1,5 +1,7 @@
 //! JSON as bytes, written without aborting the process when memory runs out.
 
+use wide::u8x16;
+
 /// The one thing that can go wrong while JSON is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
@@ -133,8 +135,10 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What one step of [`escape_into`] may write: a word, and an escape behind its plain part.
-const ROOM: usize = 16;
+/// Bytes that are looked at in one step.
+const BLOCK: usize = 16;
+/// What one step of [`escape_into`] may write: a block, and an escape behind its plain part.
+const ROOM: usize = BLOCK + 8;
 
 /// Writes the inside of a string as far as there is room. Returns how much was read and written.
 fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
@@ -142,18 +146,26 @@ fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
     while read < text.len()
         && let Some(place) = place.get_mut(written..).and_then(<[u8]>::first_chunk_mut::<ROOM>)
     {
-        let (word, length) = word_at(text, read);
-        if let Some(start) = place.first_chunk_mut() {
-            *start = word.to_le_bytes();
-        }
-        let specials = specials(word);
-        if specials == 0 {
+        // A whole block, or a word of what is left behind the last one. The first special byte of it, if any.
+        let block = text.get(read..).and_then(<[u8]>::first_chunk::<BLOCK>);
+        let (plain, length) = if let Some(block) = block {
+            if let Some(start) = place.first_chunk_mut() {
+                *start = *block;
+            }
+            (specials_of_block(*block).trailing_zeros() as usize, BLOCK)
+        } else {
+            let (word, length) = word_at(text, read);
+            if let Some(start) = place.first_chunk_mut() {
+                *start = word.to_le_bytes();
+            }
+            ((specials(word).trailing_zeros() / 8) as usize, length)
+        };
+        if plain >= length {
             read += length;
             written += length;
             continue;
         }
-        let plain = (specials.trailing_zeros() / 8) as usize;
-        let (escape, length) = escape_of(word.to_le_bytes().get(plain).copied().unwrap_or_default());
+        let (escape, length) = escape_of(text.get(read + plain).copied().unwrap_or_default());
         if let Some(place) = place.get_mut(plain..).and_then(<[u8]>::first_chunk_mut) {
             *place = escape;
         }
@@ -161,6 +173,16 @@ fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
         written += plain + length;
     }
     (read, written)
+}
+
+/// Which bytes of a block cannot stand in a string as they are: quotes, backslashes, control characters. A bit
+/// each.
+#[inline]
+fn specials_of_block(block: [u8; BLOCK]) -> u32 {
+    let block = u8x16::new(block);
+    let control = block.simd_le(u8x16::splat(0x1f));
+    let special = control | block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'));
+    special.to_bitmask()
 }
 
 /// How a byte is written that cannot stand as it is, and how much of that counts. Without branches: what comes
@@ -201,8 +223,8 @@ fn word_at(text: &[u8], start: usize) -> (u64, usize) {
     (word | BLANKS << bits, length)
 }
 
-/// Which bytes of a word cannot stand in a string as they are: quotes, backslashes, control characters. The
-/// lowest of the high bits that are set belongs to the first one; those above it may be wrong.
+/// The same of a word, the high bit of each byte. The lowest one that is set is right, those above it may be
+/// wrong.
 #[inline]
 fn specials(word: u64) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);

@@ -116,9 +116,9 @@ pub struct Session {
     closed: HashMap<Arc<str>, (String, Instant)>,
     lookups: u64,
     confirmed_any: bool,
-    /// Something was answered since the last rewind. Before, one message at a time: a stream that is just coming
-    /// back must not miss the first ones and store the next.
-    answered: bool,
+    /// The last attempt in which something was answered. Before, one message at a time: a stream that is just
+    /// coming back must not miss the first ones and store the next.
+    answered: Option<u64>,
     /// Every number below was sent in this session, or before it.
     sent_below: u64,
     /// The same, of the present batch alone.
@@ -249,7 +249,7 @@ impl Session {
             closed: HashMap::new(),
             lookups: 0,
             confirmed_any: false,
-            answered: false,
+            answered: None,
             sent_below: 0,
             batch_sent_below: 0,
             violations: 0,
@@ -363,7 +363,7 @@ impl Session {
         if self.paused_until.is_some() || self.flights.are_held() {
             return 0;
         }
-        let window = if self.answered { self.window_size } else { 1 };
+        let window = if self.answered == Some(self.attempt) { self.window_size } else { 1 };
         window.saturating_sub(self.flights.len())
     }
 
@@ -457,7 +457,7 @@ impl Session {
             }
         }
         self.confirmed_any = true;
-        self.answered = true;
+        self.answered = Some(self.attempt);
         let mut sent = Vec::with_capacity(seqs.len());
         for seq in seqs {
             self.flights.remove(*seq);
@@ -635,7 +635,7 @@ impl Session {
                         self.rewind(outbox);
                         return Ok(());
                     }
-                    self.answered = true;
+                    self.answered = Some(self.attempt);
                     confirmed.extend(self.flights.echoed(seq).into_iter().map(|seq| (seq, Proof::Routed)));
                     Ok(())
                 }
@@ -738,7 +738,9 @@ impl Session {
         match (ack, self.flights.remove(seq)) {
             // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
             (Ack::Stored, flight) => {
-                self.answered |= flight.is_some();
+                if flight.is_some() {
+                    self.answered = Some(self.attempt);
+                }
                 if seq < self.sent_below {
                     confirmed.push((seq, Proof::Stored));
                     if self.troubled_since.take().is_some() {
@@ -749,7 +751,7 @@ impl Session {
             // A refusal of what is not in flight says nothing.
             (_, None) => {}
             (Ack::Refused { code, reason }, Some(flight)) => {
-                self.answered = true;
+                self.answered = Some(self.attempt);
                 let cause = format!("refused {} {code}", flight.subject);
                 let reason = format!("the stream refused a message on {}: {reason} ({code})", flight.subject);
                 reject(outbox, notices, seq, &cause, &reason);
@@ -773,7 +775,6 @@ impl Session {
 
     fn rewind(&mut self, outbox: &Outbox) {
         self.attempt += 1;
-        self.answered = false;
         self.flights = Flights::default();
         outbox.rewind();
     }
