@@ -11,10 +11,12 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
+    context::{Context, Env},
     credentials,
     error::Error,
-    message,
+    message::{self, Template},
     redact::{MASK, Masks, StatusEnv},
+    select::{Events, Omit},
 };
 
 /// A string that must not be seen: `Debug` hides it, and there is no `Display`.
@@ -46,6 +48,8 @@ pub struct Server {
     pub address: String,
     /// From `user:password@` or `token@` in the URL.
     pub auth: Option<Auth>,
+    /// Of a server that another one told us of, by its number: the host name that its certificate must be for.
+    pub learnt_for: Option<String>,
 }
 
 /// How to authenticate.
@@ -55,6 +59,8 @@ pub enum Auth {
     User(String, Secret),
     /// A token.
     Token(Secret),
+    /// The content of a `.creds` file.
+    Creds(Secret),
     /// Path of a `.creds` file, read anew at each connect so that it may be renewed.
     CredsFile(PathBuf),
     /// Path of an nkey seed file, read anew at each connect.
@@ -74,7 +80,7 @@ impl Auth {
         match self {
             Self::User(..) => "user and password",
             Self::Token(_) => "token",
-            Self::CredsFile(_) => "user_credentials",
+            Self::CredsFile(_) | Self::Creds(_) => "user_credentials",
             Self::SeedFile(_) | Self::Seed(_) => "nkeys_seed",
         }
     }
@@ -91,9 +97,28 @@ pub enum Delivery {
     Core,
 }
 
+/// What TLS needs to know. Any of it means that there must be TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// PEM file of those whom we trust, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of our certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// TLS before the server's first word.
+    pub handshake_first: bool,
+    /// What the server's certificate must be for, instead of the host in the URL.
+    pub hostname: Option<String>,
+}
+
+impl Tls {
+    /// Is a connection without TLS out of the question, whatever the server says?
+    pub fn is_required(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
 /// All that two runs must have in common to share a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of the user's")]
 pub struct Connection {
     /// Servers to try, in the order given.
     pub servers: Vec<Server>,
@@ -123,8 +148,10 @@ pub struct Connection {
     pub inbox_prefix: String,
     /// Try the servers in the order given.
     pub dont_randomize: bool,
-    /// TLS before the server's first word.
-    pub tls_handshake_first: bool,
+    /// TLS, beyond what the URL says.
+    pub tls: Tls,
+    /// Where the server is asked about streams: `$JS.API`, unless a context says otherwise.
+    pub jetstream_api: String,
     /// What proves that a message arrived.
     pub delivery: Delivery,
     /// The stream that must capture our subjects.
@@ -150,6 +177,14 @@ pub struct Config {
     pub flush_timeout: Duration,
     /// Where undelivered messages go, if not to the artifact directory.
     pub spill_dir: Option<PathBuf>,
+    /// Where messages go.
+    pub subject: Template,
+    /// Which events are published.
+    pub events: Events,
+    /// Which fields are left out.
+    pub omit: Omit,
+    /// Add the headers of CloudEvents.
+    pub cloudevents: bool,
     /// What `starting` carries of the environment.
     pub status_env: StatusEnv,
     /// All credentials that we were given, those that another one overrides too.
@@ -218,7 +253,16 @@ const TLS_HANDSHAKE_FIRST: Opt = guarded("tls_handshake_first", &["RUNNER_NATS_T
 const NO_ECHO: Opt = tuning("no_echo", &["RUNNER_NATS_NO_ECHO"]);
 const PEDANTIC: Opt = tuning("pedantic", &["RUNNER_NATS_PEDANTIC"]);
 const DRAIN_TIMEOUT: Opt = tuning("drain_timeout", &["RUNNER_NATS_DRAIN_TIMEOUT"]);
-const TLS_HOSTNAME: Opt = tuning("tls_hostname", &["RUNNER_NATS_TLS_HOSTNAME"]);
+const TLS_HOSTNAME: Opt = guarded("tls_hostname", &["RUNNER_NATS_TLS_HOSTNAME"]);
+const TLS_CA: Opt = guarded("tls_ca", &["RUNNER_NATS_TLS_CA"]);
+const TLS_CERT: Opt = guarded("tls_cert", &["RUNNER_NATS_TLS_CERT"]);
+const TLS_KEY: Opt = guarded("tls_key", &["RUNNER_NATS_TLS_KEY"]);
+const CONTEXT: Opt = guarded("context", &["RUNNER_NATS_CONTEXT"]);
+// Whoever leaves something out, or sends it elsewhere, may have a reason that a typing error must not defeat.
+const SUBJECT: Opt = guarded("subject", &["RUNNER_NATS_SUBJECT"]);
+const EVENTS: Opt = guarded("events", &["RUNNER_NATS_EVENTS"]);
+const OMIT: Opt = guarded("omit", &["RUNNER_NATS_OMIT"]);
+const CLOUDEVENTS: Opt = tuning("cloudevents", &["RUNNER_NATS_CLOUDEVENTS"]);
 const TLS: Opt = guarded("tls", &[]);
 const SIGNATURE_CB: Opt = guarded("signature_cb", &[]);
 const USER_JWT_CB: Opt = guarded("user_jwt_cb", &[]);
@@ -227,6 +271,12 @@ const STREAM: Opt = tuning("stream", &["RUNNER_NATS_STREAM"]);
 const SPILL_DIR: Opt = tuning("spill_dir", &["RUNNER_NATS_SPILL_DIR"]);
 const STATUS_ENV: Opt = tuning("status_env", &["RUNNER_NATS_STATUS_ENV"]);
 const REQUIRED: Opt = tuning("required", &["RUNNER_NATS_REQUIRED"]);
+/// Of a context alone.
+const JETSTREAM_DOMAIN: Opt = tuning("jetstream_domain", &[]);
+const JETSTREAM_API_PREFIX: Opt = tuning("jetstream_api_prefix", &[]);
+
+/// Options that say who we are: a context's way is not mixed with them.
+const AUTH: &[&Opt] = &[&USER, &PASSWORD, &TOKEN, &USER_CREDENTIALS, &NKEYS_SEED, &NKEYS_SEED_STR];
 
 /// Every option, for "did you mean".
 const OPTIONS: &[&Opt] = &[
@@ -255,6 +305,10 @@ const OPTIONS: &[&Opt] = &[
     &PEDANTIC,
     &DRAIN_TIMEOUT,
     &TLS_HOSTNAME,
+    &TLS_CA,
+    &TLS_CERT,
+    &TLS_KEY,
+    &CONTEXT,
     &TLS,
     &SIGNATURE_CB,
     &USER_JWT_CB,
@@ -262,6 +316,10 @@ const OPTIONS: &[&Opt] = &[
     &STREAM,
     &SPILL_DIR,
     &STATUS_ENV,
+    &SUBJECT,
+    &EVENTS,
+    &OMIT,
+    &CLOUDEVENTS,
     &REQUIRED,
 ];
 
@@ -270,26 +328,27 @@ const WITHOUT_EFFECT: &[(&Opt, &str)] = &[
     (&NO_ECHO, "the echo of our own markers is what confirms delivery"),
     (&PEDANTIC, "subjects are checked before they are sent"),
     (&DRAIN_TIMEOUT, "flush_timeout bounds the end of a run"),
-    (&TLS_HOSTNAME, "the certificate is verified against the host name in the server's URL"),
 ];
 
 /// Options that carry Python objects and belong to security: without them the user's intent is not met.
 const CANNOT_SERVE: &[(&Opt, &str)] = &[
-    (&TLS, "the system's certificates (an ssl.SSLContext cannot be used here)"),
+    (&TLS, "tls_ca, tls_cert and tls_key (an ssl.SSLContext cannot be used here)"),
     (&SIGNATURE_CB, "user_credentials or nkeys_seed instead of a callback"),
     (&USER_JWT_CB, "user_credentials instead of a callback"),
 ];
 
 /// Reads settings and environment. `env` looks a variable up (an empty one counts as not set);
 /// `hostname` gives this host's name, for the subject id `hostname`.
-pub fn resolve(
-    settings: &Map<String, Value>,
-    env: &dyn Fn(&str) -> Option<String>,
-    hostname: &dyn Fn() -> String,
-) -> Resolution {
+pub fn resolve(settings: &Map<String, Value>, env: Env<'_>, hostname: &dyn Fn() -> String) -> Resolution {
     let empty = Map::new();
-    let mut reader =
-        Reader { options: &empty, env, problems: Vec::new(), refused: false, secrets: Vec::new() };
+    let mut reader = Reader {
+        options: &empty,
+        env,
+        context: Context::default(),
+        problems: Vec::new(),
+        refused: false,
+        secrets: Vec::new(),
+    };
     let subject_id = reader.subject_id(settings, hostname);
     if subject_id.is_none() && !reader.refused {
         return Resolution { config: None, required: false, problems: Vec::new() };
@@ -303,10 +362,17 @@ pub fn resolve(
     reader.unknown_keys();
     reader.unusable();
     let required = reader.boolean(&REQUIRED, false);
-    let headers = reader.headers(settings);
+    reader.context();
+    let mut headers = reader.headers(settings);
+    reader.trace_context(&mut headers);
     let flush_timeout = reader.seconds(&FLUSH_TIMEOUT, 5.0, 0.0);
     let spill_dir = reader.path(&SPILL_DIR);
     let status_env = reader.status_env();
+    let subject = reader.subject();
+    let events =
+        reader.list(&EVENTS, "names of events with * and ?, such as runner_*,!runner_item_*", Events::parse);
+    let omit = reader.list(&OMIT, "names of fields such as event_data.res,stdout", Omit::parse);
+    let cloudevents = reader.boolean(&CLOUDEVENTS, false);
     let connection = reader.connection();
     let masks = Masks::new(std::mem::take(&mut reader.secrets));
     let hide = |problem: String| masks.hide(&problem).unwrap_or(problem);
@@ -316,6 +382,10 @@ pub fn resolve(
         headers,
         flush_timeout,
         spill_dir,
+        subject,
+        events: events.unwrap_or_default(),
+        omit: omit.unwrap_or_default(),
+        cloudevents,
         status_env,
         masks,
         connection,
@@ -325,7 +395,8 @@ pub fn resolve(
 
 struct Reader<'a> {
     options: &'a Map<String, Value>,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    env: Env<'a>,
+    context: Context,
     problems: Vec<String>,
     refused: bool,
     /// Every credential that was given.
@@ -359,8 +430,12 @@ impl Reader<'_> {
 
     fn connection(&mut self) -> Connection {
         let stream = self.stream();
+        let (servers, tls) = (self.servers(), self.tls());
+        if tls.is_required() && servers.iter().any(|server| server.address.starts_with("ws://")) {
+            self.refuse("servers", "wss:// instead of ws://, which has no TLS, as options of TLS are set");
+        }
         Connection {
-            servers: self.servers(),
+            servers,
             auth: self.auth(),
             name: self.client_name(),
             verbose: self.boolean(&VERBOSE, false),
@@ -374,7 +449,8 @@ impl Reader<'_> {
             pending_size: self.count(&PENDING_SIZE, 64 << 20, 0..=1 << 40),
             inbox_prefix: self.inbox_prefix(),
             dont_randomize: self.boolean(&DONT_RANDOMIZE, false),
-            tls_handshake_first: self.boolean(&TLS_HANDSHAKE_FIRST, false),
+            tls,
+            jetstream_api: self.jetstream_api(),
             delivery: self.delivery(stream.is_some()),
             stream,
         }
@@ -389,16 +465,54 @@ impl Reader<'_> {
     fn raw(&self, opt: &Opt) -> Option<(String, Value)> {
         let from_env =
             opt.env.iter().find_map(|name| Some(((*name).to_owned(), Value::String(self.var(name)?))));
-        from_env.or_else(|| match self.options.get(opt.key) {
+        let from_settings = || match self.options.get(opt.key) {
             None | Some(Value::Null) => None,
             Some(value) => Some((format!("nats_options.{}", opt.key), value.clone())),
+        };
+        from_env.or_else(from_settings).or_else(|| {
+            let (_, field, value) = self.context.options.iter().find(|(key, ..)| *key == opt.key)?;
+            Some((format!("context {}: {field}", self.context.name), value.clone()))
         })
+    }
+
+    /// Did the user say it here, and not only in a context?
+    fn is_explicit(&self, opt: &Opt) -> bool {
+        self.options.get(opt.key).is_some_and(|value| !value.is_null())
+            || opt.env.iter().any(|name| self.var(name).is_some())
+    }
+
+    /// Reads the context, if one is named; what is said explicitly beats it.
+    fn context(&mut self) {
+        let parse = |value: &Value| as_text(value).filter(|name| !name.is_empty() && name.len() < 4096);
+        let Some(name) = self.read(&CONTEXT, "the name of a context, or its path", "", parse) else { return };
+        let context = match Context::load(&name, self.env) {
+            Ok(context) => context,
+            Err(reason) => {
+                self.refused = true;
+                return self.say(format!("context {}: {reason}; nothing is published", shorten(&name)));
+            }
+        };
+        for field in &context.not_served {
+            self.say(format!("context {name}: {} has no effect here", shorten(field)));
+        }
+        self.context = context;
+        // Certificate and key belong together.
+        if self.is_explicit(&TLS_CERT) || self.is_explicit(&TLS_KEY) {
+            self.context.options.retain(|(key, ..)| *key != TLS_CERT.key && *key != TLS_KEY.key);
+        }
+        let auth = self.context.auth.take().filter(|_| !AUTH.iter().any(|opt| self.is_explicit(opt)));
+        self.secrets.extend(auth.iter().flat_map(|(_, auth)| credentials::secrets_of(auth)));
+        self.context.auth = auth;
     }
 
     /// What the user gave for an option, overridden or not.
     fn all_given(&self, opt: &Opt) -> Vec<Value> {
         let from_env = opt.env.iter().filter_map(|name| self.var(name)).map(Value::String);
-        from_env.chain(self.options.get(opt.key).cloned()).collect()
+        let from_context = self.context.options.iter().filter(|(key, ..)| *key == opt.key);
+        from_env
+            .chain(self.options.get(opt.key).cloned())
+            .chain(from_context.map(|(_, _, value)| value.clone()))
+            .collect()
     }
 
     fn read<T>(
@@ -473,6 +587,83 @@ impl Reader<'_> {
         self.read(opt, "a path", "none", parse).map(PathBuf::from)
     }
 
+    /// A list, or text with commas.
+    fn list<T>(&mut self, opt: &Opt, expected: &str, parse: impl Fn(&[String]) -> Option<T>) -> Option<T> {
+        const MOST: usize = 16 << 10;
+        let parse = |value: &Value| {
+            let items: Vec<String> = match value {
+                Value::Array(items) => items.iter().map(as_text).collect::<Option<_>>()?,
+                other => as_text(other)?.split(',').map(str::to_owned).collect(),
+            };
+            let size: usize = items.iter().map(String::len).sum();
+            if size <= MOST { parse(&items) } else { None }
+        };
+        self.read(opt, expected, "", parse)
+    }
+
+    fn subject(&mut self) -> Template {
+        let Some((_, value)) = self.raw(&SUBJECT) else { return Template::default() };
+        let reason = as_text(&value).and_then(|text| Template::parse(&text).err());
+        let expected = "a subject such as runs.{subject_id}.{runner_ident}.{kind}.{name}";
+        let expected = reason.map_or(expected.to_owned(), |reason| format!("{expected} ({reason})"));
+        self.read(&SUBJECT, &expected, "", |value| Template::parse(&as_text(value)?).ok()).unwrap_or_default()
+    }
+
+    fn tls(&mut self) -> Tls {
+        let hostname = self.read(&TLS_HOSTNAME, "a host name or an IP address", "", |value| {
+            as_text(value).filter(|name| rustls::pki_types::ServerName::try_from(name.as_str()).is_ok())
+        });
+        let (ca, cert, key) = (self.path(&TLS_CA), self.path(&TLS_CERT), self.path(&TLS_KEY));
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => {
+                self.secrets.extend(credentials::lines_of(&key));
+                Some((cert, key))
+            }
+            (None, None) => None,
+            (Some(_), None) => {
+                self.refuse("tls_cert", "its key too (RUNNER_NATS_TLS_KEY or nats_options.tls_key)");
+                None
+            }
+            (None, Some(_)) => {
+                self.refuse("tls_key", "its certificate too (RUNNER_NATS_TLS_CERT or nats_options.tls_cert)");
+                None
+            }
+        };
+        Tls { ca, identity, handshake_first: self.boolean(&TLS_HANDSHAKE_FIRST, false), hostname }
+    }
+
+    /// As the `nats` command line has it: a prefix, or the one of a domain (NATS ADR-28).
+    fn jetstream_api(&mut self) -> String {
+        let expected = "a subject prefix without wildcards or blanks";
+        let parse = |value: &Value| {
+            let prefix = as_text(value)?.trim_end_matches('.').to_owned();
+            (prefix.len() <= 256 && message::is_literal_subject(&prefix)).then_some(prefix)
+        };
+        let prefix = self.read(&JETSTREAM_API_PREFIX, expected, "$JS.API", parse);
+        let domain = self.read(&JETSTREAM_DOMAIN, expected, "none", parse);
+        prefix.or_else(|| domain.map(|domain| format!("$JS.{domain}.API"))).unwrap_or("$JS.API".to_owned())
+    }
+
+    /// The trace that this process is part of goes on in our messages (W3C Trace Context).
+    fn trace_context(&mut self, headers: &mut Vec<(String, String)>) {
+        for (variable, header, is_valid) in [
+            ("TRACEPARENT", "traceparent", is_traceparent as fn(&str) -> bool),
+            ("TRACESTATE", "tracestate", |text| {
+                text.len() <= 512 && text.bytes().all(|b| (b' '..=b'~').contains(&b))
+            }),
+        ] {
+            let Some(value) = self.var(variable) else { continue };
+            if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header)) {
+                continue;
+            }
+            if !is_valid(&value) {
+                // It decides how what comes with it is read.
+                return self.say(format!("{variable}: no trace context of W3C, not passed on"));
+            }
+            headers.push((header.to_owned(), value));
+        }
+    }
+
     fn status_env(&mut self) -> StatusEnv {
         let parse = |value: &Value| match as_text(value)?.trim().to_ascii_lowercase().as_str() {
             "redact" => Some(StatusEnv::Redact),
@@ -534,8 +725,9 @@ impl Reader<'_> {
 
     fn inbox_prefix(&mut self) -> String {
         let expected = "a subject prefix such as _INBOX, without wildcards or blanks";
-        let parse =
-            |value: &Value| as_text(value).filter(|prefix| prefix.len() <= 256 && is_literal_subject(prefix));
+        let parse = |value: &Value| {
+            as_text(value).filter(|prefix| prefix.len() <= 256 && message::is_literal_subject(prefix))
+        };
         self.read(&INBOX_PREFIX, expected, "_INBOX", parse).unwrap_or_else(|| "_INBOX".to_owned())
     }
 
@@ -556,8 +748,9 @@ impl Reader<'_> {
             }
             self.secrets.extend(userinfo_as_written(&value));
         }
-        self.read(&SERVERS, expected, "", parse)
-            .unwrap_or_else(|| vec![Server { address: "nats://localhost:4222".to_owned(), auth: None }])
+        self.read(&SERVERS, expected, "", parse).unwrap_or_else(|| {
+            vec![Server { address: "nats://localhost:4222".to_owned(), auth: None, learnt_for: None }]
+        })
     }
 
     /// In nats-py's order: a signature first, then user and password, then the token.
@@ -583,6 +776,9 @@ impl Reader<'_> {
         let user = self.read(&USER, "a user name", "", as_text);
         let password = self.read(&PASSWORD, "a password", "", as_text);
         let token = self.read(&TOKEN, "a token", "", as_text);
+        if let Some((_, auth)) = self.context.auth.take() {
+            return Some(auth);
+        }
         let creds = creds.map(|path| Auth::CredsFile(PathBuf::from(path)));
         let seed_or_path = seed_or_path.map(|text| {
             if is_seed(&text) { Auth::Seed(Secret::new(text)) } else { Auth::SeedFile(PathBuf::from(text)) }
@@ -718,13 +914,6 @@ fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn is_literal_subject(text: &str) -> bool {
-    text.split('.').all(|token| {
-        !token.is_empty()
-            && !token.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>'))
-    })
-}
-
 /// Key material where a path belongs: a damaged seed, or the content of a file. It must not be shown as a
 /// path that does not exist.
 fn looks_secret(text: &str) -> bool {
@@ -732,6 +921,18 @@ fn looks_secret(text: &str) -> bool {
     let base32 = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '"' || c == '\'';
     text.contains(['\n', '\r'])
         || (text.len() >= SEED_LENGTH && text.chars().filter(|c| base32(*c)).count() >= SEED_LENGTH)
+}
+
+/// `version-traceid-parentid-flags` (W3C Trace Context, section 3.2).
+fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let lengths = parts.iter().map(|part| part.len());
+    let hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
+    let zero = |part: &&str| part.chars().all(|c| c == '0');
+    lengths.eq([2, 32, 16, 2])
+        && text.chars().all(|c| c == '-' || hex(c))
+        && !parts.iter().skip(1).take(2).any(zero)
+        && !text.starts_with("ff")
 }
 
 fn is_seed(text: &str) -> bool {
@@ -773,7 +974,7 @@ fn parse_server(text: &str) -> Option<Server> {
         (token, None) => Some(Auth::Token(Secret::new(decode(token)?))),
         (user, Some(password)) => Some(Auth::User(decode(user)?, Secret::new(decode(password)?))),
     };
-    Some(Server { address: address_of(&url), auth })
+    Some(Server { address: address_of(&url), auth, learnt_for: None })
 }
 
 /// `scheme://host:port` and, for WebSocket, the path.

@@ -276,7 +276,7 @@ impl Courier {
         } else {
             self.step(|| format!("connected to {name}, version {}", info.version));
         }
-        state.pool.learn(server, &info.connect_urls);
+        state.pool.learn(server, &info.connect_urls, info.tls_required);
         state.connected_before = true;
         let mut standing = self.standing();
         standing.connected = true;

@@ -31,11 +31,18 @@ pub fn read(path: &Path) -> io::Result<Secret> {
 pub fn secrets_of(auth: &Auth) -> Vec<Secret> {
     match auth {
         Auth::User(_, secret) | Auth::Token(secret) | Auth::Seed(secret) => vec![secret.clone()],
-        Auth::CredsFile(path) | Auth::SeedFile(path) => {
-            let Ok(text) = read(path) else { return Vec::new() };
-            text.reveal().lines().map(str::trim).filter(|line| is_secret(line)).map(Secret::new).collect()
-        }
+        Auth::Creds(text) => secret_lines(text),
+        Auth::CredsFile(path) | Auth::SeedFile(path) => lines_of(path),
     }
+}
+
+/// What must not be seen of a file that holds a key, as far as it can be read.
+pub fn lines_of(path: &Path) -> Vec<Secret> {
+    read(path).map(|text| secret_lines(&text)).unwrap_or_default()
+}
+
+fn secret_lines(text: &Secret) -> Vec<Secret> {
+    text.reveal().lines().map(str::trim).filter(|line| is_secret(line)).map(Secret::new).collect()
 }
 
 /// A line of a `.creds` or seed file that is a JWT or a seed: not a fence, not a word of advice.

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,13 +21,14 @@ use pyo3::{
 use serde_json::{Map, Value};
 
 use crate::{
+    cloudevent::CloudEvent,
     config::{self, Config},
     courier::Courier,
-    encode::{encode, encode_to_depth, name_of},
+    encode::{Without, encode, encode_to_depth, name_of},
     error::Error,
     fault,
     json::Buffer,
-    message::{self, Kind, Message},
+    message::{self, Kind, Message, Template},
     outbox::Run,
     process::{self, Process},
     redact::Redaction,
@@ -83,6 +84,8 @@ struct Subjects {
     ident: String,
     event: Arc<str>,
     status: Arc<str>,
+    /// Of events by name, if the subject depends on it.
+    named: HashMap<String, Arc<str>>,
     /// What all message ids of this ident begin with.
     id: String,
 }
@@ -111,9 +114,11 @@ impl Emitter {
         let resolution = config::resolve(&nats_settings(settings), &env, &hostname);
         let level = if resolution.config.is_some() { Level::Warning } else { Level::Error };
         let notices = resolution.problems.into_iter().map(|text| Notice::new(level, text)).collect();
-        let subject_id =
-            resolution.config.as_ref().map(|config| config.subject_id.clone()).unwrap_or_default();
-        let headers = resolution.config.as_ref().map(|config| config.headers.clone()).unwrap_or_default();
+        let config = resolution.config.as_ref();
+        let (subject_id, template) =
+            config.map(|config| (config.subject_id.as_str(), config.subject.clone())).unwrap_or_default();
+        let subjects = Subjects::new(subject_id, &template, "unknown");
+        let headers = config.map(|config| config.headers.clone()).unwrap_or_default();
         Self {
             config: resolution.config,
             required: resolution.required,
@@ -123,7 +128,7 @@ impl Emitter {
             state: Mutex::new(State {
                 nonce: message::nonce(),
                 statuses: 0,
-                subjects: Subjects::new(&subject_id, "unknown"),
+                subjects,
                 channel: None,
                 notices,
                 told: HashSet::new(),
@@ -194,6 +199,18 @@ impl Emitter {
         // All that may run Python code comes before the lock.
         let text = |key| name_of(&data.get_item(key).ok().flatten()?);
         let py = data.py();
+        let needs_name = config.cloudevents
+            || config.subject.has_name()
+            || (kind == Kind::Event && config.events.is_selective());
+        let name = needs_name.then(|| match kind {
+            Kind::Event => text(intern!(py, "event")),
+            Kind::Status => text(intern!(py, "status")),
+        });
+        let name = lossy(name.as_ref().and_then(Option::as_ref)).unwrap_or_default();
+        if kind == Kind::Event && !config.events.contains(&name) {
+            return self.tell();
+        }
+        let created = config.cloudevents.then(|| text(intern!(py, "created"))).flatten();
         let ident = text(intern!(py, "runner_ident"));
         let (counter, uuid) = match kind {
             Kind::Event => (text(intern!(py, "counter")), text(intern!(py, "uuid"))),
@@ -203,7 +220,8 @@ impl Emitter {
         let mut buffer = spare().take().unwrap_or_default();
         buffer.clear();
         let redaction = Redaction { masks: &config.masks, env: config.status_env };
-        let mut encoded = encode(data, &mut buffer, (kind == Kind::Status).then_some(&redaction));
+        let redaction = (kind == Kind::Status).then_some(&redaction);
+        let mut encoded = encode(data, &mut buffer, Without { redaction, omit: Some(&config.omit) });
         if fault::at("emitter.memory").is_err() {
             encoded = Err(Error::Memory { size: buffer.text().len() });
         }
@@ -211,9 +229,17 @@ impl Emitter {
         let mut state = self.lock();
         state.address(config, ident.as_deref().or(self.fallback_ident.as_deref()));
         let id = state.message_id(kind, counter.as_deref().zip(uuid.as_deref()));
+        let headers = if config.cloudevents {
+            let created = lossy(created.as_ref());
+            let ident = &state.subjects.ident;
+            let about = CloudEvent { subject_id: &config.subject_id, ident, kind, name: &name, id: &id };
+            about.headers(&self.headers, created.as_deref())
+        } else {
+            Arc::clone(&self.headers)
+        };
         let message = Message {
-            subject: Arc::clone(state.subjects.of(kind)),
-            headers: Arc::clone(&self.headers),
+            subject: state.subjects.of(config, kind, &name),
+            headers,
             id: id.into(),
             payload: Bytes::new(),
         };
@@ -321,19 +347,33 @@ impl Channel {
 }
 
 impl Subjects {
-    fn new(subject_id: &str, ident: &str) -> Self {
+    fn new(subject_id: &str, template: &Template, ident: &str) -> Self {
+        let of = |kind| template.subject(subject_id, ident, kind, "");
         Self {
             ident: ident.to_owned(),
-            event: message::subject(subject_id, ident, Kind::Event),
-            status: message::subject(subject_id, ident, Kind::Status),
+            event: of(Kind::Event),
+            status: of(Kind::Status),
+            named: HashMap::new(),
             id: message::message_id(&[subject_id, ident]),
         }
     }
 
-    fn of(&self, kind: Kind) -> &Arc<str> {
+    fn of(&mut self, config: &Config, kind: Kind, name: &str) -> Arc<str> {
+        /// ansible-runner has about fifty; others could make up new ones for ever.
+        const MOST: usize = 200;
         match kind {
-            Kind::Event => &self.event,
-            Kind::Status => &self.status,
+            _ if config.subject.has_name() => {
+                if let Some(known) = self.named.get(name).filter(|_| kind == Kind::Event) {
+                    return Arc::clone(known);
+                }
+                let subject = config.subject.subject(&config.subject_id, &self.ident, kind, name);
+                if kind == Kind::Event && self.named.len() < MOST {
+                    self.named.insert(name.to_owned(), Arc::clone(&subject));
+                }
+                subject
+            }
+            Kind::Event => Arc::clone(&self.event),
+            Kind::Status => Arc::clone(&self.status),
         }
     }
 }
@@ -342,7 +382,7 @@ impl State {
     /// From now on messages are about `ident`; without one, about the last one.
     fn address(&mut self, config: &Config, ident: Option<&str>) {
         if let Some(ident) = ident.filter(|ident| *ident != self.subjects.ident) {
-            self.subjects = Subjects::new(&config.subject_id, ident);
+            self.subjects = Subjects::new(&config.subject_id, &config.subject, ident);
         }
     }
 
@@ -407,7 +447,7 @@ fn nats_settings(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
             Err(_) => return Some((key.to_owned(), Value::from(false))),
         };
         let mut json = Buffer::default();
-        let read = encode_to_depth(&value, &mut json, None, DEPTH).ok();
+        let read = encode_to_depth(&value, &mut json, Without::default(), DEPTH).ok();
         let value = read.and_then(|()| serde_json::from_slice(json.text()).ok());
         Some((key.to_owned(), value.unwrap_or(Value::from(false))))
     };

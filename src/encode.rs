@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     json::{Buffer, OutOfMemory, Writer},
     redact::{Fate, MASK, Masks, Redaction, Section},
+    select::{Member, Omit},
 };
 
 /// Containers in containers. Consumers' parsers have limits too (128 in `serde_json`).
@@ -43,24 +44,30 @@ const MAX_HEX_DIGITS: usize = 100_000;
 const TOO_DEEP: &str = "<too deep>";
 const TOO_LONG: &str = "<too long>";
 
-/// Appends `value` as JSON to `out`; of a status, what `redaction` lets through. The only failure is memory
-/// that cannot be had.
-pub fn encode(
-    value: &Bound<'_, PyAny>,
-    out: &mut Buffer,
-    redaction: Option<&Redaction<'_>>,
-) -> Result<(), Error> {
-    encode_to_depth(value, out, redaction, MAX_DEPTH)
+/// What is not to be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Without<'a> {
+    /// Secrets of a status.
+    pub redaction: Option<&'a Redaction<'a>>,
+    /// Fields that the user leaves out. Lists are looked through: a path goes on in each of their items.
+    pub omit: Option<&'a Omit>,
+}
+
+/// Appends `value` as JSON to `out`, without some of it. The only failure is memory that cannot be had.
+pub fn encode(value: &Bound<'_, PyAny>, out: &mut Buffer, without: Without<'_>) -> Result<(), Error> {
+    encode_to_depth(value, out, without, MAX_DEPTH)
 }
 
 /// The same, for readers that use the stack: containers in containers up to `depth`.
 pub fn encode_to_depth(
     value: &Bound<'_, PyAny>,
     out: &mut Buffer,
-    redaction: Option<&Redaction<'_>>,
+    Without { redaction, omit }: Without<'_>,
     depth: usize,
 ) -> Result<(), Error> {
-    let mut walk = Walk { out: Writer::new(out), depth, redaction, section: Section::Other, full: false };
+    let place = omit.and_then(Omit::root);
+    let section = Section::Other;
+    let mut walk = Walk { out: Writer::new(out), depth, redaction, omit, place, section, full: false };
     walk.run(value).map_err(|OutOfMemory| Error::Memory { size: walk.out.len() })
 }
 
@@ -77,6 +84,9 @@ struct Walk<'a> {
     out: Writer<'a>,
     depth: usize,
     redaction: Option<&'a Redaction<'a>>,
+    omit: Option<&'a Omit>,
+    /// Where in `omit` the next value is.
+    place: Option<usize>,
     /// Which part of a status this is.
     section: Section,
     /// `MAX_BYTES` was reached.
@@ -143,7 +153,8 @@ impl Walk<'_> {
     ) -> Result<Option<Container<'py>>, OutOfMemory> {
         if open.len() >= self.depth || open.iter().any(|outer| outer.id == value.as_ptr() as usize) {
             self.out.string(TOO_DEEP)?;
-        } else if let Some(container) = Container::open(value) {
+        } else if let Some(mut container) = Container::open(value) {
+            container.place = self.place;
             self.out.raw(container.brackets().0)?;
             return Ok(Some(container));
         } else {
@@ -178,8 +189,11 @@ impl Walk<'_> {
                     return Ok(None);
                 }
             };
-            let fate = match (self.redaction, &key) {
-                (Some(redaction), Some(key)) => self.fate(redaction, level, key, &value),
+            self.place = container.place;
+            let fate = match &key {
+                Some(key) if self.place.is_some() || self.redaction.is_some() => {
+                    self.fate(level, key, &value)
+                }
                 _ => Fate::Keep,
             };
             if fate == Fate::Omit {
@@ -201,16 +215,17 @@ impl Walk<'_> {
         if std::mem::take(&mut container.first) { Ok(()) } else { self.out.raw(b",") }
     }
 
-    /// What becomes of a member of a status or of its environment.
-    fn fate(
-        &mut self,
-        redaction: &Redaction<'_>,
-        level: usize,
-        key: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-    ) -> Fate {
+    /// What becomes of a member of an object.
+    fn fate(&mut self, level: usize, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Fate {
+        let place = self.place.take();
         let Ok(key) = key.cast::<PyString>() else { return Fate::Keep };
         let key = key.to_string_lossy();
+        match self.omit.zip(place).and_then(|(omit, place)| omit.member(place, &key)) {
+            Some(Member::Gone) => return Fate::Omit,
+            Some(Member::Partly(below)) => self.place = Some(below),
+            None => {}
+        }
+        let Some(redaction) = self.redaction else { return Fate::Keep };
         match (level, self.section) {
             (1, _) => {
                 self.section = Section::of(&key);
@@ -382,6 +397,8 @@ impl Walk<'_> {
 struct Container<'py> {
     id: usize,
     first: bool,
+    /// Where in the option `omit` it is.
+    place: Option<usize>,
     items: Items<'py>,
 }
 
@@ -430,7 +447,7 @@ impl<'py> Container<'py> {
         } else {
             Items::Other(Other::open(value).ok()?)
         };
-        Some(Self { id: value.as_ptr() as usize, first: true, items })
+        Some(Self { id: value.as_ptr() as usize, first: true, place: None, items })
     }
 
     fn brackets(&self) -> (&'static [u8], &'static [u8]) {

@@ -43,6 +43,14 @@ pub enum Error {
         /// The server's own words.
         reason: String,
     },
+    /// There is no TLS with this server, or none that can be trusted.
+    #[error("{server}: TLS: {reason}; nothing was sent")]
+    Tls {
+        /// The server's URL without credentials.
+        server: String,
+        /// What is wrong, and with which option it is mended.
+        reason: String,
+    },
     /// A credentials or seed file cannot be used.
     #[error("{option}: cannot use {path}: {reason}")]
     Credentials {
@@ -85,6 +93,7 @@ impl Error {
     pub fn cause(&self) -> String {
         match self {
             Self::Connect { server, .. } => format!("connect {server}"),
+            Self::Tls { server, reason } => format!("TLS {server} {reason}"),
             Self::ConnectTimeout { server, .. } => format!("timeout {server}"),
             Self::Refused { server, .. } => format!("refused {server}"),
             Self::Option { .. } | Self::Credentials { .. } | Self::Spill { .. } | Self::Thread(_) => {

@@ -5,7 +5,9 @@
 //! → `Session` (one connection) → NATS.
 
 pub mod cli;
+pub mod cloudevent;
 pub mod config;
+pub mod context;
 pub mod courier;
 pub mod credentials;
 pub mod cut;
@@ -22,8 +24,10 @@ pub mod pool;
 pub mod process;
 pub mod redact;
 pub mod report;
+pub mod select;
 pub mod session;
 pub mod spill;
+pub mod tls;
 
 /// The Python module `ansible_runner_nats._native`.
 #[cfg(feature = "python")]
@@ -51,7 +55,7 @@ mod _native {
     #[pyfunction]
     fn encode<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let mut json = crate::json::Buffer::default();
-        crate::encode::encode(value, &mut json, None)
+        crate::encode::encode(value, &mut json, crate::encode::Without::default())
             .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
         Ok(PyBytes::new(value.py(), json.text()))
     }

@@ -157,9 +157,108 @@ impl Message {
     }
 }
 
-/// `pub.ansible.runner.{subject_id}.{runner_ident}.{kind}`.
-pub fn subject(subject_id: &str, ident: &str, kind: Kind) -> Arc<str> {
-    format!("pub.ansible.runner.{}.{}.{}", tokens(subject_id), tokens(ident), kind.as_str()).into()
+/// Where messages go (option `subject`): a subject with places for what tells them apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    SubjectId,
+    Ident,
+    Kind,
+    Name,
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        let dot = || Part::Literal(".".to_owned());
+        let start = Part::Literal("pub.ansible.runner.".to_owned());
+        Self(vec![start, Part::SubjectId, dot(), Part::Ident, dot(), Part::Kind])
+    }
+}
+
+impl Template {
+    /// Reads `runs.{subject_id}.{runner_ident}.{kind}.{name}`. An error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const LONGEST: usize = 512;
+        if text.len() > LONGEST {
+            return Err("it is longer than 512 bytes");
+        }
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((literal, more)) = rest.split_once('{') {
+            let (place, more) = more.split_once('}').ok_or("a { without its }")?;
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.to_owned()));
+            }
+            parts.push(match place {
+                "subject_id" => Part::SubjectId,
+                "runner_ident" => Part::Ident,
+                "kind" => Part::Kind,
+                "name" => Part::Name,
+                _ => return Err("{} takes subject_id, runner_ident, kind or name"),
+            });
+            rest = more;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        let template = Self(parts);
+        let example = template.subject("x", "x", Kind::Event, "x");
+        if !is_literal_subject(&example) || example.contains(['{', '}']) {
+            return Err("an empty token, a blank or a wildcard is in it");
+        }
+        if example.starts_with(['$', '_']) {
+            return Err("subjects that begin with $ or _ are the server's and its clients' own");
+        }
+        Ok(template)
+    }
+
+    /// Does the subject depend on the name of the event or the status?
+    pub fn has_name(&self) -> bool {
+        self.0.contains(&Part::Name)
+    }
+
+    /// The subject of a message; `name` is that of the event, or the status.
+    pub fn subject(&self, subject_id: &str, ident: &str, kind: Kind, name: &str) -> Arc<str> {
+        /// A part may be there several times.
+        const LONGEST: usize = 3 * LONGEST_TOKENS;
+        let mut subject = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Literal(text) => subject.push_str(text),
+                Part::SubjectId => subject.push_str(&tokens(subject_id)),
+                Part::Ident => subject.push_str(&tokens(ident)),
+                Part::Kind => subject.push_str(kind.as_str()),
+                Part::Name => subject.push_str(&tokens(name)),
+            }
+        }
+        if subject.len() > LONGEST {
+            subject.truncate(start_of(&subject, LONGEST).len());
+            if subject.ends_with('.') {
+                subject.push('_');
+            }
+        }
+        subject.into()
+    }
+}
+
+/// As much of a text as `limit` bytes hold.
+pub fn start_of(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// Can messages be published to this subject, as NATS sees it?
+pub fn is_literal_subject(text: &str) -> bool {
+    text.split('.').all(|token| {
+        !token.is_empty()
+            && !token.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>'))
+    })
 }
 
 /// The most that a subject id or an ident takes of a subject, in bytes: nats-server's default
@@ -244,6 +343,7 @@ mod tests {
 
     #[test]
     fn subjects_keep_dots_and_lose_what_nats_forbids() {
+        let subject = |id: &str, ident: &str, kind| Template::default().subject(id, ident, kind, "name");
         for (id, ident, expected) in [
             ("a", "b", "pub.ansible.runner.a.b.event"),
             ("a.b", "c.d", "pub.ansible.runner.a.b.c.d.event"),
@@ -260,6 +360,44 @@ mod tests {
             assert!(cut.len() < 2 * LONGEST_TOKENS + 50, "{}", cut.len());
         }
         assert!(subject(&"x".repeat(10_000_000), &"y".repeat(10_000_000), Kind::Status).len() < 2100);
+    }
+
+    #[test]
+    fn subjects_of_templates() {
+        let subject = |template: &str, name: &str| {
+            Template::parse(template).unwrap().subject("site.a", "run 1", Kind::Event, name).to_string()
+        };
+        let default = "pub.ansible.runner.{subject_id}.{runner_ident}.{kind}";
+        assert_eq!(Template::parse(default).unwrap(), Template::default());
+        assert_eq!(subject("{subject_id}.{kind}.{name}", "runner_on_ok"), "site.a.event.runner_on_ok");
+        assert_eq!(subject("x-{runner_ident}-y.{name}", ""), "x-run_1-y._");
+        assert_eq!(subject("just.one", "n"), "just.one");
+        assert_eq!(subject("{name}", "a*b>"), "a_b_");
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "a.",
+            "a b",
+            "a.*",
+            "a.>",
+            "{",
+            "a}",
+            "{ident}",
+            "{}",
+            "{{name}}",
+            "$SYS.{name}",
+            "_INBOX.{name}",
+            "{kind",
+            &"x".repeat(513),
+        ] {
+            assert!(Template::parse(bad).is_err(), "{bad}");
+        }
+        let long = Template::parse("{name}.{name}.{name}.{name}.{name}").unwrap();
+        for length in 1..2000 {
+            let subject = long.subject("", "", Kind::Event, &"ü".repeat(length));
+            assert!(subject.len() < 3500 && is_literal_subject(&subject), "{length}");
+        }
     }
 
     #[test]

@@ -70,14 +70,19 @@ impl Pool {
         self.entries.push(entry);
     }
 
-    /// Adds the servers that `from` told us of (`host:port` each), as far as they make sense.
-    pub fn learn(&mut self, from: &Server, urls: &[String]) {
+    /// Adds the servers that `from` told us of (`host:port` each), as far as they make sense. If it was reached
+    /// with TLS (`secure`), so must they be. Servers tell each other's IP addresses, and certificates have names:
+    /// as in nats.go, the name is that of the server which we knew first.
+    pub fn learn(&mut self, from: &Server, urls: &[String], secure: bool) {
         let scheme = from.address.split("://").next().unwrap_or("nats");
+        let scheme = if secure && scheme == "nats" { "tls" } else { scheme };
+        let name = from.learnt_for.clone().or_else(|| host_name(&from.address)).filter(|_| scheme != "nats");
         for url in urls {
             let address = format!("{scheme}://{url}");
             let known = self.entries.iter().any(|entry| entry.server.address == address);
             if !known && self.entries.len() < MOST && is_plain(&address) {
-                self.entries.push(Entry::new(Server { address, auth: from.auth.clone() }));
+                let learnt_for = name.clone().filter(|_| host_name(&address).is_none());
+                self.entries.push(Entry::new(Server { address, auth: from.auth.clone(), learnt_for }));
             }
         }
     }
@@ -86,6 +91,15 @@ impl Pool {
         let index = self.entries.iter().position(|entry| entry.server == *server)?;
         Some(self.entries.remove(index))
     }
+}
+
+/// The host of a URL, unless it is an IP address.
+fn host_name(address: &str) -> Option<String> {
+    let url = url::Url::parse(address).ok()?;
+    // Of schemes that the URL standard does not know, `url` leaves even numbers as they are.
+    let host = url.host_str()?;
+    let is_number = host.starts_with('[') || host.parse::<std::net::IpAddr>().is_ok();
+    (!is_number).then(|| host.to_owned())
 }
 
 /// Larger clusters than this are not told to clients whole; no server shall fill our memory.
@@ -174,7 +188,11 @@ mod tests {
     fn learnt_servers_inherit_scheme_and_credentials() {
         let mut pool = pool(&json!({"servers": "nats://u:p@a"}));
         let a = pool.next().unwrap().0;
-        pool.learn(&a, &["b:1".to_owned(), "a:4222".to_owned(), "b:1".to_owned(), "::bad::".to_owned()]);
+        pool.learn(
+            &a,
+            &["b:1".to_owned(), "a:4222".to_owned(), "b:1".to_owned(), "::bad::".to_owned()],
+            false,
+        );
         pool.failed(&a, Instant::now());
         let learnt = pool.next().unwrap().0;
         assert_eq!((learnt.address.as_str(), learnt.auth), ("nats://b:1", a.auth.clone()));
@@ -182,13 +200,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_learnt_over_tls_needs_it_and_has_the_first_name() {
+        let learnt = |from: &str, secure| {
+            let mut pool = pool(&json!({"servers": from}));
+            let first = pool.next().unwrap().0;
+            pool.learn(&first, &["10.0.0.7:1".to_owned()], secure);
+            pool.failed(&first, Instant::now());
+            let second = pool.next().unwrap().0;
+            pool.learn(&second, &["[::1]:2".to_owned(), "other:3".to_owned()], secure);
+            let all = pool.entries.iter().filter(|entry| entry.server.address != first.address);
+            all.map(|entry| (entry.server.address.clone(), entry.server.learnt_for.clone()))
+                .collect::<Vec<_>>()
+        };
+        let entry = |address: &str, name: Option<&str>| (address.to_owned(), name.map(str::to_owned));
+        let named = [
+            entry("tls://10.0.0.7:1", Some("a.example")),
+            entry("tls://[::1]:2", Some("a.example")),
+            entry("tls://other:3", None),
+        ];
+        assert_eq!(learnt("nats://a.example", true), named);
+        assert_eq!(learnt("tls://a.example", false), named);
+        assert_eq!(learnt("nats://a.example", false)[0], entry("nats://10.0.0.7:1", None));
+        assert_eq!(learnt("tls://127.0.0.1", true)[0], entry("tls://10.0.0.7:1", None));
+    }
+
+    #[test]
     fn a_server_cannot_make_us_learn_just_anything() {
         let mut pool = pool(&json!({"servers": "nats://u:p@a"}));
         let a = pool.next().unwrap().0;
         let odd = ["x:y@evil:1", "evil:1/path", "evil:1?q", "evil:1#f", "evil", "", "@", &"e".repeat(1000)];
-        pool.learn(&a, &odd.map(str::to_owned));
+        pool.learn(&a, &odd.map(str::to_owned), false);
         assert_eq!(pool.entries.len(), 1);
-        pool.learn(&a, &(1..10_000).map(|n| format!("h{n}:1")).collect::<Vec<_>>());
+        pool.learn(&a, &(1..10_000).map(|n| format!("h{n}:1")).collect::<Vec<_>>(), false);
         assert_eq!(pool.entries.len(), MOST);
     }
 

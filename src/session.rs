@@ -38,7 +38,9 @@ use crate::{
     fault,
     message::{self, EXPECTED_STREAM, Message},
     outbox::{Outbox, Proof, Sending},
+    redact::MASK,
     report::Notices,
+    tls,
 };
 
 /// async-nats must not reconnect; see above.
@@ -102,6 +104,7 @@ pub struct Session {
     acks: bool,
     delivery: Delivery,
     stream: Option<String>,
+    jetstream_api: String,
     connect_timeout: Duration,
     window_size: usize,
     stall: Duration,
@@ -205,19 +208,23 @@ impl Session {
             .ping_interval(ping_interval(connection))
             // Ours are fit for NATS already.
             .skip_subject_validation(true)
+            .require_tls(connection.tls.is_required())
             // A message and its marker each: the channel never fills up, so sending never waits.
             .client_capacity(2 * connection.window + 128)
             .subscription_capacity(4 * connection.window + 1024);
         if let Some(name) = &connection.name {
             options = options.name(name);
         }
-        if connection.tls_handshake_first {
+        if connection.tls.is_required() || server.learnt_for.is_some() {
+            options = options.tls_client_config(tls::client_config(&connection.tls, server)?);
+        }
+        if connection.tls.handshake_first {
             options = options.tls_first();
         }
         let client = options
             .connect(server.address.as_str())
             .await
-            .map_err(|error| connect_error(server, auth, &error))?;
+            .map_err(|error| connect_error(server, auth, connection, &error))?;
         // No await since `connect`: on this single thread the callback cannot have run in between.
         established.store(true, Relaxed);
 
@@ -239,6 +246,7 @@ impl Session {
             acks: true,
             delivery: connection.delivery,
             stream: connection.stream.clone(),
+            jetstream_api: connection.jetstream_api.clone(),
             connect_timeout: connection.connect_timeout,
             window_size: (connection.window / patience as usize).max(1),
             stall: STALL * patience,
@@ -823,11 +831,11 @@ impl Session {
     /// Does a stream capture this subject? A server that does not say is no good: guessing "no" would
     /// lose what a busy stream sheds.
     async fn captured(&mut self, subject: &str, outbox: &Outbox, notices: &Notices) -> Step<Captured> {
-        const API: &str = "$JS.API.STREAM.NAMES";
+        let api = format!("{}.STREAM.NAMES", self.jetstream_api);
         self.lookups += 1;
         let request = serde_json::json!({ "subject": subject }).to_string();
         let inbox = format!("{}.q.{}", self.inbox, self.lookups);
-        self.publish(API.to_owned(), Some(inbox.clone()), None, request.into()).await?;
+        self.publish(api.clone(), Some(inbox.clone()), None, request.into()).await?;
         // Without JetStream of its own a server may still reach some (as a leaf node does), but a
         // subscriber to everything keeps it from saying that nobody answers.
         let expected = self.server_info().jetstream;
@@ -853,7 +861,7 @@ impl Session {
                     None => return Ok(Captured::NotNow),
                 },
                 Incoming::Event(event) => match self.on_event(event)? {
-                    Some(violation) if violation.subject == API => return Ok(Captured::Forbidden),
+                    Some(violation) if violation.subject == api => return Ok(Captured::Forbidden),
                     Some(violation) => self.forbid(&violation, outbox, notices),
                     None => {}
                 },
@@ -947,6 +955,12 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
                 text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
             options.nkey(seed.ok_or_else(|| fail("no nkey seed (SU...) in it"))?.to_owned())
         }
+        Some(Auth::Creds(text)) => options.credentials(text.reveal()).map_err(|error| Error::Option {
+            name: "creds".to_owned(),
+            shown: MASK.to_owned(),
+            expected: format!("the content of a .creds file ({error})"),
+            consequence: "no connection".to_owned(),
+        })?,
         Some(Auth::CredsFile(path)) => {
             let fail = |reason: String| Error::Credentials {
                 option: "user_credentials",
@@ -959,8 +973,16 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
     })
 }
 
-fn connect_error(server: &Server, auth: Option<&Auth>, error: &async_nats::ConnectError) -> Error {
+fn connect_error(
+    server: &Server,
+    auth: Option<&Auth>,
+    connection: &Connection,
+    error: &async_nats::ConnectError,
+) -> Error {
     let address = server.address.clone();
+    if let Some(reason) = tls::explain(error, &connection.tls) {
+        return Error::Tls { server: address, reason };
+    }
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {

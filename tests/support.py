@@ -68,18 +68,21 @@ class Server:
     config: str = ""
     #: What a client of the tests needs to get in.
     credentials: dict[str, Any] = field(default_factory=dict)
+    #: Whether it speaks first; with `handshake_first` it waits for TLS.
+    greets: bool = True
+    host: str = "127.0.0.1"
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.host}:{self.port}"
 
     def start(self) -> Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         config = self.folder / "server.conf"
-        lines = [f"listen: 127.0.0.1:{self.port}", f'server_name: "{self.folder.name}"', self.config]
+        lines = [f'listen: "{self.host}:{self.port}"', f'server_name: "{self.folder.name}"', self.config]
         if self.jetstream:
             lines.append(f'jetstream {{ store_dir: "{self.folder / "js"}" }}')
         config.write_text("\n".join(lines))
@@ -93,8 +96,11 @@ class Server:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as sock:
-            return sock.recv(4) == b"INFO"
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self.host.strip("[]"), self.port), 1) as sock,
+        ):
+            return not self.greets or sock.recv(4) == b"INFO"
         return False
 
     def signal(self, number: signal.Signals) -> None:
