@@ -140,8 +140,8 @@ def calls(url: str, rounds: int, *, idle: bool, largest: int) -> dict[str, Any]:
 def throughput(url: str, rounds: int, largest: int, **options: Any) -> dict[str, float]:
     """As many events as possible, until all are confirmed.
 
-    A few sets of the corpus again and again: an event that ansible-runner has just read is in the cache too, and
-    so are the bytes that the plain Rust program sends.
+    A few sets of the corpus again and again: an event that ansible-runner has just read is in the cache too,
+    and so are the bytes that the plain Rust program sends.
     """
     run = Run(url, **options)
     events = run.prepare(fresh(lines(largest), 4))

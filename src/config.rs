@@ -483,7 +483,7 @@ impl Reader<'_> {
 
     /// Reads the context, if one is named; what is said explicitly beats it.
     fn context(&mut self) {
-        let parse = |value: &Value| as_text(value).filter(|name| !name.is_empty() && name.len() < 4096);
+        let parse = |value: &Value| as_text(value).filter(|name| !name.is_empty() && name.len() <= 1024);
         let Some(name) = self.read(&CONTEXT, "the name of a context, or its path", "", parse) else { return };
         let context = match Context::load(&name, self.env) {
             Ok(context) => context,

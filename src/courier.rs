@@ -61,6 +61,8 @@ struct State {
     pool: Pool,
     /// Rises while sessions stall without getting anything through: smaller windows, longer waits.
     patience: u32,
+    /// The most that a message may take, in bytes, as far as we had to learn it.
+    max_payload: usize,
     /// There was a session before.
     connected_before: bool,
     /// What the session was at when it panicked the last time.
@@ -175,7 +177,13 @@ impl Courier {
     }
 
     fn fresh_state(&self) -> State {
-        State { pool: Pool::new(&self.connection), patience: 1, connected_before: false, panicked_at: None }
+        State {
+            pool: Pool::new(&self.connection),
+            patience: 1,
+            max_payload: usize::MAX,
+            connected_before: false,
+            panicked_at: None,
+        }
     }
 
     fn after_panic(&self, state: &mut State) -> Next {
@@ -230,10 +238,11 @@ impl Courier {
             self.notices.learn(credentials::secrets_of(auth));
         }
         let began = Instant::now();
-        let mut session = match Session::connect(&self.connection, &server, state.patience).await {
-            Ok(session) => session,
-            Err(error) => return self.not_connected(state, &server, &error),
-        };
+        let mut session =
+            match Session::connect(&self.connection, &server, state.patience, state.max_payload).await {
+                Ok(session) => session,
+                Err(error) => return self.not_connected(state, &server, &error),
+            };
         self.connected(state, &server, &session);
         let end = session.serve(&self.outbox, &self.notices).await;
         self.after(state, &server, &session, end, began.elapsed())
@@ -296,18 +305,31 @@ impl Courier {
         state.patience = if session.got_stuck() { (state.patience * 2).min(16) } else { 1 };
         // A server that accepts us and then is of no use must not be asked without a pause.
         let short = lasted < self.connection.reconnect_time_wait;
-        if session.got_stuck() || (short && !session.was_of_use()) {
+        if let End::Oversize(size @ LEAST_PAYLOAD..) = end {
+            // Halving ends soon.
+            state.patience = 1;
+            state.max_payload = size / 2;
+            state.pool.lost(server);
+        } else if session.got_stuck() || (short && !session.was_of_use()) {
             state.pool.failed(server, Instant::now());
         } else {
             state.pool.lost(server);
         }
-        let broke = matches!(end, End::Lost(_));
+        let broke = matches!(end, End::Lost(_) | End::Oversize(_));
         match end {
             End::Idle => {
                 self.step(|| format!("disconnected from {}: nothing left to do", server.address));
             }
             End::LameDuck => {
                 self.step(|| format!("{} is shutting down, leaving it", server.address));
+            }
+            End::Oversize(size) => {
+                let limit = state.max_payload;
+                self.notices.warn("payload", format!(
+                    "{} does not take a message of {size} bytes, whatever its max_payload is (it may be a limit \
+                     of the account's): messages are cut to {limit} bytes from now on",
+                    server.address
+                ));
             }
             End::Lost(reason) => {
                 let text = format!("connection to {} lost: {reason}", server.address);
@@ -348,6 +370,9 @@ impl Courier {
         }
     }
 }
+
+/// A server that refuses messages of half this size is of no use.
+const LEAST_PAYLOAD: usize = 1 << 11;
 
 /// One thread, which is ours; a name look-up may take a second one for as long as it lasts.
 fn runtime() -> std::io::Result<Runtime> {

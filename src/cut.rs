@@ -5,7 +5,8 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// Shortens a JSON text in place until it takes `limit` bytes at most: its longest strings first, all to the
 /// same length, each with a marker that says how much went. If that is not enough, the smallest array or
-/// object that will do is replaced by such a marker, or the largest ones are. What is left is valid JSON.
+/// object that will do is replaced by such a marker, or the smallest that will do with strings cut too, or the
+/// largest ones are. What is left is valid JSON.
 /// `cut_before` says that there may be markers of ours in it. `false`, and nothing is changed, if it cannot be
 /// made to fit.
 pub fn cut(json: &mut Vec<u8>, limit: usize, cut_before: bool) -> bool {
@@ -29,9 +30,12 @@ fn plan(json: &[u8], found: Found, excess: usize, cut_before: bool) -> Option<Ve
     if let Some(span) = smallest {
         return Some(vec![replaced(span)]);
     }
-    // The largest ones, until strings can do the rest.
     containers.sort_unstable_by_key(|span| Reverse(span.len()));
     texts.sort_unstable_by_key(|span| span.start);
+    if let Some(cuts) = cut_with_texts(json, &containers, &texts, excess, cut_before) {
+        return Some(cuts);
+    }
+    // The largest ones, until strings can do the rest.
     let mut text_savings: usize = texts.iter().map(|text| text.savings()).sum();
     let mut left = excess;
     let mut gone: Vec<Span> = Vec::new();
@@ -56,6 +60,38 @@ fn plan(json: &[u8], found: Found, excess: usize, cut_before: bool) -> Option<Ve
         }
     }
     None
+}
+
+/// Replaces the smallest of the containers (the largest comes first) with which the strings outside it can do the
+/// rest; `texts` are in the order of the JSON.
+fn cut_with_texts(
+    json: &[u8],
+    containers: &[Span],
+    texts: &[Span],
+    excess: usize,
+    cut_before: bool,
+) -> Option<Vec<Cut>> {
+    // What all strings before one can save together.
+    let mut savings = vec![0];
+    savings.extend(texts.iter().scan(0, |sum, text| {
+        *sum += text.savings();
+        Some(*sum)
+    }));
+    let all = *savings.last()?;
+    containers.iter().rev().find_map(|container| {
+        let left = excess.checked_sub(container.savings())?;
+        let from = texts.partition_point(|text| text.start < container.start);
+        let to = texts.partition_point(|text| text.start < container.end);
+        let inside = savings.get(to)? - savings.get(from)?;
+        if all - inside < left {
+            return None;
+        }
+        let outside = [texts.get(..from)?, texts.get(to..)?].concat();
+        let mut cuts = shorten_texts(json, outside, left, cut_before)?;
+        cuts.push(replaced(*container));
+        cuts.sort_unstable_by_key(|cut| cut.span.start);
+        Some(cuts)
+    })
 }
 
 /// A part of a JSON text, from `start` up to `end`.
@@ -355,6 +391,19 @@ mod tests {
         assert_eq!(body.len() + gone, forged.len());
         // Even where one would be ours.
         assert!(cut_to(&json!([forged]), 500).is_some());
+    }
+
+    #[test]
+    fn no_more_goes_than_a_list_and_long_strings() {
+        let numbers: Vec<u32> = (0..5000).collect();
+        let text = "1234,\n    ".repeat(5000);
+        let data = json!({"host": "h", "task": "t", "res": {"changed": false, "msg": numbers}});
+        let event = json!({"counter": 3, "stdout": text, "event_data": data});
+        let small = cut_to(&event, 8192).unwrap();
+        assert_eq!((&small["event_data"]["host"], &small["event_data"]["task"]), (&json!("h"), &json!("t")));
+        assert!(small["event_data"]["res"]["msg"].is_string(), "{small}");
+        let (body, gone) = body_and_gone(&small["stdout"]);
+        assert!(body.len() > 7000 && body.len() + gone == text.len());
     }
 
     #[test]

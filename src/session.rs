@@ -88,6 +88,9 @@ pub enum End {
     Lost(String),
     /// The server announced that it will go; we went first.
     LameDuck,
+    /// A message within the server's `max_payload` was too large all the same: accounts have limits of their own,
+    /// which nobody tells. The payload of the largest one in flight, in bytes.
+    Oversize(usize),
 }
 
 /// An established connection.
@@ -169,17 +172,28 @@ struct Broken(End);
 type Step<T> = Result<T, Broken>;
 
 impl Session {
-    /// Connects to one server, within `connect_timeout` all in all.
-    pub async fn connect(connection: &Connection, server: &Server, patience: u32) -> Result<Self, Error> {
+    /// Connects to one server, within `connect_timeout` all in all. What earlier sessions have learnt: with how
+    /// much `patience` it must be treated, and how much a message may take (`most`, in bytes).
+    pub async fn connect(
+        connection: &Connection,
+        server: &Server,
+        patience: u32,
+        most: usize,
+    ) -> Result<Self, Error> {
         let limit = connection.connect_timeout;
         let late = || Error::ConnectTimeout { server: server.address.clone(), timeout: limit };
-        match timeout(limit, Self::establish(connection, server, patience)).await {
+        match timeout(limit, Self::establish(connection, server, patience, most)).await {
             Ok(session) => session,
             Err(_) => Err(late()),
         }
     }
 
-    async fn establish(connection: &Connection, server: &Server, patience: u32) -> Result<Self, Error> {
+    async fn establish(
+        connection: &Connection,
+        server: &Server,
+        patience: u32,
+        most: usize,
+    ) -> Result<Self, Error> {
         let established = Arc::new(AtomicBool::new(false));
         let (is_gone, gone) = watch::channel(false);
         let (event_sender, events) = mpsc::unbounded_channel();
@@ -235,7 +249,7 @@ impl Session {
             .await
             .map_err(|error| broken(format!("cannot subscribe to the inbox: {error}")))?;
         let mut session = Self {
-            max_payload: client.server_info().max_payload,
+            max_payload: client.server_info().max_payload.min(most),
             client,
             inbox,
             inbound,
@@ -267,7 +281,7 @@ impl Session {
         };
         session.hello().await.map_err(|Broken(end)| match end {
             End::Lost(reason) => broken(reason),
-            End::Idle | End::LameDuck => broken("the server is shutting down".to_owned()),
+            End::Idle | End::LameDuck | End::Oversize(_) => broken("the server is shutting down".to_owned()),
         })?;
         Ok(session)
     }
@@ -329,7 +343,7 @@ impl Session {
             Ok(()) => End::Idle,
             Err(Broken(end)) => end,
         };
-        if !matches!(end, End::Lost(_)) {
+        if !matches!(end, End::Lost(_) | End::Oversize(_)) {
             self.close().await;
         }
         end
@@ -878,7 +892,12 @@ impl Session {
     }
 
     fn lost(&mut self, reason: &str) -> Broken {
-        Broken(End::Lost(self.reason(reason)))
+        let reason = self.reason(reason);
+        let oversize = reason.to_lowercase().contains("maximum payload violation");
+        Broken(match self.flights.largest().filter(|_| oversize) {
+            Some(largest) => End::Oversize(largest),
+            None => End::Lost(reason),
+        })
     }
 
     fn reason(&mut self, reason: &str) -> String {
@@ -1035,6 +1054,10 @@ impl Flights {
         self.bytes += flight.bytes;
         self.count += 1;
         self.slots.push_back(Some(flight));
+    }
+
+    fn largest(&self) -> Option<usize> {
+        self.slots.iter().flatten().map(|flight| flight.bytes).max()
     }
 
     fn slot(&self, seq: u64) -> Option<usize> {

@@ -62,11 +62,13 @@ class Authority:
         self.operator = Key(nkeys.PREFIX_BYTE_OPERATOR)
         self.account = Key(nkeys.PREFIX_BYTE_ACCOUNT)
 
-    def server_config(self) -> str:
-        """Operator mode with a memory resolver."""
+    def server_config(self, limits: dict[str, int] | None = None, *, revoke_all: bool = False) -> str:
+        """Operator mode with a memory resolver; the account may have limits, or have revoked its users."""
         operator = self.operator.sign(self.operator, "operator", {"type": "operator"})
-        limits = {"type": "account", "limits": UNLIMITED}
-        account = self.operator.sign(self.account, "account", limits)
+        rights: dict[str, Any] = {"type": "account", "limits": {**UNLIMITED, **(limits or {})}}
+        if revoke_all:
+            rights["revocations"] = {"*": int(time.time()) + 60}
+        account = self.operator.sign(self.account, "account", rights)
         return (
             f"operator: {operator}\nresolver: MEMORY\n"
             f"resolver_preload: {{ {self.account.public}: {account} }}"

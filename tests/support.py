@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,6 @@ import nats
 from nats.js.api import StreamConfig
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from nats.aio.client import Client
@@ -81,17 +81,27 @@ class Server:
     def start(self) -> Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
-        config = self.folder / "server.conf"
-        lines = [f'listen: "{self.host}:{self.port}"', f'server_name: "{self.folder.name}"', self.config]
-        if self.jetstream:
-            lines.append(f'jetstream {{ store_dir: "{self.folder / "js"}" }}')
-        config.write_text("\n".join(lines))
+        config = self._configure()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [bin_dir() / "nats-server", "-c", config], stdout=log, stderr=log, start_new_session=True
             )
         wait_until(self._answers, "nats-server to answer")
         return self
+
+    def reload(self, config: str) -> None:
+        """Change the configuration of the running server."""
+        self.config = config
+        self._configure()
+        self.signal(signal.SIGHUP)
+
+    def _configure(self) -> Path:
+        config = self.folder / "server.conf"
+        lines = [f'listen: "{self.host}:{self.port}"', f'server_name: "{self.folder.name}"', self.config]
+        if self.jetstream:
+            lines.append(f'jetstream {{ store_dir: "{self.folder / "js"}" }}')
+        config.write_text("\n".join(lines))
+        return config
 
     def _answers(self) -> bool:
         assert self.process is not None

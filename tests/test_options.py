@@ -58,6 +58,7 @@ TUNING: list[tuple[str, str, list[Any], str, str]] = [
     ("spill_dir", "RUNNER_NATS_SPILL_DIR", ["x" * 5000, ["/a"]], "expected a path", "using none"),
     ("status_env", "RUNNER_NATS_STATUS_ENV", ["none", True], "expected redact, omit or full", "using redact"),
     ("required", "RUNNER_NATS_REQUIRED", ["perhaps"], BOOLEAN, "using false"),
+    ("cloudevents", "RUNNER_NATS_CLOUDEVENTS", ["v1", 2], BOOLEAN, "using false"),
 ]
 
 GUARDED: list[tuple[str, str, list[Any], str]] = [
@@ -84,7 +85,25 @@ GUARDED: list[tuple[str, str, list[Any], str]] = [
     ("user", "RUNNER_NATS_USERNAME", ["me"], "expected a password too"),
     ("token", "", [[CANARY]], "expected a token"),
     ("tls_handshake_first", "RUNNER_NATS_TLS_HANDSHAKE_FIRST", ["perhaps"], BOOLEAN),
-    ("tls", "", [CANARY], "expected the system's certificates"),
+    ("tls", "", [CANARY], "expected tls_ca, tls_cert and tls_key"),
+    ("tls_ca", "RUNNER_NATS_TLS_CA", ["x" * 5000, [1]], "expected a path"),
+    ("tls_cert", "RUNNER_NATS_TLS_CERT", ["/a.pem"], "expected its key too"),
+    ("tls_key", "RUNNER_NATS_TLS_KEY", ["/a.key"], "expected its certificate too"),
+    ("tls_hostname", "RUNNER_NATS_TLS_HOSTNAME", ["a b", {}, "x" * 300], "expected a host name or an IP"),
+    ("context", "RUNNER_NATS_CONTEXT", ["no-such", "/no/such.json", "..", "x" * 4095], "context"),
+    (
+        "subject",
+        "RUNNER_NATS_SUBJECT",
+        ["a b", "a.*", "{ident}", "$SYS.x", "{", ["a"], "x" * 600],
+        "expected a subject such as",
+    ),
+    (
+        "events",
+        "RUNNER_NATS_EVENTS",
+        ["a,,b", "a b", "!", {"a": 1}, "x," * 20_000],
+        "expected names of events",
+    ),
+    ("omit", "RUNNER_NATS_OMIT", ["a..b", ".", {"a": 1}, "x," * 20_000], "expected names of fields"),
     ("signature_cb", "", [CANARY], "instead of a callback"),
     ("user_jwt_cb", "", [CANARY], "instead of a callback"),
 ]
