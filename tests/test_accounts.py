@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
@@ -37,6 +37,20 @@ class Account:
         return Bus(self.server.url, user_credentials=self.creds("tester"))
 
 
+def publish_until(run: Any, caplog: pytest.LogCaptureFixture, said: str) -> int:
+    """Events, from the second one on, until something is logged; returns how many there are now."""
+    counter = 1
+
+    def publish() -> bool:
+        nonlocal counter
+        event_handler(run, event(counter))
+        counter += 1
+        return any(said in record.getMessage().lower() for record in caplog.records)
+
+    wait_until(publish, f"a line that says {said}")
+    return counter
+
+
 def test_the_accounts_limit_of_payload(
     start_server: Callable[..., Server], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,18 +79,11 @@ def test_the_accounts_limit_of_connections(
     bus = account.bus().subscribe()
     run = config(account.server.url, tmp_path / "artifacts", user_credentials=account.creds("me"))
     event_handler(run, event(0))
-
-    def said() -> bool:
-        event_handler(run, event(said.counter))
-        said.counter += 1
-        return any("maximum account active connections" in r.getMessage().lower() for r in caplog.records)
-
-    said.counter = 1
-    wait_until(said, "a line that says why")
+    sent = publish_until(run, caplog, "maximum account active connections")
     bus.close()
     status_handler(run, {"status": "successful"})
     # A place is free now: all of it arrives, as the summary says.
-    assert f"{said.counter + 1} messages confirmed" in caplog.records[-1].getMessage()
+    assert f"{sent + 1} messages confirmed" in caplog.records[-1].getMessage()
 
 
 @pytest.mark.parametrize("how", ["expired", "revoked"])
@@ -94,19 +101,13 @@ def test_a_user_that_is_let_go(
     if how == "revoked":
         account.server.reload(account.authority.server_config(revoke_all=True))
 
-    def refused() -> bool:
-        event_handler(run, event(refused.counter))
-        refused.counter += 1
-        return any("refused the credentials" in record.getMessage() for record in caplog.records)
-
-    refused.counter = 1
-    wait_until(refused, "the server to refuse us")
+    sent = publish_until(run, caplog, "refused the credentials")
     status_handler(run, {"status": "successful"})
     lines = (tmp_path / "artifacts/nats-undelivered.jsonl").read_text().splitlines()
     kept = [json.loads(json.loads(line)["payload"]) for line in lines]
     assert kept[-1]["status"] == "successful"
     delivered = set(counters(bus.received))
-    assert delivered | {data["counter"] for data in kept[:-1]} == set(range(refused.counter))
+    assert delivered | {data["counter"] for data in kept[:-1]} == set(range(sent))
     said = "\n".join(record.getMessage() for record in caplog.records)
     assert how in said.lower() or "authorization violation" in said.lower(), said
     secrets = [line for line in (tmp_path / "me.creds").read_text().splitlines() if line[:2] in {"SU", "ey"}]

@@ -199,22 +199,23 @@ CLOUD_EVENT = {
     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     "ce-specversion": "1.0",
     "ce-id": "site-a.1.status.0123456789abcdef.1",
-    "ce-source": "/ansible-runner/site-a/1",
+    "ce-source": "/ansible-runner/site-a",
+    "ce-subject": "1",
     "ce-type": "com.ansible.runner.status.running",
-    "content-type": "application/json",
+    "ce-datacontenttype": "application/json",
 }
 
 
-def test_headers() -> None:
+def test_the_schema_of_headers() -> None:
     assert not problems(CLOUD_EVENT, HEADERS["status"])
     assert not problems({**CLOUD_EVENT, "Nats-Expected-Stream": "RUNS", "team": "a"}, HEADERS["status"])
     for name, value in {
         "Nats-Msg-Id": "site-a.1.2.uuid", "traceparent": "1-2-3", "ce-specversion": "2.0",
-        "ce-type": "com.ansible.runner.event.verbose", "ce-source": "site-a",
+        "ce-type": "com.ansible.runner.event.verbose", "ce-subject": "",
         "ce-time": "2026-11-24T00:00:00", "Ansible-Runner-Truncated": "much",
     }.items():  # fmt: skip
         assert problems({**CLOUD_EVENT, name: value}, HEADERS["status"]), name
-    for name in ("Nats-Msg-Id", "ce-specversion", "ce-id", "ce-source", "ce-type", "content-type"):
+    for name in ("Nats-Msg-Id", "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-datacontenttype"):
         without = {key: value for key, value in CLOUD_EVENT.items() if key != name}
         assert problems(without, HEADERS["status"]), name
 

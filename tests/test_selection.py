@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from support import Bus, Job, Server, body, cli, events_of, statuses_of
+from test_contract import HEADERS, PAYLOADS, problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 def run(job: Job, server: Server, env: dict[str, str] | None = None) -> None:
     on = {"RUNNER_NATS_SUBJECT_ID": "site.a", "RUNNER_NATS_SERVERS": server.url}
-    command = ["run", job.folder, "-p", "play.yml", "--ident", "run 1"]
-    done = cli(*command, env={**on, **(env or {})})
+    done = cli("run", job.folder, "-p", "play.yml", "--ident", "run 1", env={**on, **(env or {})})
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -149,6 +149,8 @@ def test_cloudevents_and_trace_context(server: Server, bus: Bus, tmp_path: Path)
         assert headers["ce-subject"] == "run%201"
         assert (headers["traceparent"], headers["tracestate"]) == (PARENT, "vendor=1")
         assert headers["team"] == "a b"
+        assert not problems(headers, HEADERS[kind])
+        assert not problems(data, PAYLOADS[kind])
     ids = {message.headers["ce-id"] for message in messages if message.headers}
     assert len(ids) == len(messages)
 
