@@ -18,6 +18,7 @@ pub mod encode;
 pub mod error;
 pub mod fault;
 pub mod json;
+pub mod link;
 pub mod message;
 pub mod outbox;
 pub mod pool;
