@@ -7,6 +7,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -82,6 +83,20 @@ impl Auth {
             Self::Token(_) => "token",
             Self::CredsFile(_) | Self::Creds(_) => "user_credentials",
             Self::SeedFile(_) | Self::Seed(_) => "nkeys_seed",
+        }
+    }
+}
+
+impl fmt::Display for Auth {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user, _) => write!(f, "user {user}, password {MASK}"),
+            Self::Token(_) => write!(f, "token {MASK}"),
+            Self::Creds(_) => write!(f, "creds {MASK}"),
+            Self::Seed(_) => write!(f, "nkey {MASK}"),
+            Self::CredsFile(path) => write!(f, "creds {}", path.display()),
+            Self::SeedFile(path) => write!(f, "nkey {}", path.display()),
         }
     }
 }
@@ -193,9 +208,22 @@ pub struct Config {
     pub connection: Connection,
 }
 
+/// An option, for whoever wants to see what is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// The option's name.
+    pub option: &'static str,
+    /// What is in force; no secret.
+    pub value: String,
+    /// The variable, the setting or the context that says so, or `default`.
+    pub source: String,
+}
+
 /// What came of the settings and the environment.
 #[derive(Debug)]
 pub struct Resolution {
+    /// What is in force, option by option.
+    pub settings: Vec<Setting>,
     /// `None`: not enabled, or refused (then a problem says why).
     pub config: Option<Config>,
     /// The job must not start without a connection.
@@ -225,7 +253,8 @@ const fn secret(key: &'static str, env: &'static [&'static str]) -> Opt {
     Opt { key, env, secret: true, fail_closed: true }
 }
 
-const SUBJECT_ID: &str = "RUNNER_NATS_SUBJECT_ID";
+/// The variable that enables the plugin.
+pub const SUBJECT_ID: &str = "RUNNER_NATS_SUBJECT_ID";
 const HEADERS: &str = "RUNNER_NATS_HEADERS";
 
 const SERVERS: Opt = secret("servers", &["RUNNER_NATS_SERVERS"]);
@@ -337,6 +366,11 @@ const CANNOT_SERVE: &[(&Opt, &str)] = &[
     (&USER_JWT_CB, "user_credentials instead of a callback"),
 ];
 
+/// The variables of an option in `nats_options`.
+pub fn variables_of(key: &str) -> &'static [&'static str] {
+    OPTIONS.iter().find(|opt| opt.key == key).map_or(&[], |opt| opt.env)
+}
+
 /// Reads settings and environment. `env` looks a variable up (an empty one counts as not set);
 /// `hostname` gives this host's name, for the subject id `hostname`.
 pub fn resolve(settings: &Map<String, Value>, env: Env<'_>, hostname: &dyn Fn() -> String) -> Resolution {
@@ -345,13 +379,14 @@ pub fn resolve(settings: &Map<String, Value>, env: Env<'_>, hostname: &dyn Fn() 
         options: &empty,
         env,
         context: Context::default(),
+        settings: Vec::new(),
         problems: Vec::new(),
         refused: false,
         secrets: Vec::new(),
     };
     let subject_id = reader.subject_id(settings, hostname);
     if subject_id.is_none() && !reader.refused {
-        return Resolution { config: None, required: false, problems: Vec::new() };
+        return Resolution { settings: Vec::new(), config: None, required: false, problems: Vec::new() };
     }
     match settings.get("nats_options") {
         None | Some(Value::Null) => {}
@@ -390,13 +425,14 @@ pub fn resolve(settings: &Map<String, Value>, env: Env<'_>, hostname: &dyn Fn() 
         masks,
         connection,
     });
-    Resolution { config, required, problems }
+    Resolution { settings: reader.settings, config, required, problems }
 }
 
 struct Reader<'a> {
     options: &'a Map<String, Value>,
     env: Env<'a>,
     context: Context,
+    settings: Vec<Setting>,
     problems: Vec<String>,
     refused: bool,
     /// Every credential that was given.
@@ -424,6 +460,7 @@ impl Reader<'_> {
                 message::LONGEST_TOKENS
             ));
         }
+        self.in_force(SETTING, shorten(&id), name);
         let id = if id == "hostname" { hostname().replace('.', "-") } else { id };
         (!id.is_empty()).then_some(id)
     }
@@ -522,12 +559,35 @@ impl Reader<'_> {
         default: &str,
         parse: impl Fn(&Value) -> Option<T>,
     ) -> Option<T> {
-        let (name, value) = self.raw(opt)?;
-        let parsed = parse(&value);
-        if parsed.is_none() {
-            self.complain(opt, &name, &value, expected, default);
+        let given = self.raw(opt).map(|(name, value)| (parse(&value), name, value));
+        match &given {
+            Some((Some(_), name, value)) => {
+                let shown = if opt.secret { MASK.to_owned() } else { plain(value) };
+                self.in_force(opt.key, shown, name);
+            }
+            Some((None, name, value)) => {
+                self.complain(opt, name, value, expected, default);
+                self.in_force(opt.key, default.to_owned(), "default");
+            }
+            None => self.in_force(opt.key, default.to_owned(), "default"),
         }
-        parsed
+        given?.0
+    }
+
+    /// Notes what is in force; the last word counts.
+    fn in_force(&mut self, option: &'static str, value: impl Into<String>, source: &str) {
+        let setting = Setting { option, value: value.into(), source: source.to_owned() };
+        match self.settings.iter_mut().find(|known| known.option == option) {
+            Some(known) => *known = setting,
+            None => self.settings.push(setting),
+        }
+    }
+
+    /// Notes another form of what is in force: one that may be seen, or what another option makes of it.
+    fn shown(&mut self, option: &str, value: String) {
+        if let Some(known) = self.settings.iter_mut().find(|known| known.option == option) {
+            known.value = value;
+        }
     }
 
     fn complain(&mut self, opt: &Opt, name: &str, value: &Value, expected: &str, default: &str) {
@@ -602,11 +662,12 @@ impl Reader<'_> {
     }
 
     fn subject(&mut self) -> Template {
-        let Some((_, value)) = self.raw(&SUBJECT) else { return Template::default() };
-        let reason = as_text(&value).and_then(|text| Template::parse(&text).err());
+        let value = self.raw(&SUBJECT).and_then(|(_, value)| as_text(&value));
+        let reason = value.and_then(|text| Template::parse(&text).err());
         let expected = "a subject such as runs.{subject_id}.{runner_ident}.{kind}.{name}";
         let expected = reason.map_or(expected.to_owned(), |reason| format!("{expected} ({reason})"));
-        self.read(&SUBJECT, &expected, "", |value| Template::parse(&as_text(value)?).ok()).unwrap_or_default()
+        self.read(&SUBJECT, &expected, message::SUBJECT, |value| Template::parse(&as_text(value)?).ok())
+            .unwrap_or_default()
     }
 
     fn tls(&mut self) -> Tls {
@@ -720,6 +781,7 @@ impl Reader<'_> {
         if delivery == Delivery::Core {
             self.say("stream: implies delivery=jetstream; delivery=core is ignored".to_owned());
         }
+        self.in_force(DELIVERY.key, "jetstream", "stream");
         Delivery::Jetstream
     }
 
@@ -732,6 +794,7 @@ impl Reader<'_> {
     }
 
     fn servers(&mut self) -> Vec<Server> {
+        const LOCAL: &str = "nats://localhost:4222";
         let expected = "server URLs such as nats://localhost:4222, with scheme nats, tls, ws or wss";
         let parse = |value: &Value| -> Option<Vec<Server>> {
             let urls: Vec<String> = match value {
@@ -748,9 +811,15 @@ impl Reader<'_> {
             }
             self.secrets.extend(userinfo_as_written(&value));
         }
-        self.read(&SERVERS, expected, "", parse).unwrap_or_else(|| {
-            vec![Server { address: "nats://localhost:4222".to_owned(), auth: None, learnt_for: None }]
-        })
+        let servers = self
+            .read(&SERVERS, expected, LOCAL, parse)
+            .unwrap_or_else(|| vec![Server { address: LOCAL.to_owned(), auth: None, learnt_for: None }]);
+        let with_auth = |server: &Server| {
+            let auth = server.auth.as_ref().map_or("", |_| " (with credentials)");
+            format!("{}{auth}", server.address)
+        };
+        self.shown(SERVERS.key, servers.iter().map(with_auth).collect::<Vec<_>>().join(", "));
+        servers
     }
 
     /// In nats-py's order: a signature first, then user and password, then the token.
@@ -776,8 +845,16 @@ impl Reader<'_> {
         let user = self.read(&USER, "a user name", "", as_text);
         let password = self.read(&PASSWORD, "a password", "", as_text);
         let token = self.read(&TOKEN, "a token", "", as_text);
-        if let Some((_, auth)) = self.context.auth.take() {
+        if let Some((field, auth)) = self.context.auth.take() {
+            let source = format!("context {}: {field}", self.context.name);
+            self.in_force("authentication", auth.to_string(), &source);
             return Some(auth);
+        }
+        if let Some(path) = &creds {
+            self.shown(USER_CREDENTIALS.key, path.clone());
+        }
+        if let Some(path) = seed_or_path.as_ref().filter(|text| !is_seed(text)) {
+            self.shown(NKEYS_SEED.key, path.clone());
         }
         let creds = creds.map(|path| Auth::CredsFile(PathBuf::from(path)));
         let seed_or_path = seed_or_path.map(|text| {
@@ -845,6 +922,12 @@ impl Reader<'_> {
                 Some((_, known)) => *known = value,
                 None => headers.push((name, value)),
             }
+        }
+        if !headers.is_empty() {
+            // A value may be a secret.
+            let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
+            let source = if self.var(HEADERS).is_some() { HEADERS } else { "nats_headers" };
+            self.in_force("nats_headers", names.join(", "), source);
         }
         headers
     }
@@ -1016,6 +1099,14 @@ fn as_integer(value: &Value) -> Option<i64> {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
+    }
+}
+
+/// A value as its user wrote it.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => shorten(&as_text(other).unwrap_or_else(|| other.to_string())),
     }
 }
 

@@ -22,6 +22,7 @@ pub mod link;
 pub mod message;
 pub mod outbox;
 pub mod pool;
+pub mod probe;
 pub mod process;
 pub mod redact;
 pub mod report;

@@ -183,3 +183,76 @@ fn connect_error(
         Error::Connect { server: address, reason }
     }
 }
+
+/// `Permissions Violation for Publish to "subject"`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// To publish, not to subscribe.
+    pub publish: bool,
+    /// What it is about.
+    pub subject: String,
+}
+
+impl Violation {
+    /// Reads what the server says; `None` if it is about something else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.split_once("Permissions Violation for ")?;
+        let (_, quoted) = rest.split_once('"')?;
+        Some(Self { publish: rest.starts_with("Publish"), subject: unquote(quoted)? })
+    }
+}
+
+/// Reads Go's `%q` up to the closing quote: the server escapes quotes, backslashes and what it cannot print.
+fn unquote(quoted: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        let escape = match chars.next()? {
+            '"' => return Some(text),
+            '\\' => chars.next()?,
+            plain => {
+                text.push(plain);
+                continue;
+            }
+        };
+        let digits = match escape {
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            itself => {
+                text.push(itself);
+                continue;
+            }
+        };
+        let hex: String = chars.by_ref().take(digits).collect();
+        text.push(char::from_u32(u32::from_str_radix(&hex, 16).ok()?)?);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_names_the_subject_as_we_sent_it() {
+        for (said, subject, publish) in [
+            (r#"nats: Permissions Violation for Publish to "a.b""#, "a.b", true),
+            (
+                r#"Permissions Violation for Publish to "a\"b\\c\u200bd\U000e0001\x7f""#,
+                "a\"b\\c\u{200b}d\u{e0001}\u{7f}",
+                true,
+            ),
+            (r#"Permissions Violation for Subscription to "_INBOX.>" using queue "q""#, "_INBOX.>", false),
+        ] {
+            let expected = Violation { publish, subject: subject.to_owned() };
+            assert_eq!(Violation::parse(said), Some(expected), "{said}");
+        }
+        for other in [
+            "Stale Connection",
+            "Permissions Violation for Publish to",
+            "Permissions Violation for Publish to \"a",
+        ] {
+            assert_eq!(Violation::parse(other), None, "{other}");
+        }
+    }
+}

@@ -101,6 +101,18 @@ impl Message {
         if fits { Ok(self) } else { Err(self) }
     }
 
+    /// Can it be sent at all? What comes from a file may be anything.
+    pub fn is_sendable(&self) -> bool {
+        const LONGEST: usize = 4000;
+        let plain = |text: &str| !text.contains(['\r', '\n', '\0']);
+        let is_name =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+        is_literal_subject(&self.subject)
+            && self.subject.len() <= LONGEST
+            && plain(&self.id)
+            && self.headers.iter().all(|(name, value)| is_name(name) && plain(value))
+    }
+
     /// Every header in the order of sending.
     pub fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let own = std::iter::once((MSG_ID, &*self.id));
@@ -156,6 +168,9 @@ impl Message {
         })
     }
 }
+
+/// Where messages go by default.
+pub const SUBJECT: &str = "pub.ansible.runner.{subject_id}.{runner_ident}.{kind}";
 
 /// Where messages go (option `subject`): a subject with places for what tells them apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -367,8 +382,7 @@ mod tests {
         let subject = |template: &str, name: &str| {
             Template::parse(template).unwrap().subject("site.a", "run 1", Kind::Event, name).to_string()
         };
-        let default = "pub.ansible.runner.{subject_id}.{runner_ident}.{kind}";
-        assert_eq!(Template::parse(default).unwrap(), Template::default());
+        assert_eq!(Template::parse(SUBJECT).unwrap(), Template::default());
         assert_eq!(subject("{subject_id}.{kind}.{name}", "runner_on_ok"), "site.a.event.runner_on_ok");
         assert_eq!(subject("x-{runner_ident}-y.{name}", ""), "x-run_1-y._");
         assert_eq!(subject("just.one", "n"), "just.one");

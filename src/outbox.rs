@@ -461,6 +461,11 @@ impl Outbox {
         self.wake.notified().await;
     }
 
+    /// How much is held in memory, unconfirmed.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Is there nothing to do and nobody who could bring something?
     pub fn is_idle(&self) -> bool {
         self.lock().is_idle()

@@ -30,7 +30,7 @@ use crate::{
     config::{Connection, Delivery, Server},
     error::Error,
     fault,
-    link::{self, Link, hung_up},
+    link::{self, Link, Violation, hung_up},
     message::{self, EXPECTED_STREAM, Message},
     outbox::{Outbox, Proof, Sending},
     report::Notices,
@@ -1052,74 +1052,9 @@ impl StreamNames {
     }
 }
 
-/// `Permissions Violation for Publish to "subject"`.
-#[derive(Debug, PartialEq, Eq)]
-struct Violation {
-    publish: bool,
-    subject: String,
-}
-
-impl Violation {
-    fn parse(text: &str) -> Option<Self> {
-        let (_, rest) = text.split_once("Permissions Violation for ")?;
-        let (_, quoted) = rest.split_once('"')?;
-        Some(Self { publish: rest.starts_with("Publish"), subject: unquote(quoted)? })
-    }
-}
-
-/// Reads Go's `%q` up to the closing quote: the server escapes quotes, backslashes and what it cannot print.
-fn unquote(quoted: &str) -> Option<String> {
-    let mut text = String::new();
-    let mut chars = quoted.chars();
-    loop {
-        let escape = match chars.next()? {
-            '"' => return Some(text),
-            '\\' => chars.next()?,
-            plain => {
-                text.push(plain);
-                continue;
-            }
-        };
-        let digits = match escape {
-            'x' => 2,
-            'u' => 4,
-            'U' => 8,
-            itself => {
-                text.push(itself);
-                continue;
-            }
-        };
-        let hex: String = chars.by_ref().take(digits).collect();
-        text.push(char::from_u32(u32::from_str_radix(&hex, 16).ok()?)?);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_violation_names_the_subject_as_we_sent_it() {
-        for (said, subject, publish) in [
-            (r#"nats: Permissions Violation for Publish to "a.b""#, "a.b", true),
-            (
-                r#"Permissions Violation for Publish to "a\"b\\c\u200bd\U000e0001\x7f""#,
-                "a\"b\\c\u{200b}d\u{e0001}\u{7f}",
-                true,
-            ),
-            (r#"Permissions Violation for Subscription to "_INBOX.>" using queue "q""#, "_INBOX.>", false),
-        ] {
-            let expected = Violation { publish, subject: subject.to_owned() };
-            assert_eq!(Violation::parse(said), Some(expected), "{said}");
-        }
-        for other in [
-            "Stale Connection",
-            "Permissions Violation for Publish to",
-            "Permissions Violation for Publish to \"a",
-        ] {
-            assert_eq!(Violation::parse(other), None, "{other}");
-        }
-    }
 
     fn flight(subject: &str, proof: Proof) -> Flight {
         Flight { subject: subject.into(), bytes: 10, proof, sent: Instant::now() }

@@ -171,7 +171,11 @@ impl Lines {
             let name = if number == 0 { format!("{stem}.jsonl") } else { format!("{stem}.{number}.jsonl") };
             let path = dir.join(name);
             match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => return Ok(Self { path, file, length: 0 }),
+                Ok(file) => {
+                    // For whoever wants to replay it: it is still being written. Not all file systems can.
+                    let _ = file.try_lock();
+                    return Ok(Self { path, file, length: 0 });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(Error::Spill { path, source }),
             }

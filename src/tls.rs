@@ -193,3 +193,33 @@ fn of_certificate(why: &CertificateError) -> String {
         other => format!("the server's certificate cannot be verified: {other}"),
     }
 }
+
+/// Whom a certificate is about, and until when it is valid.
+pub fn describe(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names: Vec<String> =
+        names.into_iter().flat_map(|names| &names.value.general_names).filter_map(in_short).collect();
+    let left = certificate.validity().time_to_expiration().map_or(0, time::Duration::whole_days);
+    Some(format!(
+        "certificate {} for {}, until {} ({left} days)",
+        certificate.subject(),
+        if names.is_empty() { "no host name".to_owned() } else { names.join(", ") },
+        certificate.validity().not_after,
+    ))
+}
+
+fn in_short(name: &x509_parser::extensions::GeneralName<'_>) -> Option<String> {
+    use x509_parser::extensions::GeneralName;
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let address = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
+            address
+                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from))
+                .ok()
+                .map(|ip| ip.to_string())
+        }
+        _ => None,
+    }
+}

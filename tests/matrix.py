@@ -110,7 +110,7 @@ def run(combination: Combination) -> dict[str, Any]:
         try:
             call(combination.python, "-m", "venv", folder / "venv")
             # First, with the pip that came with this Python: users do not have the newest one either.
-            choose = ("--no-index", "--find-links", ROOT / "dist", "--no-deps", "--pre")
+            choose = ("--no-index", "--find-links", ROOT / "dist", "--no-deps")
             call(python, "-m", "pip", "install", *choose, "ansible-runner-nats")
             call(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip")
             call(python, "-m", "pip", "install", "--quiet", "--group", "test", *combination.pins)
@@ -166,7 +166,8 @@ def main() -> int:
         row = run(one)
         print(line([str(row.get(column, "-")) for column in COLUMNS]), flush=True)
         problems += [f"{one.name}: {problem}" for problem in row["problems"]]
-    print(*problems, sep="\n", file=sys.stderr)
+    for problem in problems:
+        print(problem, file=sys.stderr)
     return 1 if problems else 0
 
 

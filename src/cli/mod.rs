@@ -1,24 +1,98 @@
 //! The console script `ansible-runner-nats`.
 
+mod check;
+mod options;
+mod recorded;
+mod replay;
+mod terminal;
+
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-/// Publishes ansible-runner's events and status updates to NATS.
+/// How a command ended; the process's exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// All is well.
+    Success = 0,
+    /// There is a problem, and it was said.
+    Problem = 1,
+    /// The command line cannot be understood (clap's own).
+    Usage = 2,
+    /// Ctrl-C, as a shell has it.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// A problem anywhere is a problem.
+    fn worse(self, other: Self) -> Self {
+        if self == Self::Success { other } else { self }
+    }
+}
+
+/// What people do around the plugin that publishes ansible-runner's events to NATS.
 ///
-/// The plugin itself needs no command: set RUNNER_NATS_SUBJECT_ID and run ansible-runner.
+/// The plugin itself needs no command: set RUNNER_NATS_SUBJECT_ID and run ansible-runner. These commands read the
+/// same settings and variables as the plugin does.
 #[derive(Debug, Parser)]
-#[command(name = "ansible-runner-nats", version, arg_required_else_help = true)]
-struct Arguments {}
+#[command(name = "ansible-runner-nats", version, arg_required_else_help = true, after_help = EXITS)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXITS: &str = "Exit status: 0 all is well, 1 a problem, 2 wrong usage, 130 interrupted (Ctrl-C).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Arguments),
+    Replay(replay::Arguments),
+    /// Print a completion script for a shell.
+    ///
+    /// For bash: ansible-runner-nats completions bash > /etc/bash_completion.d/ansible-runner-nats
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
 
 /// Runs the command line `args` (program name first). Returns the exit status.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    match Arguments::try_parse_from(args) {
-        Ok(Arguments {}) => 0,
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
         Err(error) => {
             // A closed pipe is no reason to complain.
             let _ = error.print();
-            u8::try_from(error.exit_code()).unwrap_or(2)
+            return u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8);
         }
+    };
+    let exit = match arguments.command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "ansible-runner-nats", &mut script);
+            terminal::stdout(|out| out.write_all(&script)).map(|()| Exit::Success)
+        }
+    };
+    match exit {
+        Ok(exit) => exit as u8,
+        // Whoever read our output has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success as u8,
+        Err(error) => {
+            terminal::complain(&format!("cannot write: {error}"));
+            Exit::Problem as u8
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Arguments::command().debug_assert();
     }
 }

@@ -1,0 +1,136 @@
+//! `check`: what the plugin would do, and whether it would get through.
+
+use std::{io, path::PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Map;
+
+use super::{
+    Exit,
+    options::{Options, settings_of},
+    terminal::{Tone, printable, stdout},
+};
+use crate::{
+    config::{Config, Setting},
+    probe::{Finding, State, probe},
+};
+
+/// Show which options are in force, connect, and say what works and what does not.
+///
+/// Reads the environment and, if a private data directory is given, its env/settings, by the same code as the
+/// plugin. Nothing is left in anybody's stream. Exit status: 0 it would work, 1 there is a problem.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// ansible-runner's private data directory
+    private_data_dir: Option<PathBuf>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// Does everything work?
+    ok: bool,
+    options: Vec<Setting>,
+    problems: Vec<String>,
+    servers: Vec<Probed>,
+}
+
+#[derive(Serialize)]
+struct Probed {
+    server: String,
+    steps: Vec<Finding>,
+}
+
+/// For what would be published, if no subject id is set.
+const NO_SUBJECT_ID: &str = "RUNNER_NATS_SUBJECT_ID (or nats_subject_id) is not set: nothing is published";
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
+    let mut problems = Vec::new();
+    let settings = match arguments.private_data_dir.as_deref().map(settings_of).transpose() {
+        Ok(settings) => settings.unwrap_or_default(),
+        Err(problem) => {
+            problems.push(problem);
+            Map::new()
+        }
+    };
+    let mut resolution = arguments.options.resolve(settings.clone(), None);
+    if resolution.config.is_none() && resolution.problems.is_empty() {
+        problems.push(NO_SUBJECT_ID.to_owned());
+        resolution = arguments.options.resolve(settings, Some("check"));
+    }
+    problems.extend(resolution.problems);
+    let mut report =
+        Report { ok: problems.is_empty(), options: resolution.settings, problems, servers: Vec::new() };
+    let mut show = Show { silent: arguments.json };
+    show.options(&report)?;
+    if let Some(config) = &resolution.config {
+        probe_all(config, &mut report, &mut show)?;
+    }
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        stdout(|out| writeln!(out, "{json}"))?;
+    } else {
+        let verdict =
+            if report.ok { Tone::Good.paint("all is well") } else { Tone::Bad.paint("there are problems") };
+        stdout(|out| writeln!(out, "\n{verdict}"))?;
+    }
+    Ok(if report.ok { Exit::Success } else { Exit::Problem })
+}
+
+fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for server in &config.connection.servers {
+        show.line(&format!("\n{}", Tone::Strong.paint(&server.address)))?;
+        let mut steps: Vec<Finding> = Vec::new();
+        let mut shown = Ok(());
+        runtime.block_on(probe(config, server, &mut |mut finding| {
+            finding.text = printable(&config.masks.hide(&finding.text).unwrap_or(finding.text));
+            if shown.is_ok() {
+                shown = show.finding(&finding);
+            }
+            steps.push(finding);
+        }));
+        shown?;
+        report.ok &= steps.iter().all(|finding| finding.state != State::Problem);
+        report.servers.push(Probed { server: server.address.clone(), steps });
+    }
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Text as it comes, unless it is JSON in the end.
+struct Show {
+    silent: bool,
+}
+
+impl Show {
+    fn line(&mut self, text: &str) -> io::Result<()> {
+        if self.silent { Ok(()) } else { stdout(|out| writeln!(out, "{text}")) }
+    }
+
+    fn options(&mut self, report: &Report) -> io::Result<()> {
+        for Setting { option, value, source } in &report.options {
+            let value = printable(if value.is_empty() { "-" } else { value });
+            let line = format!("{option:22} {value:40} {}", printable(source));
+            self.line(&if source == "default" { Tone::Faint.paint(line.trim_end()) } else { line })?;
+        }
+        for problem in &report.problems {
+            self.line(&format!("{} {}", Tone::Bad.paint("problem"), printable(problem)))?;
+        }
+        Ok(())
+    }
+
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let word = match finding.state {
+            State::Ok => Tone::Good.paint("ok     "),
+            State::Note => Tone::Odd.paint("note   "),
+            State::Problem => Tone::Bad.paint("problem"),
+        };
+        self.line(&format!("{word} {:10} {}", finding.step, finding.text))
+    }
+}

@@ -1,0 +1,96 @@
+//! What all commands have in common: the plugin's own options, from where the plugin has them.
+
+use std::path::Path;
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+use crate::{
+    config::{self, Resolution},
+    credentials,
+};
+
+/// Where to connect, and how: as the plugin would, unless it is said here.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Server to connect to instead (nats, tls, ws or wss)
+    #[arg(short, long, value_name = "URL")]
+    server: Vec<String>,
+    /// Context of the nats command to use, by name or path
+    #[arg(short, long, value_name = "NAME")]
+    context: Option<String>,
+    /// Any other option of the plugin, such as -o delivery=core
+    #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
+    option: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Options {
+    /// Exactly what the plugin would make of these settings and this process's environment; what is said on the
+    /// command line beats both. `subject_id` is used if none is set.
+    pub(super) fn resolve(&self, mut settings: Map<String, Value>, subject_id: Option<&str>) -> Resolution {
+        let given = self.given();
+        if !given.is_empty() {
+            let options = settings.entry("nats_options").or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(options) = options {
+                options.extend(given.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))));
+            }
+        }
+        let hidden: Vec<&str> =
+            given.iter().flat_map(|(key, _)| config::variables_of(key)).copied().collect();
+        let env = |name: &str| {
+            let value = std::env::var_os(name).filter(|_| !hidden.contains(&name));
+            value.map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+        };
+        let id_is_set = |settings: &Map<String, Value>| {
+            env(config::SUBJECT_ID).is_some()
+                || settings.get("nats_subject_id").is_some_and(|id| !matches!(id, Value::Null) && id != "")
+        };
+        if let Some(id) = subject_id.filter(|_| !id_is_set(&settings)) {
+            settings.insert("nats_subject_id".to_owned(), Value::from(id));
+        }
+        let hostname = || hostname::get().unwrap_or_default().to_string_lossy().into_owned();
+        let mut resolution = config::resolve(&settings, &env, &hostname);
+        for setting in &mut resolution.settings {
+            if given.iter().any(|(key, _)| setting.source == format!("nats_options.{key}")) {
+                "the command line".clone_into(&mut setting.source);
+            }
+        }
+        resolution
+    }
+
+    fn given(&self) -> Vec<(String, String)> {
+        let mut given = self.option.clone();
+        if !self.server.is_empty() {
+            given.push(("servers".to_owned(), self.server.join(",")));
+        }
+        given.extend(self.context.iter().map(|name| ("context".to_owned(), name.clone())));
+        given
+    }
+}
+
+/// The settings of a private data directory, as `ansible_runner.config.runner` reads them: `env/settings`, JSON or
+/// YAML. None is no error.
+pub(super) fn settings_of(folder: &Path) -> Result<Map<String, Value>, String> {
+    if !folder.is_dir() {
+        return Err(format!("{} is no directory", folder.display()));
+    }
+    let path = folder.join("env/settings");
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    let fail = |reason: String| format!("{}: {reason}", path.display());
+    let text = credentials::read(&path).map_err(|error| fail(error.to_string()))?;
+    // What the parser says may quote a secret.
+    let settings: Value =
+        serde_yaml_ng::from_str(text.reveal()).map_err(|_| fail("neither JSON nor YAML".to_owned()))?;
+    match settings {
+        Value::Object(settings) => Ok(settings),
+        Value::Null => Ok(Map::new()),
+        _ => Err(fail("not a mapping".to_owned())),
+    }
+}
