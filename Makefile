@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WHEELS := target/wheels-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build wheels bench \
+.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build wheels sdist matrix bench \
 	clean
 
 help: ## list the targets
@@ -76,6 +76,17 @@ wheels: $(VENV)/complete ## build the release wheels (cp39 and cp310) into dist
 	@rm -rf dist
 	$(RELEASE) --features python,abi3-py39 --out dist
 	$(RELEASE) --features python,abi3-py310 --out dist
+
+matrix: $(VENV)/complete ## the release wheels in dist with each Python, ansible-runner and nats-server (after `make wheels`)
+	$(BIN)/python tests/matrix.py $(MATRIX_ARGS)
+
+sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in an empty folder
+	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/pip install --quiet abi3audit twine
+	$(BIN)/abi3audit --strict dist/*.whl
+	$(BIN)/twine check --strict dist/*
+	folder=$$(mktemp -d) && cd $$folder && $(abspath $(BIN))/pip wheel -q --no-deps -w out $(abspath dist)/*.tar.gz; \
+		status=$$?; rm -rf $$folder; exit $$status
 
 bench: wheels ## measure ours beside 0.4.0, orjson and plain async-nats: one table (BENCH_ARGS: see benches/bench.py)
 	cargo build --release --locked --quiet --no-default-features --example plain

@@ -45,7 +45,7 @@ impl CloudEvent<'_> {
         attributes.extend(created.and_then(timestamp).map(|time| ("ce-time", time)));
         // An extension has its own header too, and the binding wants both.
         for (name, value) in given {
-            match name.as_str() {
+            match name.to_ascii_lowercase().as_str() {
                 "traceparent" => attributes.push(("ce-traceparent", value.clone())),
                 "tracestate" => attributes.push(("ce-tracestate", value.clone())),
                 _ => {}

@@ -285,8 +285,8 @@ const DRAIN_TIMEOUT: Opt = tuning("drain_timeout", &["RUNNER_NATS_DRAIN_TIMEOUT"
 const TLS_HOSTNAME: Opt = guarded("tls_hostname", &["RUNNER_NATS_TLS_HOSTNAME"]);
 const TLS_CA: Opt = guarded("tls_ca", &["RUNNER_NATS_TLS_CA"]);
 const TLS_CERT: Opt = guarded("tls_cert", &["RUNNER_NATS_TLS_CERT"]);
-const TLS_KEY: Opt = guarded("tls_key", &["RUNNER_NATS_TLS_KEY"]);
-const CONTEXT: Opt = guarded("context", &["RUNNER_NATS_CONTEXT"]);
+const TLS_KEY: Opt = secret("tls_key", &["RUNNER_NATS_TLS_KEY"]);
+const CONTEXT: Opt = secret("context", &["RUNNER_NATS_CONTEXT"]);
 // Whoever leaves something out, or sends it elsewhere, may have a reason that a typing error must not defeat.
 const SUBJECT: Opt = guarded("subject", &["RUNNER_NATS_SUBJECT"]);
 const EVENTS: Opt = guarded("events", &["RUNNER_NATS_EVENTS"]);
@@ -301,8 +301,8 @@ const SPILL_DIR: Opt = tuning("spill_dir", &["RUNNER_NATS_SPILL_DIR"]);
 const STATUS_ENV: Opt = tuning("status_env", &["RUNNER_NATS_STATUS_ENV"]);
 const REQUIRED: Opt = tuning("required", &["RUNNER_NATS_REQUIRED"]);
 /// Of a context alone.
-const JETSTREAM_DOMAIN: Opt = tuning("jetstream_domain", &[]);
-const JETSTREAM_API_PREFIX: Opt = tuning("jetstream_api_prefix", &[]);
+const JETSTREAM_DOMAIN: Opt = guarded("jetstream_domain", &[]);
+const JETSTREAM_API_PREFIX: Opt = guarded("jetstream_api_prefix", &[]);
 
 /// Options that say who we are: a context's way is not mixed with them.
 const AUTH: &[&Opt] = &[&USER, &PASSWORD, &TOKEN, &USER_CREDENTIALS, &NKEYS_SEED, &NKEYS_SEED_STR];
@@ -403,7 +403,7 @@ pub fn resolve(settings: &Map<String, Value>, env: Env<'_>, hostname: &dyn Fn() 
     let flush_timeout = reader.seconds(&FLUSH_TIMEOUT, 5.0, 0.0);
     let spill_dir = reader.path(&SPILL_DIR);
     let status_env = reader.status_env();
-    let subject = reader.subject();
+    let subject = reader.subject(subject_id.as_deref().unwrap_or_default());
     let events =
         reader.list(&EVENTS, "names of events with * and ?, such as runner_*,!runner_item_*", Events::parse);
     let omit = reader.list(&OMIT, "names of fields such as event_data.res,stdout", Omit::parse);
@@ -467,7 +467,15 @@ impl Reader<'_> {
 
     fn connection(&mut self) -> Connection {
         let stream = self.stream();
-        let (servers, tls) = (self.servers(), self.tls());
+        let (mut servers, tls) = (self.servers(), self.tls());
+        if let Some((field, auth)) = self.context.auth.take() {
+            let source = format!("context {}: {field}", self.context.name);
+            self.in_force("authentication", auth.to_string(), &source);
+            // As in nats.go, credentials in a URL beat the context's; and they are meant for that server.
+            for server in servers.iter_mut().filter(|server| server.auth.is_none()) {
+                server.auth = Some(auth.clone());
+            }
+        }
         if tls.is_required() && servers.iter().any(|server| server.address.starts_with("ws://")) {
             self.refuse("servers", "wss:// instead of ws://, which has no TLS, as options of TLS are set");
         }
@@ -504,6 +512,8 @@ impl Reader<'_> {
             opt.env.iter().find_map(|name| Some(((*name).to_owned(), Value::String(self.var(name)?))));
         let from_settings = || match self.options.get(opt.key) {
             None | Some(Value::Null) => None,
+            // As an empty variable.
+            Some(Value::String(text)) if text.is_empty() => None,
             Some(value) => Some((format!("nats_options.{}", opt.key), value.clone())),
         };
         from_env.or_else(from_settings).or_else(|| {
@@ -514,15 +524,17 @@ impl Reader<'_> {
 
     /// Did the user say it here, and not only in a context?
     fn is_explicit(&self, opt: &Opt) -> bool {
-        self.options.get(opt.key).is_some_and(|value| !value.is_null())
+        self.options.get(opt.key).is_some_and(|value| !value.is_null() && value != "")
             || opt.env.iter().any(|name| self.var(name).is_some())
     }
 
     /// Reads the context, if one is named; what is said explicitly beats it.
     fn context(&mut self) {
-        let parse = |value: &Value| as_text(value).filter(|name| !name.is_empty() && name.len() <= 1024);
+        let parse = |value: &Value| as_text(value).filter(|name| name.len() <= 1024 && !looks_secret(name));
         let Some(name) = self.read(&CONTEXT, "the name of a context, or its path", "", parse) else { return };
-        let context = match Context::load(&name, self.env) {
+        self.shown(CONTEXT.key, name.clone());
+        let auth_is_explicit = AUTH.iter().any(|opt| self.is_explicit(opt));
+        let context = match Context::load(&name, self.env, !auth_is_explicit) {
             Ok(context) => context,
             Err(reason) => {
                 self.refused = true;
@@ -532,14 +544,12 @@ impl Reader<'_> {
         for field in &context.not_served {
             self.say(format!("context {name}: {} has no effect here", shorten(field)));
         }
+        self.secrets.extend(context.secrets.iter().cloned());
         self.context = context;
         // Certificate and key belong together.
         if self.is_explicit(&TLS_CERT) || self.is_explicit(&TLS_KEY) {
             self.context.options.retain(|(key, ..)| *key != TLS_CERT.key && *key != TLS_KEY.key);
         }
-        let auth = self.context.auth.take().filter(|_| !AUTH.iter().any(|opt| self.is_explicit(opt)));
-        self.secrets.extend(auth.iter().flat_map(|(_, auth)| credentials::secrets_of(auth)));
-        self.context.auth = auth;
     }
 
     /// What the user gave for an option, overridden or not.
@@ -642,9 +652,12 @@ impl Reader<'_> {
     fn path(&mut self, opt: &Opt) -> Option<PathBuf> {
         const MOST: usize = 4096;
         let parse = |value: &Value| {
-            as_text(value).filter(|path| path.len() < MOST && !path.is_empty() && !path.contains('\0'))
+            let fits = |path: &String| path.len() < MOST && !path.is_empty() && !path.contains('\0');
+            as_text(value).filter(|path| fits(path) && !looks_secret(path))
         };
-        self.read(opt, "a path", "none", parse).map(PathBuf::from)
+        let path = self.read(opt, "a path", "none", parse)?;
+        self.shown(opt.key, path.clone());
+        Some(PathBuf::from(path))
     }
 
     /// A list, or text with commas.
@@ -661,13 +674,18 @@ impl Reader<'_> {
         self.read(opt, expected, "", parse)
     }
 
-    fn subject(&mut self) -> Template {
+    fn subject(&mut self, subject_id: &str) -> Template {
         let value = self.raw(&SUBJECT).and_then(|(_, value)| as_text(&value));
         let reason = value.and_then(|text| Template::parse(&text).err());
         let expected = "a subject such as runs.{subject_id}.{runner_ident}.{kind}.{name}";
         let expected = reason.map_or(expected.to_owned(), |reason| format!("{expected} ({reason})"));
-        self.read(&SUBJECT, &expected, message::SUBJECT, |value| Template::parse(&as_text(value)?).ok())
-            .unwrap_or_default()
+        let template =
+            self.read(&SUBJECT, &expected, message::SUBJECT, |value| Template::parse(&as_text(value)?).ok());
+        let template = template.unwrap_or_default();
+        if template.subject(subject_id, "x", message::Kind::Event, "x").starts_with(['$', '_']) {
+            self.refuse(SUBJECT.key, "a subject that begins with neither $ nor _");
+        }
+        template
     }
 
     fn tls(&mut self) -> Tls {
@@ -693,7 +711,7 @@ impl Reader<'_> {
         Tls { ca, identity, handshake_first: self.boolean(&TLS_HANDSHAKE_FIRST, false), hostname }
     }
 
-    /// As the `nats` command line has it: a prefix, or the one of a domain (NATS ADR-28).
+    /// As the `nats` command line has it: the prefix of a domain (NATS ADR-28), or any other.
     fn jetstream_api(&mut self) -> String {
         let expected = "a subject prefix without wildcards or blanks";
         let parse = |value: &Value| {
@@ -702,18 +720,22 @@ impl Reader<'_> {
         };
         let prefix = self.read(&JETSTREAM_API_PREFIX, expected, "$JS.API", parse);
         let domain = self.read(&JETSTREAM_DOMAIN, expected, "none", parse);
-        prefix.or_else(|| domain.map(|domain| format!("$JS.{domain}.API"))).unwrap_or("$JS.API".to_owned())
+        domain.map(|domain| format!("$JS.{domain}.API")).or(prefix).unwrap_or("$JS.API".to_owned())
     }
 
     /// The trace that this process is part of goes on in our messages (W3C Trace Context).
     fn trace_context(&mut self, headers: &mut Vec<(String, String)>) {
+        if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("traceparent")) {
+            return;
+        }
         for (variable, header, is_valid) in [
             ("TRACEPARENT", "traceparent", is_traceparent as fn(&str) -> bool),
             ("TRACESTATE", "tracestate", |text| {
                 text.len() <= 512 && text.bytes().all(|b| (b' '..=b'~').contains(&b))
             }),
         ] {
-            let Some(value) = self.var(variable) else { continue };
+            // The state is nothing without the parent.
+            let Some(value) = self.var(variable) else { return };
             if headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header)) {
                 continue;
             }
@@ -845,11 +867,6 @@ impl Reader<'_> {
         let user = self.read(&USER, "a user name", "", as_text);
         let password = self.read(&PASSWORD, "a password", "", as_text);
         let token = self.read(&TOKEN, "a token", "", as_text);
-        if let Some((field, auth)) = self.context.auth.take() {
-            let source = format!("context {}: {field}", self.context.name);
-            self.in_force("authentication", auth.to_string(), &source);
-            return Some(auth);
-        }
         if let Some(path) = &creds {
             self.shown(USER_CREDENTIALS.key, path.clone());
         }
@@ -950,13 +967,25 @@ impl Reader<'_> {
                 continue;
             }
             // The distance to a text of megabytes would take minutes.
+            let lower = key.to_lowercase();
             let near = OPTIONS
                 .iter()
                 .filter(|_| key.len() <= 64)
-                .map(|opt| (strsim::damerau_levenshtein(opt.key, key), opt.key))
-                .min()
+                .map(|opt| (strsim::damerau_levenshtein(opt.key, &lower), opt))
+                .min_by_key(|(distance, opt)| (*distance, opt.key))
                 .filter(|(distance, _)| *distance <= 3);
-            let hint = near.map_or(String::new(), |(_, known)| format!("; did you mean {known}?"));
+            if let Some((distance, opt)) = near
+                && opt.fail_closed
+                && distance <= 1 + key.len() / 8
+            {
+                // Whoever asked for this would not want to go on without it.
+                self.refuse(
+                    &format!("nats_options.{}", shorten(key)),
+                    &format!("it to be called {}", opt.key),
+                );
+                continue;
+            }
+            let hint = near.map_or(String::new(), |(_, opt)| format!("; did you mean {}?", opt.key));
             self.say(format!("nats_options.{}: no such option, ignored{hint}", shorten(key)));
         }
     }
@@ -999,11 +1028,12 @@ fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
 
 /// Key material where a path belongs: a damaged seed, or the content of a file. It must not be shown as a
 /// path that does not exist.
-fn looks_secret(text: &str) -> bool {
+pub fn looks_secret(text: &str) -> bool {
     const SEED_LENGTH: usize = 50;
-    let base32 = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '"' || c == '\'';
-    text.contains(['\n', '\r'])
-        || (text.len() >= SEED_LENGTH && text.chars().filter(|c| base32(*c)).count() >= SEED_LENGTH)
+    let base32 = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+    text.contains(['\n', '\r', '{'])
+        || text.contains("-----BEGIN")
+        || text.split(|c| !base32(c)).any(|run| run.len() >= SEED_LENGTH)
 }
 
 /// `version-traceid-parentid-flags` (W3C Trace Context, section 3.2).

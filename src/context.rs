@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{Auth, Secret},
+    config::{Auth, Secret, looks_secret},
     credentials,
 };
 
@@ -25,8 +25,10 @@ pub struct Context {
     pub name: String,
     /// Our options' keys, the context's fields, and their values.
     pub options: Vec<(&'static str, &'static str, Value)>,
-    /// How to authenticate, and the fields that say so.
+    /// How to authenticate, and the field that says so.
     pub auth: Option<(&'static str, Auth)>,
+    /// All that must not be seen, chosen or not.
+    pub secrets: Vec<Secret>,
     /// Fields that have a value and no meaning here.
     pub not_served: Vec<String>,
 }
@@ -46,11 +48,16 @@ const PATHS: &[(&str, &str)] = &[("tls_ca", "ca"), ("tls_cert", "cert"), ("tls_k
 /// They have nothing to do with publishing.
 const OF_NO_CONCERN: &[&str] = &["name", "description", "color_scheme", "jetstream_event_prefix"];
 
-const AUTH: &[&str] = &["user", "password", "token", "creds", "nkey"];
+const AUTH: &[&str] = &["user", "password", "token", "creds", "nkey", "user_jwt", "user_seed"];
+
+/// They say who we are or whom we trust, in ways that we have not: to go on without them would not be meant.
+const REFUSED: &[&str] =
+    &["nsc", "windows_cert_store", "windows_cert_match_by", "windows_cert_match", "windows_ca_certs_match"];
 
 impl Context {
-    /// Reads the context of this name, or in this file. An error says what cannot be used, without secrets.
-    pub fn load(name: &str, env: Env<'_>) -> Result<Self, String> {
+    /// Reads the context of this name, or in this file; its way to authenticate if `with_auth`. An error says what
+    /// cannot be used, without secrets.
+    pub fn load(name: &str, env: Env<'_>, with_auth: bool) -> Result<Self, String> {
         let path = path_of(name, env)?;
         let text = credentials::read(&path).map_err(|error| {
             let known = known(&path);
@@ -60,11 +67,18 @@ impl Context {
         let fields: Map<String, Value> = serde_json::from_str(text.reveal())
             // Where, not what: the text has secrets in it.
             .map_err(|error| format!("{} is no JSON object (line {})", path.display(), error.line()))?;
-        Self::of(name, &fields, env)
+        // Go's JSON does not care for the case of names.
+        let fields = fields.into_iter().map(|(field, value)| (field.to_lowercase(), value)).collect();
+        Self::of(name, &fields, env, with_auth)
     }
 
-    fn of(name: &str, fields: &Map<String, Value>, env: Env<'_>) -> Result<Self, String> {
-        let mut context = Self { name: name.to_owned(), ..Self::default() };
+    fn of(name: &str, fields: &Map<String, Value>, env: Env<'_>, with_auth: bool) -> Result<Self, String> {
+        let mut context = Self { name: name.to_owned(), secrets: secrets(fields, env), ..Self::default() };
+        if let Some(field) =
+            REFUSED.iter().find(|field| fields.get(**field).is_some_and(|value| !is_empty(value)))
+        {
+            return Err(format!("{field} cannot be used here"));
+        }
         for (key, field) in PLAIN {
             if let Some(value) = fields.get(*field).filter(|value| !is_empty(value)) {
                 context.options.push((key, field, value.clone()));
@@ -75,7 +89,9 @@ impl Context {
                 context.options.push((key, field, Value::from(path_in(field, value, env)?)));
             }
         }
-        context.auth = auth(fields, env)?;
+        if with_auth {
+            context.auth = auth(fields, env)?;
+        }
         let served = |name: &str| {
             PLAIN.iter().chain(PATHS).any(|(_, field)| *field == name)
                 || AUTH.contains(&name)
@@ -111,15 +127,55 @@ fn auth(fields: &Map<String, Value>, env: Env<'_>) -> Result<Option<(&'static st
         return Ok(Some((
             "nkey",
             match Reference::of("nkey", nkey)? {
-                Reference::Env(variable) => Auth::Seed(variable_of("nkey", variable, env)?),
+                Reference::Env(variable) => Auth::Seed(seed_in(&variable_of("nkey", variable, env)?)?),
                 Reference::File(path) | Reference::Plain(path) => {
                     Auth::SeedFile(path_in("nkey", path, env)?.into())
                 }
             },
         )));
     }
+    match (text(fields, "user_jwt")?, text(fields, "user_seed")?) {
+        (None, None) => {}
+        (Some(jwt), Some(seed)) => {
+            let (jwt, seed) = (secret("user_jwt", jwt, env)?, secret("user_seed", seed, env)?);
+            let creds = format!(
+                "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+                 -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+                jwt.reveal(),
+                seed.reveal()
+            );
+            return Ok(Some(("user_jwt", Auth::Creds(Secret::new(creds)))));
+        }
+        _ => return Err("user_jwt and user_seed: expected both".to_owned()),
+    }
     let token = text(fields, "token")?.map(|token| secret("token", token, env)).transpose()?;
     Ok(token.map(|token| ("token", Auth::Token(token))))
+}
+
+/// What of a context must not be seen, as far as it can be read.
+fn secrets(fields: &Map<String, Value>, env: Env<'_>) -> Vec<Secret> {
+    let literal = ["password", "token", "user_jwt", "user_seed"].into_iter();
+    let literal = literal.filter_map(|field| secret(field, text(fields, field).ok()??, env).ok());
+    let files = ["creds", "nkey", "key"].into_iter().flat_map(|field| {
+        let value = text(fields, field).ok().flatten().unwrap_or_default();
+        match Reference::of(field, value) {
+            Ok(Reference::Env(variable)) => {
+                let text = variable_of(field, variable, env).ok().into_iter();
+                text.flat_map(|text| credentials::secrets_of(&Auth::Creds(text))).collect()
+            }
+            Ok(Reference::File(path) | Reference::Plain(path)) => path_in(field, path, env)
+                .map(|path| credentials::lines_of(Path::new(&path)))
+                .unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    });
+    literal.chain(files).collect()
+}
+
+/// A seed by itself, or in its frame of dashes.
+fn seed_in(text: &Secret) -> Result<Secret, String> {
+    let seed = text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
+    seed.map(Secret::new).ok_or_else(|| "nkey: no nkey seed (SU...) in it".to_owned())
 }
 
 /// Where a secret is.
@@ -170,6 +226,9 @@ fn variable_of(field: &str, variable: &str, env: Env<'_>) -> Result<Secret, Stri
 fn path_in(field: &str, path: &str, env: Env<'_>) -> Result<String, String> {
     let (start, rest) = path.split_at_checked("file://".len()).unwrap_or((path, ""));
     let path = if start.eq_ignore_ascii_case("file://") { rest } else { path };
+    if looks_secret(path) && !path.contains("${") {
+        return Err(format!("{field}: expected a path, not its content"));
+    }
     let lookup = |name: &str| env(name).map(Some).ok_or("not set");
     shellexpand::full_with_context(path, || env("HOME"), lookup)
         .map(std::borrow::Cow::into_owned)
@@ -230,7 +289,7 @@ mod tests {
             "PW" => Some("from-env".to_owned()),
             _ => None,
         };
-        Context::of("prod", fields.as_object().unwrap(), &env)
+        Context::of("prod", fields.as_object().unwrap(), &env, true)
     }
 
     fn auth(fields: &Value) -> Auth {
@@ -243,7 +302,7 @@ mod tests {
             "description": "ours", "url": "nats://a,nats://b", "ca": "~/ca.pem", "cert": "$DIR/c.pem",
             "key": "file://${DIR}/k.pem", "inbox_prefix": "_IN", "tls_first": true, "jetstream_domain": "hub",
             "jetstream_api_prefix": "", "jetstream_event_prefix": "x", "color_scheme": "dark",
-            "socks_proxy": "socks5://p", "nsc": "", "windows_ca_certs_match": [], "user_jwt": "x"});
+            "socks_proxy": "socks5://p", "nsc": "", "windows_ca_certs_match": [], "future": 7});
         let context = context(&fields).unwrap();
         let value =
             |key: &str| context.options.iter().find(|(k, ..)| *k == key).map(|(_, _, value)| value.clone());
@@ -254,7 +313,7 @@ mod tests {
         assert_eq!(value("tls_handshake_first"), Some(json!(true)));
         assert_eq!(value("jetstream_domain"), Some(json!("hub")));
         assert_eq!(value("jetstream_api_prefix"), None);
-        assert_eq!(context.not_served, ["socks_proxy", "user_jwt"]);
+        assert_eq!(context.not_served, ["socks_proxy", "future"]);
         assert!(context.auth.is_none());
     }
 
@@ -287,6 +346,10 @@ mod tests {
             ),
             (json!({"token": "env://UNSET"}), "token: the variable UNSET is not set"),
             (json!({"creds": "$UNSET/x"}), "creds: the variable UNSET is not set"),
+            (json!({"nsc": "a/b/c"}), "nsc cannot be used here"),
+            (json!({"user_jwt": "canary"}), "user_jwt and user_seed: expected both"),
+            (json!({"creds": "-----BEGIN canary"}), "creds: expected a path, not its content"),
+            (json!({"key": "-----BEGIN canary"}), "key: expected a path, not its content"),
         ] {
             assert_eq!(context(&fields).unwrap_err(), expected);
         }

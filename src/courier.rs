@@ -310,7 +310,7 @@ impl Courier {
             state.patience = 1;
             state.max_payload = size / 2;
             state.pool.lost(server);
-        } else if session.got_stuck() || (short && !session.was_of_use()) {
+        } else if matches!(end, End::Oversize(_)) || session.got_stuck() || (short && !session.was_of_use()) {
             state.pool.failed(server, Instant::now());
         } else {
             state.pool.lost(server);
@@ -324,7 +324,7 @@ impl Courier {
                 self.step(|| format!("{} is shutting down, leaving it", server.address));
             }
             End::Oversize(size) => {
-                let limit = state.max_payload;
+                let limit = state.max_payload.min(size);
                 self.notices.warn("payload", format!(
                     "{} does not take a message of {size} bytes, whatever its max_payload is (it may be a limit \
                      of the account's): messages are cut to {limit} bytes from now on",
@@ -372,7 +372,7 @@ impl Courier {
 }
 
 /// A server that refuses messages of half this size is of no use.
-const LEAST_PAYLOAD: usize = 1 << 11;
+const LEAST_PAYLOAD: usize = 1 << 9;
 
 /// One thread, which is ours; a name look-up may take a second one for as long as it lasts.
 fn runtime() -> std::io::Result<Runtime> {

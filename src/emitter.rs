@@ -359,15 +359,16 @@ impl Subjects {
     }
 
     fn of(&mut self, config: &Config, kind: Kind, name: &str) -> Arc<str> {
-        /// ansible-runner has about fifty; others could make up new ones for ever.
+        /// ansible-runner has about fifty short ones; others could make up new ones for ever.
         const MOST: usize = 200;
+        const LONGEST: usize = 256;
         match kind {
             _ if config.subject.has_name() => {
                 if let Some(known) = self.named.get(name).filter(|_| kind == Kind::Event) {
                     return Arc::clone(known);
                 }
                 let subject = config.subject.subject(&config.subject_id, &self.ident, kind, name);
-                if kind == Kind::Event && self.named.len() < MOST {
+                if kind == Kind::Event && self.named.len() < MOST && name.len() <= LONGEST {
                     self.named.insert(name.to_owned(), Arc::clone(&subject));
                 }
                 subject

@@ -218,7 +218,12 @@ impl Walk<'_> {
     /// What becomes of a member of an object.
     fn fate(&mut self, level: usize, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Fate {
         let place = self.place.take();
-        let Ok(key) = key.cast::<PyString>() else { return Fate::Keep };
+        // A number is written as its text.
+        let Some(key) =
+            (if key.is_exact_instance_of::<PyInt>() { key.str().ok() } else { key.cast().ok().cloned() })
+        else {
+            return Fate::Keep;
+        };
         let key = key.to_string_lossy();
         match self.omit.zip(place).and_then(|(omit, place)| omit.member(place, &key)) {
             Some(Member::Gone) => return Fate::Omit,

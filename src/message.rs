@@ -57,7 +57,10 @@ impl Message {
     /// What the message costs while it is held: its bytes and some for the bookkeeping.
     pub fn size(&self) -> usize {
         const BOOKKEEPING: usize = 256;
-        self.payload.len() + self.id.len() + BOOKKEEPING
+        // Those of a run are shared; those of CloudEvents are the message's own.
+        let own = self.headers.iter().any(|(name, _)| name == "ce-specversion");
+        let headers = self.headers.iter().filter(|_| own).map(|(name, value)| name.len() + value.len() + 64);
+        self.payload.len() + self.id.len() + self.subject.len() + headers.sum::<usize>() + BOOKKEEPING
     }
 
     /// Headers and payload on the wire: what counts towards a server's `max_payload` (NATS ADR-4).
@@ -224,6 +227,10 @@ impl Template {
         if !is_literal_subject(&example) || example.contains(['{', '}']) {
             return Err("an empty token, a blank or a wildcard is in it");
         }
+        // What comes from the job must not choose the first token: there are subjects that do things.
+        if matches!(template.0.first(), Some(Part::Ident | Part::Name)) {
+            return Err("it begins with {runner_ident} or {name}; begin with something of your own");
+        }
         if example.starts_with(['$', '_']) {
             return Err("subjects that begin with $ or _ are the server's and its clients' own");
         }
@@ -386,7 +393,7 @@ mod tests {
         assert_eq!(subject("{subject_id}.{kind}.{name}", "runner_on_ok"), "site.a.event.runner_on_ok");
         assert_eq!(subject("x-{runner_ident}-y.{name}", ""), "x-run_1-y._");
         assert_eq!(subject("just.one", "n"), "just.one");
-        assert_eq!(subject("{name}", "a*b>"), "a_b_");
+        assert_eq!(subject("x.{name}", "a*b>"), "x.a_b_");
         for bad in [
             "",
             ".",
@@ -401,13 +408,15 @@ mod tests {
             "{}",
             "{{name}}",
             "$SYS.{name}",
+            "{name}.x",
+            "{runner_ident}.x",
             "_INBOX.{name}",
             "{kind",
             &"x".repeat(513),
         ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
-        let long = Template::parse("{name}.{name}.{name}.{name}.{name}").unwrap();
+        let long = Template::parse("x.{name}.{name}.{name}.{name}.{name}").unwrap();
         for length in 1..2000 {
             let subject = long.subject("", "", Kind::Event, &"ü".repeat(length));
             assert!(subject.len() < 3500 && is_literal_subject(&subject), "{length}");

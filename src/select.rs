@@ -15,6 +15,9 @@ impl Events {
     /// Reads `runner_*,!runner_item_*`; `None` if a pattern is empty or cannot be part of a name.
     pub fn parse(patterns: &[String]) -> Option<Self> {
         let mut events = Self::default();
+        if patterns.is_empty() {
+            return None;
+        }
         for pattern in patterns {
             let pattern = pattern.trim();
             let (list, pattern) = match pattern.strip_prefix('!') {
@@ -63,14 +66,15 @@ pub enum Member {
 }
 
 impl Omit {
-    /// Reads dotted paths such as `event_data.res`; `None` if a part of one is empty.
+    /// Reads dotted paths such as `event_data.res`; `None` if a part of one is empty or looks like a pattern.
     pub fn parse(paths: &[String]) -> Option<Self> {
         let mut omit = Self { nodes: vec![Node::default()] };
         for path in paths {
             let mut at = 0;
             let mut parts = path.trim().split('.').map(str::trim).peekable();
             while let Some(part) = parts.next() {
-                if part.is_empty() {
+                // Not patterns, nor the paths of other tools.
+                if part.is_empty() || part.contains(['*', '?', '[', ']', '/', '!', '$']) {
                     return None;
                 }
                 let is_last = parts.peek().is_none();
@@ -142,7 +146,7 @@ mod tests {
         let omit = Omit::parse(&texts("a.b.c,a.b,a")).unwrap();
         assert_eq!(omit.member(0, "a"), Some(Member::Gone));
         assert_eq!(Omit::default().root(), None);
-        for bad in ["", "a..b", ".a", "a."] {
+        for bad in ["", "a..b", ".a", "a.", "a.*.b", "a[0]", "a/b", "$.a"] {
             assert!(Omit::parse(&texts(bad)).is_none(), "{bad}");
         }
     }

@@ -80,7 +80,7 @@ pub enum End {
     /// The server announced that it will go; we went first.
     LameDuck,
     /// A message within the server's `max_payload` was too large all the same: accounts have limits of their own,
-    /// which nobody tells. The payload of the largest one in flight, in bytes.
+    /// which nobody tells. What the largest one in flight takes, in bytes, headers included.
     Oversize(usize),
 }
 
@@ -139,7 +139,7 @@ enum Incoming {
 
 /// A message from our inbox, understood.
 enum Answer {
-    Ack { seq: u64, ack: Ack },
+    Ack { seq: u64, ack: Ack, of_this_attempt: bool },
     Marker { seq: u64 },
     Other,
 }
@@ -314,7 +314,10 @@ impl Session {
             tokio::select! {
                 incoming = self.next() => self.on_incoming(incoming, outbox, notices).await?,
                 () = sleep_until(stalls_at), if self.flights.len() > 0 => {
-                    let reason = format!("no confirmation for {} s", self.stall.as_secs());
+                    let mut reason = format!("no confirmation for {} s", self.stall.as_secs());
+                    if !self.confirmed_any && self.flights.wait_for_stream() {
+                        reason += " (is the stream made with no_ack?)";
+                    }
                     return Err(Broken(End::Lost(reason)));
                 }
                 () = sleep_until(idle_until), if idle => return Ok(()),
@@ -386,7 +389,8 @@ impl Session {
                     proof
                 }
             };
-            let Some((outbound, subject)) = self.outbound(seq, message, proof, outbox, notices) else {
+            let Some((outbound, subject, wire_size)) = self.outbound(seq, message, proof, outbox, notices)
+            else {
                 continue;
             };
             let bytes = outbound.payload.len();
@@ -398,7 +402,7 @@ impl Session {
             }
             self.batch_sent_below = seq + 1;
             self.sent_below = self.sent_below.max(seq + 1);
-            self.flights.add(seq, Flight { subject, bytes, proof, sent: now });
+            self.flights.add(seq, Flight { subject, bytes, wire_size, proof, sent: now });
         }
         if let Some(seq) = marker {
             let reply = format!("{}.m.{}.{seq}", self.inbox, self.attempt);
@@ -441,7 +445,7 @@ impl Session {
         proof: Proof,
         outbox: &Outbox,
         notices: &Notices,
-    ) -> Option<(OutboundMessage, Arc<str>)> {
+    ) -> Option<(OutboundMessage, Arc<str>, usize)> {
         // The stream's header comes on top.
         let expected = self.stream.as_deref().filter(|_| proof == Proof::Stored);
         let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM, stream));
@@ -456,6 +460,7 @@ impl Session {
                 return None;
             }
         };
+        let wire_size = message.wire_size() + extra;
         let mut headers = HeaderMap::new();
         if let Ok(id) = HeaderValue::from_str(&message.id) {
             headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
@@ -470,7 +475,11 @@ impl Session {
             (proof == Proof::Stored).then(|| format!("{}.a.{}.{seq}", self.inbox, self.attempt).into());
         let subject = async_nats::Subject::from(&*message.subject);
         let payload = message.payload;
-        Some((OutboundMessage { subject, reply, payload, headers: Some(headers) }, message.subject))
+        Some((
+            OutboundMessage { subject, reply, payload, headers: Some(headers) },
+            message.subject,
+            wire_size,
+        ))
     }
 
     /// Hands a message to async-nats. Its queue has room for the whole window: this hardly ever waits.
@@ -583,7 +592,10 @@ impl Session {
                 Ok(())
             }
             Incoming::Message(message) => match self.understand(&message) {
-                Answer::Ack { seq, ack } => {
+                Answer::Ack { seq, ack, of_this_attempt } => {
+                    if of_this_attempt && ack == Ack::Stored {
+                        self.answered = Some(self.attempt);
+                    }
                     self.on_ack(seq, ack, confirmed, outbox, notices);
                     Ok(())
                 }
@@ -675,8 +687,9 @@ impl Session {
                 let ack = Ack::read(message);
                 // Stored is stored, whichever copy it was (a number is never used twice); an error of a copy
                 // that was sent again since says nothing.
-                if attempt == self.attempt || ack == Ack::Stored {
-                    Answer::Ack { seq, ack }
+                let of_this_attempt = attempt == self.attempt;
+                if of_this_attempt || ack == Ack::Stored {
+                    Answer::Ack { seq, ack, of_this_attempt }
                 } else {
                     Answer::Other
                 }
@@ -703,10 +716,7 @@ impl Session {
         }
         match (ack, self.flights.remove(seq)) {
             // Of an earlier attempt too: the outbox knows whether it was still waiting for this.
-            (Ack::Stored, flight) => {
-                if flight.is_some() {
-                    self.answered = Some(self.attempt);
-                }
+            (Ack::Stored, _) => {
                 if seq < self.sent_below {
                     confirmed.push((seq, Proof::Stored));
                     if self.troubled_since.take().is_some() {
@@ -892,6 +902,8 @@ struct Flights {
 struct Flight {
     subject: Arc<str>,
     bytes: usize,
+    /// Headers included: what limits are about.
+    wire_size: usize,
     proof: Proof,
     sent: Instant,
 }
@@ -915,7 +927,7 @@ impl Flights {
     }
 
     fn largest(&self) -> Option<usize> {
-        self.slots.iter().flatten().map(|flight| flight.bytes).max()
+        self.slots.iter().flatten().map(|flight| flight.wire_size).max()
     }
 
     fn slot(&self, seq: u64) -> Option<usize> {
@@ -956,6 +968,10 @@ impl Flights {
             self.remove(*seq);
         }
         seqs
+    }
+
+    fn wait_for_stream(&self) -> bool {
+        self.slots.iter().flatten().any(|flight| flight.proof == Proof::Stored)
     }
 
     /// Does a stream owe us an answer for too long to send more?
@@ -1057,7 +1073,7 @@ mod tests {
     use super::*;
 
     fn flight(subject: &str, proof: Proof) -> Flight {
-        Flight { subject: subject.into(), bytes: 10, proof, sent: Instant::now() }
+        Flight { subject: subject.into(), bytes: 10, wire_size: 10, proof, sent: Instant::now() }
     }
 
     #[test]

@@ -193,8 +193,16 @@ class Bus:
         return self.run(read()) if count else []
 
     def close(self) -> None:
+        async def end() -> None:
+            await self.client.close()
+            # One that still waits for a server would be garbage with a warning.
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
         with contextlib.suppress(Exception):
-            self.run(self.client.close())
+            self.run(end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(PATIENCE)
         self.loop.close()

@@ -71,6 +71,22 @@ def test_the_accounts_limit_of_payload(
     bus.close()
 
 
+def test_a_small_limit_is_no_reason_for_a_storm(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """Down to what a few headers take; what cannot be cut that much is kept on disk, and the rest goes on."""
+    account = Account(start_server, tmp_path, payload=700)
+    bus = account.bus().subscribe()
+    run = config(account.server.url, tmp_path / "artifacts", user_credentials=account.creds("me"))
+    for counter, size in enumerate((10, 1_900, 20)):
+        event_handler(run, {**event(counter), "stdout": "x" * size})
+    event_handler(run, {"counter": 3, "uuid": "u", "numbers": dict.fromkeys(map(str, range(300)), 1)})
+    status_handler(run, {"status": "successful"})
+    messages = bus.wait_for_end()
+    assert set(first_times(messages)) == {0, 1, 2, 3}
+    assert len(messages) < 30
+    assert all(len(message.data) <= 700 for message in messages)
+    bus.close()
+
+
 def test_the_accounts_limit_of_connections(
     start_server: Callable[..., Server], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

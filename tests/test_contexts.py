@@ -9,7 +9,7 @@ import pytest
 from ansible_runner_nats import _native, event_handler, status_handler
 from certificates import Authority
 from jwt_auth import Authority as Operator
-from support import Bus, Job, Server, cli, statuses_of
+from support import Bus, Job, Server, body, cli, statuses_of
 from test_faults import config, counters, event
 from test_tls import mutual, tls, trusting
 
@@ -133,11 +133,9 @@ def test_what_is_said_explicitly_wins(
 
 
 def test_fields_that_cannot_be_served_are_named(home: Path) -> None:
-    write(home, "odd", url="nats://h", socks_proxy=f"socks5://u:{CANARY}@p", user_jwt=CANARY, future=7)
+    write(home, "odd", url="nats://h", socks_proxy=f"socks5://u:{CANARY}@p", future=7)
     lines = told(context="odd")
-    assert lines == [
-        f"context odd: {field} has no effect here" for field in ("socks_proxy", "user_jwt", "future")
-    ]
+    assert lines == [f"context odd: {field} has no effect here" for field in ("socks_proxy", "future")]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +153,13 @@ def test_fields_that_cannot_be_served_are_named(home: Path) -> None:
         (f'{{"url": "http://{CANARY}"}}', "context odd: url=.*: expected server URLs"),
         ('{"tls_first": "perhaps"}', "context odd: tls_first=.*: expected true"),
         ('{"cert": "/c.pem"}', "tls_cert: expected its key too"),
+        ('{"nsc": "a/b/c"}', "context odd: nsc cannot be used here"),
+        ('{"windows_cert_store": "user"}', "context odd: windows_cert_store cannot be used here"),
+        (f'{{"user_jwt": "{CANARY}"}}', "user_jwt and user_seed: expected both"),
+        (f'{{"creds": "-----BEGIN {CANARY}"}}', "creds: expected a path, not its content"),
+        (f'{{"nkey": "SU{"A" * 56}{CANARY}"}}', "nkey: expected a path, not its content"),
+        (f'{{"key": "-----BEGIN {CANARY}", "cert": "/c"}}', "key: expected a path, not its content"),
+        ('{"jetstream_domain": "a b"}', "context odd: jetstream_domain="),
     ],
 )
 def test_a_context_that_cannot_be_used(home: Path, text: str | None, expected: str) -> None:
@@ -168,6 +173,46 @@ def test_a_context_that_cannot_be_used(home: Path, text: str | None, expected: s
     assert all(part in lines[0] for part in rest.split(".*"))
     assert lines[0].endswith("; nothing is published")
     assert CANARY not in lines[0]
+
+
+def test_a_jwt_and_a_seed(
+    home: Path, start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    operator = Operator()
+    tester = tmp_path / "tester.creds"
+    tester.write_text(operator.creds("tester"))
+    server = start_server(config=operator.server_config(), credentials={"user_credentials": str(tester)})
+    bus = connect(server).subscribe()
+    jwt, seed = (line for line in operator.creds("me").splitlines() if line[:2] in {"ey", "SU"})
+    # Go's JSON does not care for the case of names.
+    path = write(home, "prod", user_jwt=jwt)
+    fields = {name: value for name, value in json.loads(path.read_text()).items() if value}
+    path.write_text(json.dumps({**fields, "URL": server.url, "User_Seed": seed}))
+    run = config("", tmp_path, context="prod")
+    event_handler(run, event(0))
+    status_handler(run, {"status": "starting", "command": [jwt, seed]})
+    status_handler(run, {"status": "successful"})
+    messages = bus.wait_for_end()
+    assert counters(messages) == [0]
+    assert not any(secret.encode() in message.data for message in messages for secret in (jwt, seed))
+
+
+def test_credentials_go_where_they_belong(
+    home: Path, start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    """A URL with credentials does not get the context's."""
+    server = start_server(config=USERS, credentials=TESTER)
+    bus = connect(server).subscribe()
+    write(home, "prod", url="nats://h", user="somebody", password="other-canary", token="third-canary")
+    url = server.url.replace("nats://", f"nats://me:{CANARY}@")
+    run = config(url, tmp_path, context="prod")
+    event_handler(run, event(0))
+    status_handler(run, {"status": "starting", "command": ["other-canary", "third-canary", CANARY]})
+    status_handler(run, {"status": "successful"})
+    messages = bus.wait_for_end()
+    assert counters(messages) == [0]
+    # Those that were not used are nobody's business either.
+    assert body(messages[1])["command"] == ["***"] * 3
 
 
 def test_secrets_of_a_context_are_masked(

@@ -148,7 +148,7 @@ def stream_through(job: Job, tmp_path: Path, worker_env: dict[str, str], process
     )  # fmt: skip
     assert worked.stderr == b""
     subprocess.run(
-        [runner, "process", target, "--ident", "x"],
+        [runner, "process", target],
         input=worked.stdout, capture_output=True, check=True, env=clean_env(process_env), timeout=PATIENCE,
     )  # fmt: skip
     processed = Job.__new__(Job)

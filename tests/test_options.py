@@ -94,19 +94,49 @@ GUARDED: list[tuple[str, str, list[Any], str]] = [
     (
         "subject",
         "RUNNER_NATS_SUBJECT",
-        ["a b", "a.*", "{ident}", "$SYS.x", "{", ["a"], "x" * 600],
+        ["a b", "a.*", "{ident}", "$SYS.x", "{", ["a"], "x" * 600, "{name}.x", "{runner_ident}.{kind}"],
         "expected a subject such as",
     ),
     (
         "events",
         "RUNNER_NATS_EVENTS",
-        ["a,,b", "a b", "!", {"a": 1}, "x," * 20_000],
+        ["a,,b", "a b", "!", [], {"a": 1}, "x," * 20_000],
         "expected names of events",
     ),
-    ("omit", "RUNNER_NATS_OMIT", ["a..b", ".", {"a": 1}, "x," * 20_000], "expected names of fields"),
+    ("omit", "RUNNER_NATS_OMIT", ["a..b", ".", "a.*.b", "a[0]", {"a": 1}, "x," * 20_000], "names of fields"),
     ("signature_cb", "", [CANARY], "instead of a callback"),
     ("user_jwt_cb", "", [CANARY], "instead of a callback"),
 ]
+
+
+#: What somebody meant, and did not write.
+MISSPELT = {
+    "tls_caa": "tls_ca", "TLS_CA": "tls_ca", "tokn": "token", "omitt": "omit", "event": "events",
+    "user_credential": "user_credentials", "server": "servers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", MISSPELT)
+def test_a_misspelt_name_that_concerns_security(key: str) -> None:
+    lines = told({"nats_subject_id": "id", "nats_options": {key: CANARY}})
+    assert lines == [f"nats_options.{key}: expected it to be called {MISSPELT[key]}{CLOSED}"]
+
+
+@pytest.mark.parametrize("option", ["tls_key", "context"])
+def test_content_where_a_path_belongs(option: str) -> None:
+    for content in (f"-----BEGIN PRIVATE KEY----- {CANARY}", f'{{"password": "{CANARY}"}}', f"a\n{CANARY}"):
+        options = {"tls_cert": "/c", "tls_key": "/k", option: content}
+        lines = told({"nats_subject_id": "id", "nats_options": options})
+        assert any(line.endswith(CLOSED) for line in lines), lines
+        assert not any(CANARY in line for line in lines), lines
+
+
+def test_what_is_empty_is_not_set(server: Server, bus: Bus) -> None:
+    options = {"servers": server.url, "token": "", "user": "", "password": "", "tls_ca": "", "subject": ""}
+    settings = {"nats_subject_id": "id", "nats_options": options}
+    assert told(settings) == []
+    status_handler(type("Config", (), {"settings": settings})(), {"status": "successful"})
+    assert len(bus.wait_for_end()) == 1
 
 
 def told(settings: dict[str, Any]) -> list[str]:

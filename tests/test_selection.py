@@ -106,16 +106,16 @@ def test_omit(server: Server, bus: Bus, tmp_path: Path) -> None:
 
 
 def test_omit_looks_through_lists(server: Server, bus: Bus) -> None:
-    options = {"servers": server.url, "omit": ["a.b", "list.x", "list.y.z"]}
+    options = {"servers": server.url, "omit": ["a.b", "list.x", "list.y.z", "n.7"]}
     settings = {"nats_subject_id": "id", "nats_options": options}
     config = SimpleNamespace(settings=settings, ident="r", artifact_dir=None)
     event_handler(config, {
-        "a": {"b": 1, "c": {"b": 2}}, "b": 3, "a.b": 4,
+        "a": {"b": 1, "c": {"b": 2}}, "b": 3, "a.b": 4, "n": {7: 1, 8: 2},
         "list": [{"x": 1, "y": [{"z": 1, "k": 2}]}, [{"x": 5}], "x"],
     })  # fmt: skip
     status_handler(config, {"status": "successful"})
     assert events_of(bus.wait_for_end()) == [
-        {"a": {"c": {"b": 2}}, "b": 3, "a.b": 4, "list": [{"y": [{"k": 2}]}, [{}], "x"]}
+        {"a": {"c": {"b": 2}}, "b": 3, "a.b": 4, "n": {"8": 2}, "list": [{"y": [{"k": 2}]}, [{}], "x"]}
     ]
 
 
