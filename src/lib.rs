@@ -19,6 +19,7 @@ pub mod error;
 pub mod fault;
 pub mod json;
 pub mod link;
+pub mod listen;
 pub mod message;
 pub mod outbox;
 pub mod pool;

@@ -288,7 +288,8 @@ impl Probe<'_> {
                 Ok(names) => names,
                 Err(reason) => {
                     self.note("JetStream", format!("cannot be asked ({api}): {reason}"));
-                    return None;
+                    // A server without may still reach some elsewhere, but not if nobody answers.
+                    return (!talk.link.client.server_info().jetstream).then_some(false);
                 }
             };
             if let Some(error) = names.error {

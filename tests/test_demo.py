@@ -38,7 +38,15 @@ def test_every_message_arrives() -> None:
     output, errors = demo.communicate(timeout=PATIENCE * 2)
     assert (demo.returncode, errors) == (0, "")
     assert output.endswith("every message arrived\n")
-    for word in ("STATUS       starting", "changed ", "failed ", "skipped ", "3 rescued", "こんにちは"):
+    for word in (
+        "rollout-42 starting",
+        "changed ",
+        "failed ",
+        "skipped ",
+        "RECAP",
+        "こんにちは",
+        "successful",
+    ):
         assert word in output
     assert "\x1b" not in output
     assert_gone(port_of(output))

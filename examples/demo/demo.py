@@ -1,8 +1,8 @@
-"""The demo of `make demo`: a real playbook, a real nats-server, and what a subscriber sees of it.
+"""The demo of `make demo`: a real playbook, a real nats-server, and `ansible-runner-nats watch`.
 
 Starts a server on a free port, runs the playbook next to this file through ansible-runner with the plugin
-enabled, prints the messages as they arrive, and compares them with what ansible-runner itself counted. Exit
-status: 0 if every message arrived, 1 if not.
+enabled, lets `watch` print the messages as they arrive, and compares what came with what ansible-runner counted
+itself. Exit status: 0 if every message arrived, 1 if not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nats
 
@@ -35,45 +35,12 @@ STARTUP_SECONDS = 15
 GRACE_SECONDS = 1
 END_STATES = ("successful", "failed", "canceled", "timeout", "error")
 
-#: Event → what a person calls it, and the colour of that.
-WORDS = {
-    "playbook_on_play_start": ("PLAY", "1"),
-    "playbook_on_task_start": ("TASK", "1"),
-    "runner_on_ok": ("ok", "32"),
-    "runner_item_on_ok": ("item", "32"),
-    "runner_on_failed": ("failed", "31"),
-    "runner_on_skipped": ("skipped", "36"),
-    "runner_on_unreachable": ("unreachable", "31"),
-    "playbook_on_stats": ("STATS", "1"),
-}
-CHANGED = ("changed", "33")
-
 
 def paint(text: str, color: str) -> str:
     """Colour for terminals only (see https://no-color.org)."""
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         return f"\x1b[{color}m{text}\x1b[0m"
     return text
-
-
-def describe(message: Msg) -> str | None:
-    """One line about a message, or nothing for those that a person does not miss."""
-    data = json.loads(message.data)
-    if message.subject.endswith(".status"):
-        return paint(f"{'STATUS':12} {data['status']}", "35")
-    word, color = WORDS.get(data["event"], ("", ""))
-    if not word:
-        return None
-    about: dict[str, Any] = data.get("event_data", {})
-    result = about.get("res") or {}
-    if word == "ok" and result.get("changed"):
-        word, color = CHANGED
-    details = [about.get("host"), about.get("task") or about.get("play")]
-    if word == "item":
-        details.append(str(result.get("msg") or result.get("item") or ""))
-    if word == "STATS":
-        details = [f"{len(about.get('processed', {}))} hosts, {len(about.get('rescued', {}))} rescued"]
-    return paint(f"{word:12}", color) + " " + " · ".join(detail for detail in details if detail)
 
 
 def free_port() -> int:
@@ -113,7 +80,7 @@ async def connect(url: str) -> Client:
 
 
 async def watch(client: Client, job: asyncio.subprocess.Process) -> Counter[str]:
-    """Prints what arrives until the run's last status, or until the job has ended without one."""
+    """Counts what arrives until the run's last status, or until the job has ended without one."""
     inbox: asyncio.Queue[Msg] = asyncio.Queue()
     await client.subscribe(f"pub.ansible.runner.{SUBJECT_ID}.>", cb=inbox.put)
     await client.flush()
@@ -128,9 +95,6 @@ async def watch(client: Client, job: asyncio.subprocess.Process) -> Counter[str]
             return received
         message = arriving.result()
         received[message.subject.rsplit(".", 1)[1]] += 1
-        line = describe(message)
-        if line:
-            print(line, flush=True)
         data = json.loads(message.data)
         if message.subject.endswith(".status") and data["status"] in END_STATES:
             await ended
@@ -146,11 +110,18 @@ async def demo(folder: Path) -> int:
     server = await asyncio.create_subprocess_exec(
         BIN / "nats-server", "-a", "127.0.0.1", "-p", str(port), "-l", folder / "nats.log"
     )
-    job = None
+    job = watcher = None
     try:
         client = await connect(url)
+        subject = f"pub.ansible.runner.{SUBJECT_ID}.>"
         print(f"nats-server listens at {url}")
-        print(f"subscribed to pub.ansible.runner.{SUBJECT_ID}.>\n", flush=True)
+        print(f"$ ansible-runner-nats watch --plain --runs 1 -s {url} '{subject}'\n", flush=True)
+        watcher = await asyncio.create_subprocess_exec(
+            BIN / "ansible-runner-nats", "watch", "--plain", "--runs", "1", "-s", url, subject,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert watcher.stderr is not None
+        await watcher.stderr.readline()  # it is connected
         # The subscription comes first: the job waits for one line on its standard input.
         job = await asyncio.create_subprocess_exec(
             "sh", "-c", 'read -r _; exec "$@"', "sh",
@@ -171,9 +142,11 @@ async def demo(folder: Path) -> int:
         job.stdin.close()
         received = await watching
         await client.close()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(watcher.wait(), GRACE_SECONDS)
         return summary(job_folder, received, job.returncode)
     finally:
-        for process in filter(None, (job, server)):
+        for process in filter(None, (job, watcher, server)):
             if process.returncode is None:
                 process.terminate()
                 await process.wait()

@@ -1,10 +1,13 @@
 //! The console script `ansible-runner-nats`.
 
 mod check;
+mod jobs;
 mod options;
 mod recorded;
 mod replay;
+mod screen;
 mod terminal;
+mod watch;
 
 use std::ffi::OsString;
 
@@ -47,6 +50,7 @@ const EXITS: &str = "Exit status: 0 all is well, 1 a problem, 2 wrong usage, 130
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Arguments),
+    Watch(watch::Arguments),
     Replay(replay::Arguments),
     /// Print a completion script for a shell.
     ///
@@ -69,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let exit = match arguments.command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();

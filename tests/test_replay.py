@@ -1,0 +1,289 @@
+"""`ansible-runner-nats replay`: what is on disk arrives as it would have live, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_runner_nats import event_handler, status_handler
+from support import PATIENCE, Bus, Job, Server, bin_dir, body, clean_env, cli, free_port, is_end, statuses_of
+from test_check import run
+from test_faults import config, counters, event
+from test_network import first_times
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from nats.aio.msg import Msg
+
+ON = {"RUNNER_NATS_SUBJECT_ID": "id"}
+
+
+@pytest.fixture
+def stored(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> tuple[Server, Bus]:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream()
+    return server, bus
+
+
+def replay(*args: str | Path, server: Server, env: dict[str, str] | None = None) -> Any:
+    return run("replay", *args, "-s", server.url, env={**ON, **(env or {})})
+
+
+def spilled(folder: Path, count: int) -> Path:
+    """A spill file of a run without a server."""
+    run = config(f"nats://127.0.0.1:{free_port()}", folder, flush_timeout=0)
+    for counter in range(count):
+        event_handler(run, event(counter))
+    status_handler(run, {"status": "successful"})
+    return folder / "nats-undelivered.jsonl"
+
+
+def ids(messages: list[Msg]) -> list[str]:
+    return [message.headers["Nats-Msg-Id"] for message in messages if message.headers]
+
+
+def test_a_real_job_without_a_server(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """The stream holds what a live run would have given: the lines of the spill file, in order."""
+    server, bus = stored
+    settings = {"nats_options": {"servers": f"nats://127.0.0.1:{free_port()}", "flush_timeout": 0.1}}
+    job = Job(tmp_path / "job", settings)
+    assert cli("run", job.folder, "-p", "play.yml", env=ON).returncode == 0
+    lines = job.spilled()
+    assert len(lines) == len(job.events()) + 3
+    done = replay(job.folder, server=server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(
+        rf"nats-undelivered.jsonl: {len(lines)} messages confirmed; removed$", done.stdout.strip()
+    )
+    messages = bus.stream_messages()
+    assert [(m.subject, m.data.decode(), m.headers) for m in messages] == [
+        (line["subject"], line["payload"], dict(line["headers"])) for line in lines
+    ]
+    assert [body(m) for m in messages if m.subject.endswith(".event")] == job.events()
+    assert statuses_of(messages) == ["starting", "running", "successful"]
+    assert job.spilled() == []
+    # Nothing is left to do: of a run that ended, all else was confirmed. The artifacts are another matter.
+    again = replay(next((job.folder / "artifacts").iterdir()), server=server)
+    assert again.returncode == 0
+    assert first_times(bus.stream_messages()) == [event["counter"] for event in job.events()]
+    assert bus.stream_count() <= len(lines) + 3
+
+
+SLOW = """
+- hosts: one
+  gather_facts: false
+  tasks:
+    - ansible.builtin.command: sleep 0.1
+      loop: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    - ansible.builtin.command: sleep 60
+"""
+
+
+def test_ansible_runner_is_killed(
+    stored: tuple[Server, Bus], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    """Half of it is in the stream; its artifacts have all."""
+    server, bus = stored
+    live = connect(server).subscribe()
+    job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}}, playbook=SLOW)
+    runner = subprocess.Popen(
+        [bin_dir() / "ansible-runner", "run", job.folder, "-p", "play.yml"],
+        env=clean_env(ON), stdout=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    live.wait_for(lambda messages: len(messages) > 6)
+    # The rest is lost on the way.
+    server.kill()
+    time.sleep(1)
+    os.killpg(runner.pid, signal.SIGKILL)
+    runner.wait()
+    events = job.events()
+    server.start()
+    half = len(counters(bus.stream_messages()))
+    assert 0 < half < len(events)
+    done = replay(job.folder, server=server)
+    assert done.returncode == 0, done.stderr
+    messages = connect(server).stream_messages()
+    assert counters(messages) == [event["counter"] for event in events]
+    assert [body(m) for m in messages if m.subject.endswith(".event")] == events
+    assert set(statuses_of(messages)) == {"starting", "running"}
+    # Once more: nothing new but what has no id of its own.
+    before = len(messages)
+    assert replay(job.folder, server=server).returncode == 0
+    assert connect(server).stream_count() == before
+
+
+def test_secrets_stay_where_they_are(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    (job.folder / "env/envvars").write_text(json.dumps({"DB_PASSWORD": "canary-1", "PLAIN": "own-canary-2"}))
+    assert cli("run", job.folder, "-p", "play.yml").returncode == 0
+    env = {"RUNNER_NATS_OMIT": "event_data.res,stdout", "RUNNER_NATS_EVENTS": "!verbose"}
+    done = replay(job.folder, "-o", "user=u", "-o", "password=own-canary-2", server=server, env=env)
+    assert done.returncode == 0, done.stderr
+    messages = bus.stream_messages()
+    assert statuses_of(messages) == ["starting", "running", "successful"]
+    assert not any(b"canary" in message.data for message in messages)
+    expected = []
+    for data in job.events():
+        data.pop("stdout")
+        if "event_data" in data:
+            data["event_data"].pop("res", None)
+        if data["event"] != "verbose":
+            expected.append(data)
+    assert [body(m) for m in messages if m.subject.endswith(".event")] == expected
+
+
+def test_dry_run(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    path = spilled(tmp_path, 30)
+    before = path.read_bytes()
+    done = replay("--dry-run", path, server=server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"30 messages +\d+ bytes  pub.ansible.runner.id.r.event", done.stdout)
+    assert server.url in done.stdout
+    assert (path.read_bytes(), bus.stream_count()) == (before, 0)
+
+
+def test_interrupted_and_run_again(
+    stored: tuple[Server, Bus], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    server, bus = stored
+    live = connect(server).subscribe()
+    path = spilled(tmp_path, 200)
+    command = [bin_dir() / "ansible-runner-nats", "replay", path, "-s", server.url, "--rate", "100/s"]
+    began = time.monotonic()
+    first = subprocess.Popen(
+        command, env=clean_env(ON), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    live.wait_for(lambda messages: len(messages) >= 20)
+    assert time.monotonic() - began > 0.15
+    first.send_signal(signal.SIGINT)
+    output, errors = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 130
+    assert "interrupted" in errors
+    done = int(re.search(r"(\d+) messages confirmed", output)[1])  # type: ignore[index]
+    left = path.read_text().splitlines()
+    assert 20 <= done < 201
+    assert done + len(left) == 201
+    assert path.stat().st_mode & 0o777 == 0o600
+    # Nothing else is left behind.
+    assert list(tmp_path.glob("nats-u*")) == [path]
+    assert replay(path, server=server).returncode == 0
+    messages = bus.stream_messages()
+    assert counters(messages) == list(range(200))
+    assert is_end(messages[-1])
+    assert not path.exists()
+
+
+def test_a_file_that_is_being_written(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    run = config(f"nats://127.0.0.1:{free_port()}", tmp_path, pending_size=0, flush_timeout=0)
+    event_handler(run, event(0))
+    path = tmp_path / "nats-overflow.jsonl"
+    before = path.read_bytes()
+    done = replay(path, server=server)
+    assert done.returncode == 1
+    assert "is still being written by a run; it is left alone" in done.stderr
+    assert (path.read_bytes(), bus.stream_count()) == (before, 0)
+    status_handler(run, {"status": "successful"})
+    assert replay(tmp_path / "nats-undelivered.jsonl", server=server).returncode == 0
+    assert bus.stream_count() == 2
+
+
+GARBAGE = [
+    b"\n",
+    b"garbage\n",
+    b'{"subject":"a"}\n',
+    b"\xff\xfe\n",
+    b'{"subject":"a b","headers":[["Nats-Msg-Id","x"]],"payload":"{}"}\n',
+]
+
+
+def test_garbage_between_messages(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    path = spilled(tmp_path, 10)
+    lines = path.read_bytes().splitlines(keepends=True)
+    half = lines.pop()[:50]
+    path.write_bytes(b"".join([*lines[:5], *GARBAGE, *lines[5:], half]))
+    done = replay(path, server=server)
+    assert done.returncode == 1
+    assert f"{len(GARBAGE) + 1} lines are no messages; they stay there" in done.stderr
+    assert counters(bus.stream_messages()) == list(range(10))
+    assert path.read_bytes() == b"".join([*GARBAGE, half])
+
+
+@pytest.mark.parametrize("content", ["", "not\nours\n", "{}"])
+def test_foreign_files(stored: tuple[Server, Bus], tmp_path: Path, content: str) -> None:
+    server, _ = stored
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    done = replay(path, server=server)
+    if content:
+        assert done.returncode == 1
+        assert "is no spill file of this plugin" in done.stderr
+        assert path.read_text() == content
+
+
+def test_paths_that_hold_nothing(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    (tmp_path / "empty").mkdir()
+    for path, expected in (
+        ("empty", "no spill file, artifact directory"),
+        ("absent", "no such file or directory"),
+    ):
+        done = replay(tmp_path / path, server=server)
+        assert done.returncode == 1
+        assert expected in done.stderr
+
+
+def test_events_that_cannot_be_read(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    assert cli("run", job.folder, "-p", "play.yml", "--ident", "x").returncode == 0
+    total = len(job.events())
+    folder = job.folder / "artifacts/x/job_events"
+    broken = next(folder.glob("3-*.json"))
+    broken.write_text(broken.read_text()[:40])
+    (folder / "9-partial.json").write_text("{")
+    done = replay(job.folder / "artifacts/x", server=server)
+    assert done.returncode == 1
+    assert f"{broken.name}: no event (half written?)" in done.stderr
+    assert counters(bus.stream_messages()) == [n for n in range(1, total + 1) if n != 3]
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    path = spilled(tmp_path, 20)
+    before = path.read_bytes()
+    done = run("replay", path, "-s", f"nats://127.0.0.1:{free_port()}", "-o", "flush_timeout=0.3", env=ON)
+    assert done.returncode == 1
+    assert "cannot connect to" in done.stderr
+    assert "giving up" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_messages_that_are_refused(
+    stored: tuple[Server, Bus], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    """They stay; the others go."""
+    server, bus = stored
+    bus.run(bus.client.jetstream().delete_stream("RUNS"))
+    bus.add_stream(max_msg_size=500)
+    path = spilled(tmp_path, 3)
+    done = replay(path, server=server)
+    assert done.returncode == 1
+    assert "1 messages confirmed; 3 lines are left in it" in done.stdout
+    assert [json.loads(json.loads(line)["payload"])["counter"] for line in path.read_text().splitlines()] == [
+        0,
+        1,
+        2,
+    ]
+    assert statuses_of(connect(server).stream_messages()) == ["successful"]

@@ -1,0 +1,312 @@
+"""`ansible-runner-nats watch`: lines for pipes, a screen for terminals, and servers that come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pexpect
+import pyte
+import pytest
+from ansible_runner_nats import event_handler, status_handler
+from support import PATIENCE, Bus, Job, Server, bin_dir, clean_env, cli, wait_until
+from test_check import run as command
+from test_faults import config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WATCH = str(bin_dir() / "ansible-runner-nats")
+ON = {"RUNNER_NATS_SUBJECT_ID": "site.a"}
+
+
+class Lines:
+    """`watch` writing into a pipe."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [WATCH, "watch", *args],
+            env=clean_env(None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.said: list[str] = []
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.said.extend(iter(self.process.stderr.readline, ""))
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: any(text in line for line in self.said), text)
+
+    def end(self, number: signal.Signals | None = None) -> tuple[int, list[str]]:
+        """Exit status and lines."""
+        if number is not None:
+            self.process.send_signal(number)
+        assert self.process.stdout is not None
+        lines = self.process.stdout.read().splitlines()
+        status = self.process.wait(PATIENCE)
+        self.thread.join(PATIENCE)
+        assert self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return status, lines
+
+
+def publish(server: Server, ident: str, events: list[dict[str, Any]], end: str | None = "successful") -> None:
+    run = config(server.url, None)  # type: ignore[arg-type]
+    run.ident = ident
+    for counter, data in enumerate(events, 1):
+        event_handler(run, {"counter": counter, "uuid": f"{ident}-{counter}", "runner_ident": ident, **data})
+    if end:
+        status_handler(run, {"status": end, "runner_ident": ident})
+
+
+def task(name: str, host: str = "h", **res: Any) -> list[dict[str, Any]]:
+    data = {"playbook": "site.yml", "play": "P", "task": name}
+    event = "runner_on_failed" if res.pop("fails", False) else "runner_on_ok"
+    return [
+        {"event": "playbook_on_task_start", "event_data": data},
+        {"event": event, "event_data": {**data, "host": host, "res": res}},
+    ]
+
+
+def test_lines_of_a_real_job(server: Server, tmp_path: Path) -> None:
+    watch = Lines("-s", server.url, "--runs", "1")
+    watch.wait_for("connected to")
+    job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}})
+    assert cli("run", job.folder, "-p", "play.yml", "--ident", "x", env=ON).returncode == 0
+    status, lines = watch.end()
+    assert status == 0
+    assert len(lines) == len(job.events()) + 3
+    assert all(line.startswith("x ") for line in lines)
+    assert lines[0] == "x starting"
+    assert lines[-1] == "x successful"
+    assert any(re.match(r"x failed +one · break · ", line) for line in lines)
+    assert any(re.match(r"x changed +one · mend", line) for line in lines)
+    assert any("héllo 2" in line for line in lines)
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_raw_messages(server: Server) -> None:
+    watch = Lines("-s", server.url, "--json", "--runs", "1")
+    watch.wait_for("connected to")
+    publish(server, "x", task("a\nb"))
+    status, lines = watch.end()
+    assert status == 0
+    events = [json.loads(line) for line in lines]
+    assert [event.get("counter", event.get("status")) for event in events] == [1, 2, "successful"]
+    assert events[0]["event_data"]["task"] == "a\nb"
+
+
+@pytest.mark.parametrize("how", [("--from-stream",), ("--since", "1h")])
+def test_history_first(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], how: tuple[str, ...]
+) -> None:
+    server = start_server(jetstream=True)
+    connect(server).add_stream()
+    publish(server, "old", task("t"))
+    watch = Lines("-s", server.url, "--runs", "2", *how)
+    watch.wait_for("connected to")
+    publish(server, "new", task("t"))
+    status, lines = watch.end()
+    assert status == 0
+    assert [line.split()[0] for line in lines] == ["old"] * 3 + ["new"] * 3
+
+
+def test_no_stream_for_the_history(server: Server) -> None:
+    watch = Lines("-s", server.url, "--from-stream")
+    watch.wait_for("no stream takes pub.ansible.runner.>")
+    assert watch.end(signal.SIGTERM)[0] == 130
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_a_server_that_restarts(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], *, history: bool
+) -> None:
+    server = start_server(jetstream=True)
+    connect(server).add_stream()
+    options = ("--from-stream",) if history else ()
+    watch = Lines("-s", server.url, "-o", "reconnect_time_wait=0.1", "--runs", "2", *options)
+    watch.wait_for("connected to")
+    publish(server, "one", task("t"))
+    server.kill()
+    watch.wait_for("lost")
+    watch.wait_for("cannot connect")
+    watch.said.clear()
+    server.start()
+    watch.wait_for("connected to")
+    publish(server, "two", task("t"), end=None)
+    publish(server, "three", [])
+    status, lines = watch.end()
+    assert status == 0
+    # From a stream nothing comes twice.
+    expected = ["one"] * 3 + ["two"] * 2 + ["three"]
+    assert [line.split()[0] for line in lines] == expected
+
+
+def test_a_closed_pipe(server: Server) -> None:
+    line = f"{WATCH} watch -s {server.url} --plain 2>/dev/null | head -n 1"
+    watch = subprocess.Popen(["bash", "-o", "pipefail", "-c", line], env=clean_env(None))
+    while watch.poll() is None:
+        publish(server, "x", task("t"))
+        time.sleep(0.05)
+    assert watch.returncode == 0
+
+
+class Terminal:
+    """`watch` on a terminal of a size."""
+
+    def __init__(self, columns: int, rows: int, *args: str) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self.stream = pyte.ByteStream(self.screen)
+        env = {**clean_env(None), "TERM": "xterm-256color"}
+        self.child = pexpect.spawn(WATCH, ["watch", *args], env=env, dimensions=(rows, columns))
+
+    def pump(self) -> list[str]:
+        with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
+            while True:
+                self.stream.feed(self.child.read_nonblocking(65536, timeout=0.05))
+        return [line.rstrip() for line in self.screen.display]
+
+    def wait_for(self, condition: Callable[[list[str]], bool]) -> list[str]:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            lines = self.pump()
+            if condition(lines):
+                return lines
+        raise AssertionError("\n".join(self.pump()))
+
+    def see(self, *texts: str) -> list[str]:
+        return self.wait_for(lambda lines: all(any(text in line for line in lines) for text in texts))
+
+    def send(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.screen.resize(rows, columns)
+        self.child.setwinsize(rows, columns)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    open_ones: list[Terminal] = []
+
+    def start(*args: Any) -> Terminal:
+        open_ones.append(Terminal(*args))
+        return open_ones[-1]
+
+    yield start
+    for one in open_ones:
+        one.child.close(force=True)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 60)])
+def test_the_screen(server: Server, terminal: Callable[..., Terminal], columns: int, rows: int) -> None:
+    screen = terminal(columns, rows, "-s", server.url)
+    screen.see("connected to", "q quit")
+    publish(
+        server,
+        "alpha",
+        [*task("install", changed=True), *task("break", fails=True, msg="no such\x1b[2J file")],
+        "failed",
+    )
+    publish(server, "beta", task("only one"), end=None)
+    lines = screen.see("alpha", "beta", "no such", "2 runs, 1 running")
+    [alpha] = [line for line in lines if "alpha" in line and "failed" in line and "·" not in line]
+    numbers = [word for word in alpha.split() if word.isdigit()]
+    # Tasks; ok, changed, failed, unreachable, skipped; missing.
+    assert numbers == ["2", "1", "1", "1", "0", "0", "0"]
+    assert any("failed alpha · h · break · no such" in line for line in lines)
+    assert ("site.yml" in "".join(lines)) == (columns >= 120)
+    screen.send("/alp")
+    assert not any("beta" in line for line in screen.see("filter: alp_", "1 runs, 0 running"))
+    screen.send("\x1b")
+    screen.see("2 runs")
+    order = ["alpha", "beta"]
+    screen.send("s")
+    screen.see("s sort (state)")
+    for _ in range(2):
+        screen.send("s")
+    lines = screen.see("s sort (ident)")
+    shown = [name for line in lines[1:4] for name in order if name in line]
+    assert shown == order
+    screen.send("r")
+    screen.wait_for(lambda lines: [n for line in lines[1:4] for n in order if n in line] == order[::-1])
+    screen.resize(120, 30)
+    screen.see("alpha", "beta", "q quit")
+    screen.send("q")
+    screen.child.expect(pexpect.EOF)
+    screen.child.close()
+    assert screen.child.exitstatus == 0
+
+
+def test_it_scrolls_through_hundreds_of_runs(server: Server, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(80, 24, "-s", server.url)
+    screen.see("connected to")
+    for number in range(300):
+        publish(server, f"run-{number:03}", [])
+    screen.see("300 runs")
+    for _ in range(3):
+        screen.send("s")
+    screen.see("s sort (ident)", "run-000")
+    screen.send("G")
+    screen.see("run-299")
+    screen.send("g")
+    screen.see("run-000")
+
+
+def test_a_gap_is_shown(server: Server, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(80, 24, "-s", server.url)
+    screen.see("connected to")
+    run = config(server.url, None)  # type: ignore[arg-type]
+    for counter in (1, 2, 7):
+        event_handler(
+            run, {"counter": counter, "uuid": f"u{counter}", "runner_ident": "r", "event": "verbose"}
+        )
+    status_handler(run, {"status": "successful", "runner_ident": "r"})
+    screen.wait_for(lambda lines: any(line.startswith("r ") and line.endswith(" 4") for line in lines))
+
+
+def test_the_server_goes_and_comes_back(server: Server, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(100, 24, "-s", server.url, "-o", "reconnect_time_wait=0.1")
+    screen.see("connected to")
+    server.kill()
+    screen.see("cannot connect to")
+    server.start()
+    screen.see("connected to")
+    publish(server, "after", task("t"))
+    screen.see("after")
+
+
+@pytest.mark.parametrize("how", ["\x03", signal.SIGTERM, signal.SIGINT])
+def test_the_terminal_is_given_back(
+    server: Server, terminal: Callable[..., Terminal], how: str | signal.Signals
+) -> None:
+    screen = terminal(80, 24, "-s", server.url)
+    screen.see("connected to")
+    if isinstance(how, str):
+        screen.send(how)
+    else:
+        os.kill(screen.child.pid, how)
+    screen.child.expect(pexpect.EOF)
+    left = screen.child.before
+    assert b"\x1b[?1049l" in left
+    screen.child.close()
+    assert screen.child.signalstatus is None
+
+
+def test_usage() -> None:
+    for args in (("--plain", "--json"), ("--since", "soon"), ("--runs", "x")):
+        assert command("watch", *args).returncode == 2
+    done = command("watch", "-o", "token=", "-s", "http://x")
+    assert done.returncode == 1
+    assert "expected server URLs" in done.stderr
