@@ -159,7 +159,15 @@ def test_interrupted_and_run_again(
     server, bus = stored
     live = connect(server).subscribe()
     path = spilled(tmp_path, 200)
-    command = [bin_dir() / "ansible-runner-nats", "replay", path, "-s", server.url, "--rate", "100/s"]
+    command: list[str | Path] = [
+        bin_dir() / "ansible-runner-nats",
+        "replay",
+        path,
+        "-s",
+        server.url,
+        "--rate",
+        "100/s",
+    ]
     began = time.monotonic()
     first = subprocess.Popen(
         command, env=clean_env(ON), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

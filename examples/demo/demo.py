@@ -1,8 +1,8 @@
 """The demo of `make demo`: a real playbook, a real nats-server, and `ansible-runner-nats watch`.
 
 Starts a server on a free port, runs the playbook next to this file through ansible-runner with the plugin
-enabled, lets `watch` print the messages as they arrive, and compares what came with what ansible-runner counted
-itself. Exit status: 0 if every message arrived, 1 if not.
+enabled, lets `watch` print the messages as they arrive, and compares what came with what ansible-runner
+counted itself. Exit status: 0 if every message arrived, 1 if not.
 """
 
 from __future__ import annotations
