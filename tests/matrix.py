@@ -25,7 +25,7 @@ RUNNERS = ("2.0.0", "2.3.*")
 #: With the newest Python. 2.10.25 is the first that PyPI has.
 SERVERS = ("2.10.*", "2.12.*", "2.14.*")
 
-FILES = ("package", "jobs", "drop_in", "handlers", "connection", "options", "faults")
+FILES = ("package", "jobs", "contract", "drop_in", "handlers", "connection", "options", "faults")
 #: Slow, and the same whatever is installed.
 VERSIONLESS = (
     "creds_file_that_is_none", "nobody_there", "unknown_host", "something_else_answers",
