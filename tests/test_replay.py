@@ -227,6 +227,10 @@ def test_garbage_between_messages(stored: tuple[Server, Bus], tmp_path: Path) ->
     assert f"{len(GARBAGE) + 1} lines are no messages; they stay there" in done.stderr
     assert counters(bus.stream_messages()) == list(range(10))
     assert path.read_bytes() == b"".join([*GARBAGE, half])
+    # They are no reason to send the others again, or to touch them.
+    again = replay(path, server=server)
+    assert again.returncode == 1
+    assert path.read_bytes() == b"".join([*GARBAGE, half])
 
 
 @pytest.mark.parametrize("content", ["", "not\nours\n", "{}"])

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -216,6 +217,8 @@ struct Replay<'a> {
 struct Outcome {
     confirmed: u64,
     left: u64,
+    /// Of those left, what is in none of the files.
+    unsure: u64,
     /// Where what was not confirmed went.
     files: Vec<PathBuf>,
 }
@@ -256,43 +259,38 @@ impl<'a> Replay<'a> {
             complain(&format!("{shown}: {bad} lines are no messages; they stay there"));
         }
         if self.dry_run {
-            let subjects = lines(&file).map_err(fail)?.filter_map(|line| Message::from_line(&line.ok()?));
+            let subjects = lines(&file).map_err(fail)?.filter_map(|line| readable(&line.ok()?));
             self.show(&shown, subjects)?;
             return Ok(if bad > 0 { Exit::Problem } else { Exit::Success });
         }
-        let rest = path.with_extension("jsonl.rest");
-        let mut kept =
-            File::options().write(true).create(true).truncate(true).mode_0600().open(&rest).map_err(fail)?;
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let run = Run::new(shown.clone(), Spill::new(Some(folder.to_owned())));
         let bar = self.begin(&run, good, &shown);
-        let mut left = bad;
+        let mut sent = 0;
         for line in lines(&file).map_err(fail)? {
-            let line = line.map_err(fail)?;
-            match Message::from_line(&line).filter(Message::is_sendable) {
-                Some(message) if !self.has_to_stop() => self.send(&run, message, &bar),
-                _ => {
-                    kept.write_all(&line).map_err(fail)?;
-                    left += u64::from(Message::from_line(&line).is_some());
-                }
+            if self.has_to_stop() {
+                break;
+            }
+            if let Some(message) = readable(&line.map_err(fail)?) {
+                self.send(&run, message, &bar);
+                sent += 1;
             }
         }
         let outcome = self.end(&run, &bar);
-        for spilled in &outcome.files {
-            io::copy(&mut File::open(spilled).map_err(fail)?, &mut kept).map_err(fail)?;
-        }
-        kept.sync_all().map_err(fail)?;
-        left += outcome.left;
-        if left == 0 {
+        let left = bad + (good - sent) + outcome.left;
+        let fate = if left == 0 {
             fs::remove_file(path).map_err(fail)?;
-            fs::remove_file(&rest).map_err(fail)?;
+            "removed".to_owned()
+        } else if outcome.unsure > 0 {
+            // What became of these is not known: all of it stays.
+            "left as it is".to_owned()
         } else {
-            fs::rename(&rest, path).map_err(fail)?;
-        }
+            shrink(path, &file, &outcome.files, sent).map_err(fail)?;
+            format!("{left} lines are left in it")
+        };
         for spilled in &outcome.files {
             fs::remove_file(spilled).map_err(fail)?;
         }
-        let fate = if left == 0 { "removed".to_owned() } else { format!("{left} lines are left in it") };
         self.summary(&shown, &outcome, left == 0, &fate)
     }
 
@@ -310,7 +308,7 @@ impl<'a> Replay<'a> {
                     path.display()
                 )));
             }
-            spilled.extend(lines(&file).map_err(fail)?.filter_map(|line| Message::from_line(&line.ok()?)));
+            spilled.extend(lines(&file).map_err(fail)?.filter_map(|line| readable(&line.ok()?)));
         }
         let spilled_ids: HashSet<Arc<str>> = spilled.iter().map(|message| Arc::clone(&message.id)).collect();
         let mut bad = Vec::new();
@@ -429,8 +427,9 @@ impl<'a> Replay<'a> {
         if report.unproven > 0 {
             complain("the server lets nothing be confirmed: see `ansible-runner-nats check`");
         }
-        let left = report.spilled + report.dropped + report.unproven;
-        Outcome { confirmed: report.stored + report.routed, left, files: report.files }
+        let unsure = report.dropped + report.unproven;
+        let left = report.spilled + unsure;
+        Outcome { confirmed: report.stored + report.routed, left, unsure, files: report.files }
     }
 
     fn summary(&self, name: &str, outcome: &Outcome, done: bool, fate: &str) -> Result<Exit, Failure> {
@@ -487,11 +486,38 @@ fn confirmed(run: &Run) -> u64 {
     run.counters.stored.load(Relaxed) + run.counters.routed.load(Relaxed)
 }
 
+/// Leaves in a spill file what was not confirmed (it is in `unconfirmed` now), what is no message, and what comes
+/// after the first `sent` messages.
+fn shrink(path: &Path, file: &File, unconfirmed: &[PathBuf], sent: u64) -> io::Result<()> {
+    let rest = path.with_extension("jsonl.rest");
+    let _ = fs::remove_file(&rest);
+    let mut kept = File::options().write(true).create_new(true).mode(0o600).open(&rest)?;
+    for spilled in unconfirmed {
+        io::copy(&mut File::open(spilled)?, &mut kept)?;
+    }
+    let mut good = 0;
+    for line in lines(file)? {
+        let line = line?;
+        let is_good = readable(&line).is_some();
+        good += u64::from(is_good);
+        if !is_good || good > sent {
+            kept.write_all(&line)?;
+        }
+    }
+    kept.sync_all()?;
+    fs::rename(&rest, path)
+}
+
+/// The message in a line, if it is one that can be sent.
+fn readable(line: &[u8]) -> Option<Message> {
+    Message::from_line(line).filter(Message::is_sendable)
+}
+
 /// Good and bad lines.
 fn count(file: &File) -> io::Result<(u64, u64)> {
     let mut found = (0, 0);
     for line in lines(file)? {
-        if Message::from_line(&line?).is_some_and(|message| message.is_sendable()) {
+        if readable(&line?).is_some() {
             found.0 += 1;
         } else {
             found.1 += 1;
@@ -514,16 +540,4 @@ fn lines(file: &File) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
             Err(error) => Some(Err(error)),
         }
     }))
-}
-
-/// Readable by its owner alone.
-trait Mode0600 {
-    fn mode_0600(&mut self) -> &mut Self;
-}
-
-impl Mode0600 for fs::OpenOptions {
-    fn mode_0600(&mut self) -> &mut Self {
-        use std::os::unix::fs::OpenOptionsExt;
-        self.mode(0o600)
-    }
 }
