@@ -318,7 +318,7 @@ def test_example_history(buses: list[Bus], messages: list[Msg]) -> None:
     wait_until(lambda: not publish(buses[0], first.subject, body(first), message_id))
     printed = run(CONSUMERS / "history.py", "contract", "everything", "--server", url_of(buses[0]))
     expected = [event["stdout"] for event in of_run(messages, "everything") if event["stdout"]]
-    assert printed.splitlines() == "\n".join(expected).splitlines()
+    assert printed.splitlines() == "".join(f"{text}\n" for text in expected).splitlines()
 
 
 def test_example_follow(buses: list[Bus], messages: list[Msg]) -> None:
