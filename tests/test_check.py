@@ -194,6 +194,20 @@ def test_permissions(
     assert connect(server).stream_count() == 0
 
 
+def test_options_that_contradict_each_other(start_server: Callable[..., Server]) -> None:
+    server = start_server(config=USERS)
+    args = ("-s", server.url, "-o", "user=me", "-o", "password=pä:ss", "-o", "token=x")
+    done = check(*args, env=ON)
+    assert (done.returncode, problems(done)) == (0, [])
+    assert "note    user is used; token is left aside" in done.stdout.splitlines()
+    [problem] = problems(check("-s", server.url, "-o", "stream=S", "-o", "delivery=core", *args, env=ON))[:1]
+    assert problem == "stream: implies delivery=jetstream; delivery=core is ignored"
+    assert any(
+        "did you mean flush_timeout?" in line
+        for line in problems(check(*args, "-o", "flush_timout=1", env=ON))
+    )
+
+
 def test_what_is_no_server() -> None:
     with talking_nonsense(b"SSH-2.0-OpenSSH_9.6\r\n") as port:
         [problem] = problems(check("-s", f"nats://127.0.0.1:{port}", env=ON))

@@ -37,6 +37,8 @@ struct Report {
     ok: bool,
     options: Vec<Setting>,
     problems: Vec<String>,
+    /// What is odd, but works.
+    notes: Vec<String>,
     servers: Vec<Probed>,
 }
 
@@ -64,8 +66,14 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         resolution = arguments.options.resolve(settings, Some("check"));
     }
     problems.extend(resolution.problems);
-    let mut report =
-        Report { ok: problems.is_empty(), options: resolution.settings, problems, servers: Vec::new() };
+    let notes = several_ways(&resolution.settings).into_iter().collect();
+    let mut report = Report {
+        ok: problems.is_empty(),
+        options: resolution.settings,
+        problems,
+        notes,
+        servers: Vec::new(),
+    };
     let mut show = Show { silent: arguments.json };
     show.options(&report)?;
     if let Some(config) = &resolution.config {
@@ -80,6 +88,17 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         stdout(|out| writeln!(out, "\n{verdict}"))?;
     }
     Ok(if report.ok { Exit::Success } else { Exit::Problem })
+}
+
+/// Ways to authenticate that contradict each other.
+fn several_ways(settings: &[Setting]) -> Option<String> {
+    /// The first one that is set is used (`config.rs`).
+    const WAYS: &[&str] = &["user_credentials", "nkeys_seed_str", "nkeys_seed", "user", "token"];
+    let is_set =
+        |way: &&&str| settings.iter().any(|setting| setting.option == **way && setting.source != "default");
+    let set: Vec<&str> = WAYS.iter().filter(is_set).copied().collect();
+    let (used, others) = set.split_first()?;
+    (!others.is_empty()).then(|| format!("{used} is used; {} is left aside", others.join(", ")))
 }
 
 fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Result<()> {
@@ -118,6 +137,9 @@ impl Show {
             let value = printable(if value.is_empty() { "-" } else { value });
             let line = format!("{option:22} {value:40} {}", printable(source));
             self.line(&if source == "default" { Tone::Faint.paint(line.trim_end()) } else { line })?;
+        }
+        for note in &report.notes {
+            self.line(&format!("{} {}", Tone::Odd.paint("note   "), printable(note)))?;
         }
         for problem in &report.problems {
             self.line(&format!("{} {}", Tone::Bad.paint("problem"), printable(problem)))?;
