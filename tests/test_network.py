@@ -171,12 +171,19 @@ class Cluster:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("delivery", ["jetstream", "auto"])
-def test_a_cluster_whose_nodes_go(start_server: Callable[..., Server], tmp_path: Path, delivery: str) -> None:
-    """One URL is given; that node is killed, the stream's leader twice, and all leave as lame ducks."""
+@pytest.mark.parametrize(("delivery", "window"), [("jetstream", 256), ("auto", 1)])
+def test_a_cluster_whose_nodes_go(
+    start_server: Callable[..., Server], tmp_path: Path, delivery: str, window: int
+) -> None:
+    """One URL is given; that node is killed, the stream's leader twice, and all leave as lame ducks.
+
+    A leader that hands its office over may lose messages in flight while the next one stores those behind
+    them: what docs/messages.md says of the order.
+    """
     cluster = Cluster(start_server)
     cluster.add_stream()
-    run = config(cluster.nodes[0].url, tmp_path / "artifacts", delivery=delivery, flush_timeout=60)
+    options = {"delivery": delivery, "flusher_queue_size": window, "flush_timeout": 60}
+    run = config(cluster.nodes[0].url, tmp_path / "artifacts", **options)
     sent = 0
 
     def publish(count: int) -> None:
@@ -201,9 +208,11 @@ def test_a_cluster_whose_nodes_go(start_server: Callable[..., Server], tmp_path:
         cluster.leader()
     status_handler(run, {"status": "successful"})
     messages = cluster.messages()
-    assert first_times(messages) == list(range(sent))
+    order = first_times(messages)
+    assert sorted(order) == list(range(sent))
+    assert all(abs(place - counter) < window for place, counter in enumerate(order))
     assert len(counters(messages)) == sent
-    assert is_end(messages[-1])
+    assert sum(map(is_end, messages)) == 1
 
 
 def test_a_million_events_without_a_server(tmp_path: Path) -> None:
