@@ -333,7 +333,8 @@ impl Session {
             return 0;
         }
         let window = if self.answered == Some(self.attempt) { self.window_size } else { 1 };
-        window.saturating_sub(self.flights.len())
+        // From the oldest unconfirmed one on, so that none can be overtaken by more than the window.
+        window.saturating_sub(self.flights.span())
     }
 
     /// Sends as much as the window allows; `true` if that was anything.
@@ -924,6 +925,11 @@ impl Flights {
         self.bytes += flight.bytes;
         self.count += 1;
         self.slots.push_back(Some(flight));
+    }
+
+    /// From the oldest one in flight to the youngest, those between them that are confirmed included.
+    fn span(&self) -> usize {
+        self.slots.len()
     }
 
     fn largest(&self) -> Option<usize> {
