@@ -410,8 +410,7 @@ pub fn resolve(settings: &Map<String, Value>, env: Env<'_>, hostname: &dyn Fn() 
     let cloudevents = reader.boolean(&CLOUDEVENTS, false);
     let connection = reader.connection();
     let masks = Masks::new(std::mem::take(&mut reader.secrets));
-    let hide = |problem: String| masks.hide(&problem).unwrap_or(problem);
-    let problems = reader.problems.into_iter().map(hide).collect();
+    let problems = reader.problems.into_iter().map(|problem| masks.hidden(problem)).collect();
     let config = subject_id.filter(|_| !reader.refused).map(|subject_id| Config {
         subject_id,
         headers,
@@ -1014,7 +1013,7 @@ const RESERVED: &[&str] = &[message::MSG_ID, message::EXPECTED_STREAM, message::
 
 /// What NATS allows in a header (ADR-4): a printable name without a colon, a value without line ends.
 fn check_header(name: &str, value: &str) -> Result<(), &'static str> {
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+    if !message::is_header_name(name) {
         return Err("its name must be printable ASCII without blanks and colons");
     }
     if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name)) {

@@ -127,7 +127,10 @@ fn auth(fields: &Map<String, Value>, env: Env<'_>) -> Result<Option<(&'static st
         return Ok(Some((
             "nkey",
             match Reference::of("nkey", nkey)? {
-                Reference::Env(variable) => Auth::Seed(seed_in(&variable_of("nkey", variable, env)?)?),
+                Reference::Env(variable) => {
+                    let seed = credentials::seed_in(&variable_of("nkey", variable, env)?);
+                    Auth::Seed(seed.ok_or("nkey: no nkey seed (SU...) in it")?)
+                }
                 Reference::File(path) | Reference::Plain(path) => {
                     Auth::SeedFile(path_in("nkey", path, env)?.into())
                 }
@@ -170,12 +173,6 @@ fn secrets(fields: &Map<String, Value>, env: Env<'_>) -> Vec<Secret> {
         }
     });
     literal.chain(files).collect()
-}
-
-/// A seed by itself, or in its frame of dashes.
-fn seed_in(text: &Secret) -> Result<Secret, String> {
-    let seed = text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
-    seed.map(Secret::new).ok_or_else(|| "nkey: no nkey seed (SU...) in it".to_owned())
 }
 
 /// Where a secret is.

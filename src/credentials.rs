@@ -41,6 +41,12 @@ pub fn lines_of(path: &Path) -> Vec<Secret> {
     read(path).map(|text| secret_lines(&text)).unwrap_or_default()
 }
 
+/// The nkey seed in a text: by itself, or in a frame of dashes.
+pub fn seed_in(text: &Secret) -> Option<Secret> {
+    let lines = text.reveal().lines().map(str::trim);
+    lines.into_iter().find(|line| nkeys::KeyPair::from_seed(line).is_ok()).map(Secret::new)
+}
+
 fn secret_lines(text: &Secret) -> Vec<Secret> {
     text.reveal().lines().map(str::trim).filter(|line| is_secret(line)).map(Secret::new).collect()
 }

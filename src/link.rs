@@ -133,9 +133,8 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
                 reason: reason.to_owned(),
             };
             let text = credentials::read(path).map_err(|error| fail(&error.to_string()))?;
-            let seed =
-                text.reveal().lines().map(str::trim).find(|line| nkeys::KeyPair::from_seed(line).is_ok());
-            options.nkey(seed.ok_or_else(|| fail("no nkey seed (SU...) in it"))?.to_owned())
+            let seed = credentials::seed_in(&text).ok_or_else(|| fail("no nkey seed (SU...) in it"))?;
+            options.nkey(seed.reveal().to_owned())
         }
         Some(Auth::Creds(text)) => options.credentials(text.reveal()).map_err(|error| Error::Option {
             name: "creds".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::{
     sync::mpsc::SyncSender,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use async_nats::jetstream::{
@@ -11,7 +11,7 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use crate::{
     config::{Connection, Server},
@@ -41,8 +41,6 @@ pub enum Heard {
     Lost(String),
     /// A message.
     Message {
-        /// Where it was published.
-        subject: String,
         /// Its id, if it has one.
         id: Option<String>,
         /// What it says.
@@ -134,7 +132,6 @@ impl Listener<'_> {
                     Some(message) => self.message(&message)?,
                     None => return Ok(None),
                 },
-                () = sleep(Duration::from_secs(1)) => {}
             }
         }
     }
@@ -184,7 +181,6 @@ impl Listener<'_> {
     fn message(&self, message: &async_nats::Message) -> Result<(), Enough> {
         let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));
         self.tell(Heard::Message {
-            subject: message.subject.to_string(),
             id: id.map(|id| id.as_str().to_owned()),
             payload: message.payload.clone(),
         })

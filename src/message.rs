@@ -108,12 +108,10 @@ impl Message {
     pub fn is_sendable(&self) -> bool {
         const LONGEST: usize = 4000;
         let plain = |text: &str| !text.contains(['\r', '\n', '\0']);
-        let is_name =
-            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
         is_literal_subject(&self.subject)
             && self.subject.len() <= LONGEST
             && plain(&self.id)
-            && self.headers.iter().all(|(name, value)| is_name(name) && plain(value))
+            && self.headers.iter().all(|(name, value)| is_header_name(name) && plain(value))
     }
 
     /// Every header in the order of sending.
@@ -273,6 +271,11 @@ pub fn start_of(text: &str, limit: usize) -> &str {
         end -= 1;
     }
     text.get(..end).unwrap_or_default()
+}
+
+/// Can a header have this name (NATS ADR-4)?
+pub fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b':')
 }
 
 /// Can messages be published to this subject, as NATS sees it?

@@ -72,7 +72,7 @@ struct Stop;
 
 type Step<T> = Result<T, Stop>;
 
-/// The user of NATS that has no other right than to ask about himself has at least this one.
+/// Where a user asks what he may do.
 const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 
 impl Probe<'_> {
@@ -261,9 +261,10 @@ impl Probe<'_> {
     /// stream takes.
     async fn publishing(&mut self, talk: &mut Talk) -> Step<()> {
         const STEP: &str = "publish";
+        let rights = talk.rights().await;
         for (kind, subject) in self.subjects() {
             let header = Some((EXPECTED_STREAM, "ansible-runner-nats-check"));
-            let allowed = match talk.rights().await {
+            let allowed = match &rights {
                 Some(rights) => rights.allow(&subject),
                 None => talk.send(&subject, header).await.is_ok(),
             };
@@ -398,7 +399,8 @@ impl Talk {
 
     /// Publishes to our own inbox and waits for it.
     async fn echo(&mut self) -> Result<(), String> {
-        let subject = format!("{}.echo", self.inbox);
+        // Its own each time: that of a round which was refused may still come.
+        let subject = format!("{}.echo.{}", self.inbox, self.asked);
         self.round(&subject, Bytes::new(), None, false).await.map(drop)
     }
 
@@ -452,15 +454,8 @@ impl Talk {
                 tokio::select! {
                     biased;
                     Some(event) = self.link.events.recv() => {
-                        let Event::ServerError(error) = event else { continue };
-                        match Violation::parse(&error.to_string()) {
-                            Some(Violation { publish: true, subject }) => {
-                                return Err(format!("this user may not publish to {subject}"));
-                            }
-                            Some(Violation { subject, .. }) => {
-                                return Err(format!("this user may not subscribe to {subject}"));
-                            }
-                            None => return Err(error.to_string()),
+                        if let Some(refusal) = refusal(&event) {
+                            return Err(refusal);
                         }
                     }
                     message = self.inbound.next() => {
@@ -471,6 +466,13 @@ impl Talk {
                         if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
                             return Err("nobody answers for it".to_owned());
                         }
+                        // A refusal came before it, but on another way: let async-nats' event task speak first.
+                        tokio::task::yield_now().await;
+                        while let Ok(event) = self.link.events.try_recv() {
+                            if let Some(refusal) = refusal(&event) {
+                                return Err(refusal);
+                            }
+                        }
                         return Ok(message.payload);
                     }
                 }
@@ -478,6 +480,16 @@ impl Talk {
         };
         timeout(self.limit, waiting).await.unwrap_or_else(|_| Err("no answer".to_owned()))
     }
+}
+
+/// What the server refuses, if that is what it says.
+fn refusal(event: &Event) -> Option<String> {
+    let Event::ServerError(error) = event else { return None };
+    Some(match Violation::parse(&error.to_string()) {
+        Some(Violation { publish: true, subject }) => format!("this user may not publish to {subject}"),
+        Some(Violation { subject, .. }) => format!("this user may not subscribe to {subject}"),
+        None => error.to_string(),
+    })
 }
 
 #[derive(Deserialize)]

@@ -63,6 +63,11 @@ impl Masks {
         hidden
     }
 
+    /// The text without our credentials, whether there were any in it or not.
+    pub fn hidden(&self, text: String) -> String {
+        self.hide(&text).unwrap_or(text)
+    }
+
     /// Is this one of them, and nothing else?
     pub fn is_secret(&self, text: &[u8]) -> bool {
         self.secrets.iter().any(|secret| secret.reveal().as_bytes() == text)

@@ -109,7 +109,7 @@ impl Notices {
     /// A text of the server's without our credentials.
     pub fn hide(&self, text: String) -> String {
         let masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
-        masks.hide(&text).unwrap_or(text)
+        masks.hidden(text)
     }
 
     /// Says something.

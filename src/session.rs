@@ -315,7 +315,7 @@ impl Session {
                 incoming = self.next() => self.on_incoming(incoming, outbox, notices).await?,
                 () = sleep_until(stalls_at), if self.flights.len() > 0 => {
                     let mut reason = format!("no confirmation for {} s", self.stall.as_secs());
-                    if !self.confirmed_any && self.flights.wait_for_stream() {
+                    if !self.confirmed_any && self.flights.any_stored() {
                         reason += " (is the stream made with no_ack?)";
                     }
                     return Err(Broken(End::Lost(reason)));
@@ -976,7 +976,8 @@ impl Flights {
         seqs
     }
 
-    fn wait_for_stream(&self) -> bool {
+    /// Does any wait for a stream?
+    fn any_stored(&self) -> bool {
         self.slots.iter().flatten().any(|flight| flight.proof == Proof::Stored)
     }
 

@@ -108,7 +108,7 @@ fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Resul
         let mut steps: Vec<Finding> = Vec::new();
         let mut shown = Ok(());
         runtime.block_on(probe(config, server, &mut |mut finding| {
-            finding.text = printable(&config.masks.hide(&finding.text).unwrap_or(finding.text));
+            finding.text = printable(&config.masks.hidden(finding.text));
             if shown.is_ok() {
                 shown = show.finding(&finding);
             }

@@ -84,9 +84,8 @@ pub(super) struct Job {
     pub(super) ended: Option<SystemTime>,
     /// The highest counter so far; `None` before the first event.
     highest: Option<u64>,
+    /// Of those below, as many as are remembered.
     missing: BTreeSet<u64>,
-    /// More are missing than are remembered.
-    pub(super) events: u64,
 }
 
 /// Something that went wrong on a host.
@@ -182,7 +181,6 @@ impl Jobs {
                 self.repeats += 1;
                 return None;
             }
-            job.events += 1;
             let data: Data<'_> =
                 payload.event_data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
             let result: Res =
@@ -245,7 +243,6 @@ impl Job {
             ended: None,
             highest: None,
             missing: BTreeSet::new(),
-            events: 0,
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         runtime.block_on(listen(&connection, &subject, from, sender));
         runtime.shutdown_background();
     })?;
-    let hide = |text: String| printable(&masks.hide(&text).unwrap_or(text));
+    let hide = |text: String| printable(&masks.hidden(text));
     let mut watch = Watch { arguments, heard, interrupted, jobs: Jobs::default(), ended: 0 };
     if !arguments.plain && !arguments.json && io::stdout().is_terminal() {
         watch.on_screen(&hide)
@@ -107,7 +107,7 @@ impl Watch<'_> {
                     ));
                 }
                 Ok(Heard::Lost(reason)) => complain(&hide(reason)),
-                Ok(Heard::Message { id, payload, .. }) => {
+                Ok(Heard::Message { id, payload }) => {
                     let news = self.hear(id.as_deref(), &payload);
                     if self.arguments.json {
                         let text = String::from_utf8_lossy(&payload);
@@ -135,7 +135,7 @@ impl Watch<'_> {
                 match self.heard.try_recv() {
                     Ok(Heard::Connected(name)) => server = format!("connected to {}", hide(name)),
                     Ok(Heard::Lost(reason)) => server = hide(reason),
-                    Ok(Heard::Message { id, payload, .. }) => {
+                    Ok(Heard::Message { id, payload }) => {
                         self.hear(id.as_deref(), &payload);
                     }
                     Err(_) => break,
