@@ -53,6 +53,9 @@ test-asan: ## the Rust tests under AddressSanitizer (nightly)
 
 lint: build ## formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
+	@if cargo tree --locked --edges features,normal | grep -q 'tokio feature "signal"'; then \
+		echo "tokio's feature signal is on: a forked child would share a socket pair with its parent (src/process.rs)"; \
+		exit 1; fi
 	cargo clippy --locked --quiet --all-targets -- -D warnings
 	cargo clippy --locked --quiet --all-targets --no-default-features -- -D warnings
 	$(BIN)/ruff check

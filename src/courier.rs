@@ -129,16 +129,16 @@ impl Courier {
         }
     }
 
-    /// The end of a run: waits until all is confirmed, at most until `deadline`; the rest goes to disk.
-    /// `interrupted` is asked now and then whether to stop waiting.
+    /// The end of a run: waits until all is confirmed, at most `flush_timeout` from `began` on; the rest goes to
+    /// disk. `interrupted` is asked now and then whether to stop waiting.
     pub fn finish(
         self: &Arc<Self>,
         run: &Run,
-        deadline: Instant,
+        began: Instant,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> (Report, Option<Error>) {
         const LOOK_UP: Duration = Duration::from_millis(100);
-        let began = Instant::now();
+        let deadline = began + run.flush_timeout;
         loop {
             // A thread that could not be started may be possible now.
             self.ensure_started();

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -174,13 +174,15 @@ impl Emitter {
 
     /// Ends the run: waits up to `flush_timeout` for confirmations; the rest goes to disk.
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<Told>> {
-        let Some(config) = &self.config else { return Ok(self.tell()) };
+        if self.config.is_none() {
+            return Ok(self.tell());
+        }
         let _ = fault::at("emitter.finish");
         let channel = self.lock().channel.take().filter(|channel| channel.pid == process::id());
         let Some(channel) = channel else { return Ok(self.tell()) };
-        let deadline = Instant::now() + config.flush_timeout;
+        let began = Instant::now();
         let ((report, error), interrupt) =
-            unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, deadline, interrupted));
+            unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, began, interrupted));
         let mut state = self.lock();
         state.notices.extend(channel.news());
         state.notices.extend(error.map(|error| Notice::new(Level::Warning, error.to_string())));
@@ -270,7 +272,7 @@ impl Emitter {
         let process = Process::current();
         let courier = process.courier(&config.connection);
         let dir = config.spill_dir.clone().or_else(|| self.artifact_dir.clone());
-        let run = Run::new(state.subjects.ident.clone(), Spill::new(dir));
+        let run = Run::new(state.subjects.ident.clone(), Spill::new(dir), config.flush_timeout);
         courier.outbox.open(&run);
         let (problem, seen) = courier.notices.start();
         state.notices.extend(problem);
@@ -483,10 +485,9 @@ pub fn last_panic() -> String {
     report::last_panic()
 }
 
-/// Ends every run of this process that did not end by itself, within `timeout` seconds all in all.
+/// Ends every run of this process that did not end by itself: see [`Process::shut_down`].
 #[pyfunction]
-pub fn shut_down(py: Python<'_>, timeout: f64) -> Vec<Told> {
-    let limit = Duration::try_from_secs_f64(timeout).unwrap_or_default();
-    let notices = py.detach(|| Process::current().shut_down(limit));
+pub fn shut_down(py: Python<'_>) -> Vec<Told> {
+    let notices = py.detach(|| Process::current().shut_down());
     notices.into_iter().map(|notice| (notice.level as u8, notice.text)).collect()
 }

@@ -33,6 +33,8 @@ pub struct Run {
     pub ident: String,
     /// What became of its messages.
     pub counters: Counters,
+    /// The most that its end waits.
+    pub flush_timeout: Duration,
     spill: Mutex<Spill>,
     /// Messages in the queue. Changed under the queue's lock only.
     queued: AtomicU64,
@@ -43,10 +45,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run whose undelivered messages go to `spill`.
-    pub fn new(ident: String, spill: Spill) -> Arc<Self> {
+    /// A run whose undelivered messages go to `spill` when its end has waited for `flush_timeout`.
+    pub fn new(ident: String, spill: Spill, flush_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             ident,
+            flush_timeout,
             counters: Counters::default(),
             spill: Mutex::new(spill),
             queued: AtomicU64::new(0),
@@ -598,7 +601,7 @@ mod tests {
     }
 
     fn run(dir: Option<&std::path::Path>) -> Arc<Run> {
-        Run::new("run".to_owned(), Spill::new(dir.map(ToOwned::to_owned)))
+        Run::new("run".to_owned(), Spill::new(dir.map(ToOwned::to_owned)), Duration::from_secs(5))
     }
 
     fn ids(batch: &[Sending]) -> Vec<u64> {

@@ -66,13 +66,16 @@ static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 pub fn quiet_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        // Not waited for: a thread that held it may have been left behind by a fork.
+        if let Ok(mut last) = LAST_PANIC.try_lock() {
+            *last = place;
+        }
     }));
 }
 
 /// Where the last panic of ours happened: `file:line:column`.
 pub fn last_panic() -> String {
-    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    LAST_PANIC.try_lock().map(|place| place.clone()).unwrap_or_default()
 }
 
 /// The last things that the background has to say. It never calls Python: whoever holds the GIL next

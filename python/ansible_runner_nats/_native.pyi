@@ -73,5 +73,9 @@ def last_panic() -> str:
 def main(args: Sequence[str]) -> int:
     """Run the console script with ``args`` (program name first); return its exit status."""
 
-def shut_down(timeout: float) -> list[tuple[int, str]]:
-    """End every run of this process that did not end itself, within ``timeout`` seconds all in all."""
+def shut_down() -> list[tuple[int, str]]:
+    """End every run of this process that did not end itself (called when the interpreter ends).
+
+    They wait together: none longer than its ``flush_timeout``, so all of them no longer than the longest one.
+    Runs without the GIL.
+    """

@@ -28,9 +28,6 @@ MOST_CONTAINED = 20
 #: How much of it, in characters.
 LONGEST_CONTAINED = 500
 
-#: How long the end of the interpreter waits for runs that did not end themselves, in seconds.
-EXIT_TIMEOUT = 5.0
-
 #: One emitter per run, by the ``id`` of its configuration object, which is watched lest the id be used again.
 _emitters: dict[int, tuple[Any, Emitter]] = {}
 
@@ -198,7 +195,10 @@ def _see_forks(native_forked: Callable[[], None]) -> None:
 
 
 def _watch_exit() -> None:
-    """Let the end of this process deliver what runs without an end state have left."""
+    """Let the end of this process deliver what runs without an end state have left.
+
+    It waits for all of them together, and for none longer than its ``flush_timeout``.
+    """
     global _forked  # noqa: PLW0603
     _forked = False
 
@@ -206,7 +206,7 @@ def _watch_exit() -> None:
 
     def at_exit() -> None:
         try:
-            _tell(shut_down(EXIT_TIMEOUT))
+            _tell(shut_down())
         except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
             _contain(exception)
 
