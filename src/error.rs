@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 /// The one error type of this crate. No message ever carries a secret.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// An option's value cannot be read.
     #[error("{name}={shown}: expected {expected}; {consequence}")]
     Option {
@@ -90,7 +90,7 @@ pub enum Error {
 
 impl Error {
     /// What stays the same while the same thing is wrong; the message may vary with each attempt.
-    pub fn cause(&self) -> String {
+    pub(crate) fn cause(&self) -> String {
         match self {
             Self::Connect { server, .. } => format!("connect {server}"),
             Self::Tls { server, reason } => format!("TLS {server} {reason}"),

@@ -4,35 +4,53 @@
 //! `ANSIBLE_RUNNER_NATS_FAULT` names a place and what happens there: `place=error`, `place=panic`; with `@N`
 //! behind it, at the Nth time alone, with `@N-M` from the Nth to the Mth.
 
+/// A place where a test can make something panic.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub(crate) fn panic_at(_place: &str) {}
+
 /// A place where a test can make something fail.
 #[cfg(not(feature = "faults"))]
 #[inline]
-pub fn at(_place: &str) -> std::io::Result<()> {
+#[expect(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
+pub(crate) fn error_at(_place: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A place where a test can make something fail.
+/// A place where a test can make something panic.
 ///
 /// # Panics
 /// If the variable says so.
 #[cfg(feature = "faults")]
-pub fn at(place: &str) -> std::io::Result<()> {
+pub(crate) fn panic_at(place: &str) {
+    assert!(!is_due(place, "panic"), "canary in what a panic quotes: fault at {place}");
+}
+
+/// A place where a test can make something fail.
+#[cfg(feature = "faults")]
+pub(crate) fn error_at(place: &str) -> std::io::Result<()> {
+    if is_due(place, "error") {
+        return Err(std::io::Error::other(format!("fault at {place}")));
+    }
+    Ok(())
+}
+
+#[cfg(feature = "faults")]
+fn is_due(place: &str, kind: &str) -> bool {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     static TIMES: AtomicU64 = AtomicU64::new(0);
-    let Ok(fault) = std::env::var("ANSIBLE_RUNNER_NATS_FAULT") else { return Ok(()) };
-    let (wanted, kind) = fault.split_once('=').unwrap_or((&fault, ""));
-    if wanted != place {
-        return Ok(());
+    let Ok(fault) = std::env::var("ANSIBLE_RUNNER_NATS_FAULT") else { return false };
+    let (wanted, what) = fault.split_once('=').unwrap_or((&fault, ""));
+    let (what, number) = what.split_once('@').unwrap_or((what, ""));
+    if wanted != place || what != kind {
+        return false;
     }
-    let (kind, number) = kind.split_once('@').unwrap_or((kind, ""));
     let time = TIMES.fetch_add(1, Relaxed) + 1;
     let (first, last) = number.split_once('-').unwrap_or((number, number));
-    if let (Ok(first), Ok(last)) = (first.parse::<u64>(), last.parse::<u64>())
-        && !(first..=last).contains(&time)
-    {
-        return Ok(());
+    match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) => (first..=last).contains(&time),
+        // No number: each time.
+        _ => true,
     }
-    assert!(kind != "panic", "canary in what a panic quotes: fault at {place}");
-    Err(std::io::Error::other(format!("fault at {place}")))
 }

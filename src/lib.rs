@@ -1,47 +1,56 @@
 //! Publishes ansible-runner's events and status updates to NATS: the native part of the Python package
 //! `ansible_runner_nats`.
 //!
-//! A message's way: `Emitter` (encode, address) → `Outbox` (ours until confirmed) → `Courier` (thread)
-//! → `Session` (one connection) → NATS.
+//! # The house
+//!
+//! | room | what it knows |
+//! | --- | --- |
+//! | `plugin` | what ansible-runner calls: Python's objects become messages. Alone knows pyo3 |
+//! | `cli` | the console script, a folder a command. Alone knows clap and terminals |
+//! | `nats` | the courier's thread, a session, what JetStream says. Alone knows async-nats and rustls |
+//! | `outbox` | messages that are ours until confirmed: in memory, on disk. Knows no network |
+//! | `config` | settings, environment and contexts become a `Config`; the one table of options |
+//! | `message` | one message: subject, id, headers, payload, what is left out. No I/O, no options |
+//! | `report` | what is said to people: notices, counters, the line at the end of a run |
+//! | `secret`, `error`, `fault` | what must not be seen; what can go wrong; failures on demand |
+//!
+//! A message's way: `plugin::Emitter` (encode, address) → `outbox::Outbox` → `nats::Courier` (thread) → `nats::session`
+//! (one connection) → NATS. There is no way back but the confirmation.
+//!
+//! **The rule**: arrows only go down. `plugin` and `cli` use `nats` and what is below it, and ignore each other; `nats`
+//! uses `outbox` and `config`; these use `message` and `report`; those `secret`, `error`, `fault`. The test
+//! `tests/rooms.rs` reads every `use` and holds the code to it.
+//!
+//! Where a change goes: a new option into `config/options.rs`, an error code of JetStream into `nats/jetstream.rs`, a
+//! command into a folder of `cli`.
 
-pub mod cli;
-pub mod cloudevent;
-pub mod config;
-pub mod context;
-pub mod courier;
-pub mod credentials;
-pub mod cut;
+// Without Python nobody calls what only the plugin uses; the build with Python finds what is dead.
+#![cfg_attr(not(feature = "python"), allow(dead_code))]
+
+mod cli;
+mod config;
+mod error;
+mod fault;
+mod message;
+mod nats;
+mod outbox;
 #[cfg(feature = "python")]
-pub mod emitter;
-#[cfg(feature = "python")]
-pub mod encode;
-pub mod error;
-pub mod fault;
-pub mod json;
-pub mod link;
-pub mod listen;
-pub mod message;
-pub mod outbox;
-pub mod pool;
-pub mod probe;
-pub mod process;
-pub mod redact;
-pub mod report;
-pub mod select;
-pub mod session;
-pub mod spill;
-pub mod tls;
+mod plugin;
+mod report;
+mod secret;
+
+/// For the fuzz targets, and for nobody else.
+#[doc(hidden)]
+pub mod fuzzing;
 
 /// The Python module `ansible_runner_nats._native`.
 #[cfg(feature = "python")]
 #[pyo3::pymodule]
 mod _native {
-    use std::ffi::OsString;
-
-    use pyo3::{exceptions::PyMemoryError, prelude::*, types::PyBytes};
+    use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::emitter::{Emitter, forked, last_panic, shut_down};
+    use crate::plugin::{Emitter, encode_to_bytes, forked, last_panic, main, shared_knowledge, shut_down};
 
     /// The version of the package.
     #[pymodule_export]
@@ -52,20 +61,5 @@ mod _native {
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::report::quiet_panics();
         Ok(())
-    }
-
-    /// JSON bytes of any Python object.
-    #[pyfunction]
-    fn encode<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-        let mut json = crate::json::Buffer::default();
-        crate::encode::encode(value, &mut json, crate::encode::Without::default())
-            .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
-        Ok(PyBytes::new(value.py(), json.text()))
-    }
-
-    /// Runs the console script; returns its exit status.
-    #[pyfunction]
-    fn main(py: Python<'_>, args: Vec<OsString>) -> u8 {
-        py.detach(|| crate::cli::main(args))
     }
 }

@@ -11,16 +11,11 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    config::Secret,
-    redact::{self, Masks},
-};
+use crate::secret::{self, Masks, Secret};
 
 /// How much a notice matters; the values are those of Python's `logging`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// For whoever debugs.
-    Debug = 10,
+pub(crate) enum Level {
     /// Worth knowing.
     Info = 20,
     /// Something is wrong; we go on.
@@ -31,7 +26,7 @@ pub enum Level {
 
 /// A line for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub(crate) struct Notice {
     /// How much it matters.
     pub level: Level,
     /// One line, without secrets.
@@ -43,27 +38,27 @@ pub struct Notice {
 impl Notice {
     /// A notice of this level. What servers and users put into the text cannot make it more than one line,
     /// nor endless.
-    pub fn new(level: Level, text: impl AsRef<str>) -> Self {
+    pub(crate) fn new(level: Level, text: impl AsRef<str>) -> Self {
         let text = one_line(text.as_ref());
         Self { level, cause: text.clone(), text }
     }
 
     /// A notice whose text may vary while its cause lasts.
-    pub fn about(level: Level, cause: &str, text: impl AsRef<str>) -> Self {
+    pub(crate) fn about(level: Level, cause: &str, text: impl AsRef<str>) -> Self {
         Self { level, text: one_line(text.as_ref()), cause: one_line(cause) }
     }
 }
 
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 2000;
-    redact::collapsed(text).chars().take(LONGEST).collect()
+    secret::collapsed(text).chars().take(LONGEST).collect()
 }
 
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
 /// From now on a panic of ours is not printed: its message may quote what it stumbled over, which may be
 /// secret. Only its place is kept. (The hook is this library's own: each has its own copy of `std`.)
-pub fn quiet_panics() {
+pub(crate) fn quiet_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         // Not waited for: a thread that held it may have been left behind by a fork.
@@ -74,14 +69,14 @@ pub fn quiet_panics() {
 }
 
 /// Where the last panic of ours happened: `file:line:column`.
-pub fn last_panic() -> String {
+pub(crate) fn last_panic() -> String {
     LAST_PANIC.try_lock().map(|place| place.clone()).unwrap_or_default()
 }
 
 /// The last things that the background has to say. It never calls Python: whoever holds the GIL next
 /// collects them.
 #[derive(Debug, Default)]
-pub struct Notices {
+pub(crate) struct Notices {
     /// What a server says may repeat what we told it.
     masks: Mutex<Masks>,
     ring: Mutex<Ring>,
@@ -100,34 +95,34 @@ impl Notices {
     const KEPT: usize = 64;
 
     /// An empty ring that lets none of these credentials in.
-    pub fn new(masks: Masks) -> Self {
+    pub(crate) fn new(masks: Masks) -> Self {
         Self { masks: Mutex::new(masks), ..Self::default() }
     }
 
     /// More credentials, which were read from their file just now.
-    pub fn learn(&self, secrets: Vec<Secret>) {
+    pub(crate) fn learn(&self, secrets: Vec<Secret>) {
         self.masks.lock().unwrap_or_else(PoisonError::into_inner).learn(secrets);
     }
 
     /// A text of the server's without our credentials.
-    pub fn hide(&self, text: String) -> String {
+    pub(crate) fn hide(&self, text: String) -> String {
         let masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
         masks.hidden(text)
     }
 
     /// Says something.
-    pub fn say(&self, level: Level, text: String) {
+    pub(crate) fn say(&self, level: Level, text: String) {
         self.put(Notice::new(level, self.hide(text)));
     }
 
     /// Says that something is wrong, in words that may vary while the `cause` lasts.
-    pub fn warn(&self, cause: &str, text: String) {
+    pub(crate) fn warn(&self, cause: &str, text: String) {
         self.put(Notice::about(Level::Warning, cause, self.hide(text)));
     }
 
     /// Says that something is wrong, and keeps it for later runs until [`Self::mended`]. While the same
     /// `cause` lasts it is said once, in whatever words the network finds for it.
-    pub fn problem(&self, cause: &str, text: String) {
+    pub(crate) fn problem(&self, cause: &str, text: String) {
         // Not `about`: what is wrong again after it was mended is told again.
         let notice = Notice::new(Level::Warning, self.hide(text));
         {
@@ -154,23 +149,23 @@ impl Notices {
     }
 
     /// The problem is over; `true` if there was one.
-    pub fn mended(&self) -> bool {
+    pub(crate) fn mended(&self) -> bool {
         self.lock().problem.take().is_some()
     }
 
     /// What is wrong now, and the number of the latest notice: where a new reader starts.
-    pub fn start(&self) -> (Option<Notice>, u64) {
+    pub(crate) fn start(&self) -> (Option<Notice>, u64) {
         let ring = self.lock();
         (ring.problem.as_ref().map(|(_, notice)| notice.clone()), self.latest.load(Relaxed))
     }
 
     /// Is there anything after number `seen`? Cheap.
-    pub fn has_news(&self, seen: u64) -> bool {
+    pub(crate) fn has_news(&self, seen: u64) -> bool {
         self.latest.load(Relaxed) != seen
     }
 
     /// All that is kept of what was said after number `seen`, and the number of the latest.
-    pub fn since(&self, seen: u64) -> (Vec<Notice>, u64) {
+    pub(crate) fn since(&self, seen: u64) -> (Vec<Notice>, u64) {
         let ring = self.lock();
         let latest = self.latest.load(Relaxed);
         let news = usize::try_from(latest.saturating_sub(seen)).unwrap_or(usize::MAX);
@@ -186,7 +181,7 @@ impl Notices {
 /// What became of a run's messages. Every accepted one ends in exactly one of `stored`, `routed`,
 /// `unproven`, `spilled`, `dropped`.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Taken from ansible-runner.
     pub accepted: AtomicU64,
     /// Confirmed by a stream.
@@ -205,7 +200,7 @@ pub struct Counters {
 
 /// The end of a run, in one line.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// The run's ident.
     pub ident: String,
     /// [`Counters::stored`].
@@ -230,7 +225,7 @@ pub struct Report {
 
 impl Report {
     /// The report of a run that is settled.
-    pub fn new(
+    pub(crate) fn new(
         ident: String,
         counters: &Counters,
         files: Vec<PathBuf>,
@@ -252,12 +247,12 @@ impl Report {
     }
 
     /// A warning if anything was not confirmed.
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         if self.spilled + self.dropped + self.unproven > 0 { Level::Warning } else { Level::Info }
     }
 
     /// The report as a notice.
-    pub fn notice(&self) -> Notice {
+    pub(crate) fn notice(&self) -> Notice {
         Notice::new(self.level(), self.to_string())
     }
 }
@@ -315,10 +310,10 @@ mod tests {
 
     #[test]
     fn a_server_cannot_make_us_print_our_password() {
-        let notices = Notices::new(Masks::new([crate::config::Secret::new("canary-1")]));
+        let notices = Notices::new(Masks::new([Secret::new("canary-1")]));
         notices.problem("cause", "bad password canary-1".to_owned());
         notices.say(Level::Info, "hello canary-1".to_owned());
-        notices.learn(vec![crate::config::Secret::new("canary  2")]);
+        notices.learn(vec![Secret::new("canary  2")]);
         notices.say(Level::Info, format!("{}canary  2", "x ".repeat(996)));
         let texts: Vec<String> = notices.since(0).0.into_iter().map(|notice| notice.text).collect();
         assert_eq!(texts[..2], ["bad password ***", "hello ***"]);

@@ -197,9 +197,7 @@ def test_refused_options_send_nothing(server: Server, bus: Bus) -> None:
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, 1.5 + 2j])
 def test_a_subject_id_that_is_no_text(value: Any) -> None:
-    # A complex number becomes text on the way.
-    lines = told({"nats_subject_id": value})
-    assert lines == ([] if isinstance(value, complex) else ["nats_subject_id: expected text" + CLOSED])
+    assert told({"nats_subject_id": value}) == ["nats_subject_id: expected text" + CLOSED]
 
 
 def test_texts_of_megabytes(server: Server, bus: Bus) -> None:

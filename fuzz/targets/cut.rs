@@ -1,7 +1,7 @@
 //! Cutting: what was JSON is JSON and fits, what was not does no harm.
 #![no_main]
 
-use ansible_runner_nats_native::cut::cut;
+use ansible_runner_nats_native::fuzzing::cut;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Settings and environment, whatever is in them: resolved or told, never with a secret in what is told.
 #![no_main]
 
-use ansible_runner_nats_native::config::resolve;
+use ansible_runner_nats_native::fuzzing::resolve;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
 
@@ -22,19 +22,17 @@ fuzz_target!(|input: &str| {
         vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     };
     let settings: Map<String, Value> = serde_json::from_str(settings).unwrap_or_default();
-    let resolution = resolve(&settings, &var, &|| "host.example".to_owned());
-    assert!(resolution.problems.len() <= 51);
-    for problem in &resolution.problems {
+    let resolved = resolve(&settings, &var);
+    assert!(resolved.problems.len() <= 51);
+    for problem in &resolved.problems {
         assert!(!problem.contains(CANARY), "{problem}");
         assert!(problem.len() < 4000);
     }
-    if let Some(config) = resolution.config {
-        assert!(!format!("{config:?}").contains(CANARY));
-        for (name, value) in &config.headers {
-            assert!(!name.is_empty() && !name.contains([':', '\r', '\n']) && !value.contains(['\r', '\n']));
-        }
-        for server in &config.connection.servers {
-            assert!(!server.address.contains(['@', '\r', '\n', ' ']), "{}", server.address);
-        }
+    assert!(!resolved.shown.contains(CANARY));
+    for (name, value) in &resolved.headers {
+        assert!(!name.is_empty() && !name.contains([':', '\r', '\n']) && !value.contains(['\r', '\n']));
+    }
+    for server in &resolved.servers {
+        assert!(!server.contains(['@', '\r', '\n', ' ']), "{server}");
     }
 });

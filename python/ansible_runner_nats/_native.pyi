@@ -2,12 +2,151 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, Final, final
+from typing import Any, Final, Literal, TypedDict, final, type_check_only
 
-__all__ = ["VERSION", "Emitter", "encode", "forked", "last_panic", "main", "shut_down"]
+__all__ = ["VERSION", "Emitter", "encode", "forked", "last_panic", "main", "shared_knowledge", "shut_down"]
 
 VERSION: Final[str]
 """The version of the package, in Cargo's spelling."""
+
+# -- options: begin
+@type_check_only
+class NatsOptions(TypedDict, total=False):
+    """The setting ``nats_options`` (made from src/config/options.rs: see there, or docs/options.md)."""
+
+    servers: str | Sequence[str]
+    """Servers to try: a list, or text with commas. Schemes ``nats``, ``tls``, ``ws``, ``wss``; credentials
+    in a URL (percent-encoded) work.
+    """
+
+    context: str
+    """A context of the ``nats`` command, by name or path: servers, credentials, TLS and JetStream domain
+    from there. Any option of our own beats the context's field; with a user, token or key of our
+    own the context's way to authenticate is left aside as a whole.
+    """
+
+    user_credentials: str
+    """Path of a ``.creds`` file (JWT and nkey). Read at each connect, so it may be renewed while a job
+    runs.
+    """
+
+    nkeys_seed_str: str | int
+    """An nkey seed (``SU...``)."""
+
+    nkeys_seed: str | int
+    """Path of an nkey seed file (read at each connect), or the seed itself."""
+
+    user: str
+    """User name."""
+
+    password: str | int
+    """The user's password."""
+
+    token: str | int
+    """A token that the server knows."""
+
+    tls_ca: str | PathLike[str]
+    """PEM file of the authorities that are trusted, instead of the system's."""
+
+    tls_cert: str | PathLike[str]
+    """PEM file of the client certificate."""
+
+    tls_key: str | PathLike[str]
+    """PEM file of the client certificate's key."""
+
+    tls_hostname: str
+    """The name that the server's certificate must have, instead of the URL's host (the name in SNI stays
+    the URL's).
+    """
+
+    tls_handshake_first: bool | str
+    """TLS before the server's first word."""
+
+    subject: str
+    """Where messages go. ``{name}`` is the event's name or the status, so that consumers can subscribe to
+    ``….event.runner_on_failed`` alone.
+    """
+
+    events: str | Sequence[str]
+    """Which events are published, all if it is not set: names with ``*`` and ``?``; ``!`` excludes.
+    Statuses always are.
+    """
+
+    omit: str | Sequence[str]
+    """Fields that are left out, such as ``event_data.res,stdout``; lists are looked through."""
+
+    status_env: Literal["redact", "omit", "full"]
+    """What the status ``starting`` carries of the job's environment: ``redact`` masks what looks secret,
+    ``omit`` leaves it out, ``full`` masks nothing but this plugin's own credentials.
+    """
+
+    cloudevents: bool | str
+    """Add the headers of a CloudEvent (https://cloudevents.io) in binary mode."""
+
+    delivery: Literal["auto", "jetstream", "core"]
+    """What proves that a message arrived: ``jetstream``, a stream's acknowledgement; ``core``, the
+    server's echo; ``auto`` asks the server whether a stream takes the subject.
+    """
+
+    stream: str
+    """The stream that must take the messages; implies ``delivery: jetstream``."""
+
+    required: bool | str
+    """The job does not start without a connection: then ``NatsRequiredError`` says why. Once it runs,
+    nothing stops it.
+    """
+
+    flush_timeout: float | str
+    """The most that the end of a run waits for confirmations; what is not confirmed by then goes to disk."""
+
+    spill_dir: str | PathLike[str]
+    """Where undelivered messages go, instead of the run's artifact directory."""
+
+    pending_size: int | str
+    """Bytes held in memory while they wait; more goes to disk until there is room again."""
+
+    flusher_queue_size: int | str
+    """Messages in flight, unconfirmed."""
+
+    name: str
+    """The client name that the server shows."""
+
+    verbose: bool | str
+    """Log each step of the connection (INFO)."""
+
+    allow_reconnect: bool | str
+    """Connect again when a connection breaks."""
+
+    connect_timeout: float | str
+    """For one attempt to connect, name look-up included."""
+
+    reconnect_time_wait: float | str
+    """Pause before a server is tried again (the first retry is at once)."""
+
+    max_reconnect_attempts: int | str
+    """Failures in a row after which a server is given up, -1: none, as long as a run is open."""
+
+    ping_interval: float | str
+    """Pause between two PINGs on a connection."""
+
+    max_outstanding_pings: int | str
+    """Unanswered PINGs after which a connection is stale. The second variable is how 0.4.0 spelt it."""
+
+    inbox_prefix: str
+    """Where confirmations come back."""
+
+    dont_randomize: bool | str
+    """Try the servers in the given order."""
+
+    no_echo: bool | str
+    """Without effect: the echo of our own markers is what confirms delivery."""
+
+    pedantic: bool | str
+    """Without effect: subjects are checked before they are sent."""
+
+    drain_timeout: bool | str
+    """Without effect: ``flush_timeout`` bounds the end of a run."""
+# -- options: end
 
 @final
 class Emitter:
@@ -72,6 +211,13 @@ def last_panic() -> str:
 
 def main(args: Sequence[str]) -> int:
     """Run the console script with ``args`` (program name first); return its exit status."""
+
+def shared_knowledge(subject_id: object) -> dict[str, Any]:
+    """What the shim knows as well, as it may not load this library before a run is enabled; for tests.
+
+    :return: ``true`` (words), ``end_states`` (statuses), ``enables`` (whether a ``nats_subject_id`` of this value
+        enables the plugin).
+    """
 
 def shut_down() -> list[tuple[int, str]]:
     """End every run of this process that did not end itself (called when the interpreter ends).

@@ -12,8 +12,8 @@ use super::{
     terminal::{Tone, printable, stdout},
 };
 use crate::{
-    config::{Config, Setting},
-    probe::{Finding, State, probe},
+    config::{AUTH, Config, Setting},
+    nats::{Finding, State, probe},
 };
 
 /// Show which options are in force, connect, and say what works and what does not.
@@ -92,11 +92,11 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
 
 /// Ways to authenticate that contradict each other.
 fn several_ways(settings: &[Setting]) -> Option<String> {
-    /// The first one that is set is used (`config.rs`).
-    const WAYS: &[&str] = &["user_credentials", "nkeys_seed_str", "nkeys_seed", "user", "token"];
     let is_set =
-        |way: &&&str| settings.iter().any(|setting| setting.option == **way && setting.source != "default");
-    let set: Vec<&str> = WAYS.iter().filter(is_set).copied().collect();
+        |way: &&str| settings.iter().any(|setting| setting.option == *way && setting.source != "default");
+    // A password is the user's.
+    let ways = AUTH.iter().map(|opt| opt.key).filter(|way| *way != "password");
+    let set: Vec<&str> = ways.filter(is_set).collect();
     let (used, others) = set.split_first()?;
     (!others.is_empty()).then(|| format!("{used} is used; {} is left aside", others.join(", ")))
 }
@@ -108,7 +108,7 @@ fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Resul
         let mut steps: Vec<Finding> = Vec::new();
         let mut shown = Ok(());
         runtime.block_on(probe(config, server, &mut |mut finding| {
-            finding.text = printable(&config.masks.hidden(finding.text));
+            finding.text = printable(&config.hidden(finding.text));
             if shown.is_ok() {
                 shown = show.finding(&finding);
             }

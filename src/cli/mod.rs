@@ -1,11 +1,8 @@
 //! The console script `ansible-runner-nats`.
 
 mod check;
-mod jobs;
 mod options;
-mod recorded;
 mod replay;
-mod screen;
 mod terminal;
 mod watch;
 
@@ -62,7 +59,7 @@ enum Command {
 }
 
 /// Runs the command line `args` (program name first). Returns the exit status.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
         Err(error) => {

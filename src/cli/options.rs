@@ -5,10 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::{
-    config::{self, Resolution},
-    credentials,
-};
+use crate::config::{self, Resolution, read_secret};
 
 /// Where to connect, and how: as the plugin would, unless it is said here.
 #[derive(Debug, Args)]
@@ -40,18 +37,22 @@ impl Options {
                 options.extend(given.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))));
             }
         }
-        let hidden: Vec<&str> =
-            given.iter().flat_map(|(key, _)| config::variables_of(key)).copied().collect();
+        let hidden: Vec<&str> = given
+            .iter()
+            .filter_map(|(key, _)| config::option_of_key(key))
+            .flat_map(|opt| opt.env)
+            .copied()
+            .collect();
         let env = |name: &str| {
             let value = std::env::var_os(name).filter(|_| !hidden.contains(&name));
             value.map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
         };
         let id_is_set = |settings: &Map<String, Value>| {
-            env(config::SUBJECT_ID).is_some()
-                || settings.get("nats_subject_id").is_some_and(|id| !matches!(id, Value::Null) && id != "")
+            env(config::SUBJECT_ID_VARIABLE).is_some()
+                || settings.get(config::SUBJECT_ID.key).is_some_and(|id| !config::is_off(id))
         };
         if let Some(id) = subject_id.filter(|_| !id_is_set(&settings)) {
-            settings.insert("nats_subject_id".to_owned(), Value::from(id));
+            settings.insert(config::SUBJECT_ID.key.to_owned(), Value::from(id));
         }
         let hostname = || hostname::get().unwrap_or_default().to_string_lossy().into_owned();
         let mut resolution = config::resolve(&settings, &env, &hostname);
@@ -84,7 +85,7 @@ pub(super) fn settings_of(folder: &Path) -> Result<Map<String, Value>, String> {
         return Ok(Map::new());
     }
     let fail = |reason: String| format!("{}: {reason}", path.display());
-    let text = credentials::read(&path).map_err(|error| fail(error.to_string()))?;
+    let text = read_secret(&path).map_err(|error| fail(error.to_string()))?;
     // What the parser says may quote a secret.
     let settings: Value =
         serde_yaml_ng::from_str(text.reveal()).map_err(|_| fail("neither JSON nor YAML".to_owned()))?;

@@ -1,0 +1,206 @@
+//! How to authenticate, and the files that hold credentials: read at each connect, so that they may be renewed while
+//! a job runs.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{
+    options::{self, NKEYS_SEED, NKEYS_SEED_STR, PASSWORD, TOKEN, USER, USER_CREDENTIALS},
+    reader::Reader,
+    values::as_text,
+};
+use crate::secret::{MASK, Secret, looks_secret};
+
+/// How to authenticate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Auth {
+    /// User and password.
+    User(String, Secret),
+    /// A token.
+    Token(Secret),
+    /// The content of a `.creds` file.
+    Creds(Secret),
+    /// Path of a `.creds` file, read anew at each connect so that it may be renewed.
+    CredsFile(PathBuf),
+    /// Path of an nkey seed file, read anew at each connect.
+    SeedFile(PathBuf),
+    /// The nkey seed itself.
+    Seed(Secret),
+}
+
+impl Auth {
+    /// Does a file hold it?
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self, Self::CredsFile(_) | Self::SeedFile(_))
+    }
+
+    /// What a user calls this way to authenticate.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Self::User(..) => "user and password",
+            Self::Token(_) => "token",
+            Self::CredsFile(_) | Self::Creds(_) => "user_credentials",
+            Self::SeedFile(_) | Self::Seed(_) => "nkeys_seed",
+        }
+    }
+}
+
+impl fmt::Display for Auth {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user, _) => write!(f, "user {user}, password {MASK}"),
+            Self::Token(_) => write!(f, "token {MASK}"),
+            Self::Creds(_) => write!(f, "creds {MASK}"),
+            Self::Seed(_) => write!(f, "nkey {MASK}"),
+            Self::CredsFile(path) => write!(f, "creds {}", path.display()),
+            Self::SeedFile(path) => write!(f, "nkey {}", path.display()),
+        }
+    }
+}
+
+pub(super) fn is_seed(text: &str) -> bool {
+    nkeys::KeyPair::from_seed(text.trim()).is_ok()
+}
+
+impl Reader<'_> {
+    /// The first way of [`options::AUTH`] that is set; all of them are read, so that mistakes in any are told.
+    pub(super) fn auth(&mut self) -> Option<Auth> {
+        for opt in [&PASSWORD, &TOKEN, &NKEYS_SEED_STR, &NKEYS_SEED] {
+            let given = self.all_given(opt);
+            // A path is no secret.
+            let texts = given.iter().filter_map(as_text);
+            let secrets =
+                texts.filter(|text| opt.key != NKEYS_SEED.key || is_seed(text) || looks_secret(text));
+            self.secrets.extend(secrets.map(Secret::new));
+        }
+        let mut first = None;
+        for opt in options::AUTH {
+            let way = match opt.key {
+                key if key == USER_CREDENTIALS.key => self.user_credentials(),
+                key if key == NKEYS_SEED_STR.key => self.nkeys_seed_str(),
+                key if key == NKEYS_SEED.key => self.nkeys_seed(),
+                key if key == USER.key => self.user_and_password(first.is_none()),
+                key if key == TOKEN.key => {
+                    self.read(&TOKEN, as_text).map(|token| Auth::Token(Secret::new(token)))
+                }
+                // Read with the user.
+                _ => None,
+            };
+            first = first.or(way);
+        }
+        first
+    }
+
+    fn user_credentials(&mut self) -> Option<Auth> {
+        let path =
+            self.read(&USER_CREDENTIALS, |value: &Value| as_text(value).filter(|path| !looks_secret(path)))?;
+        self.shown(USER_CREDENTIALS.key, path.clone());
+        let auth = Auth::CredsFile(PathBuf::from(path));
+        self.secrets.extend(secrets_of(&auth));
+        Some(auth)
+    }
+
+    fn nkeys_seed_str(&mut self) -> Option<Auth> {
+        let seed = self.read(&NKEYS_SEED_STR, |value: &Value| as_text(value).filter(|seed| is_seed(seed)))?;
+        Some(Auth::Seed(Secret::new(seed)))
+    }
+
+    fn nkeys_seed(&mut self) -> Option<Auth> {
+        let text = self.read(&NKEYS_SEED, |value: &Value| {
+            as_text(value).filter(|text| is_seed(text) || !looks_secret(text))
+        })?;
+        if is_seed(&text) {
+            return Some(Auth::Seed(Secret::new(text)));
+        }
+        self.shown(NKEYS_SEED.key, text.clone());
+        let auth = Auth::SeedFile(PathBuf::from(text));
+        self.secrets.extend(secrets_of(&auth));
+        Some(auth)
+    }
+
+    /// One without the other is a mistake, if this is the way that would be used.
+    fn user_and_password(&mut self, is_used: bool) -> Option<Auth> {
+        match (self.read(&USER, as_text), self.read(&PASSWORD, as_text)) {
+            (Some(user), Some(password)) => return Some(Auth::User(user, Secret::new(password))),
+            (Some(_), None) if is_used => self.refuse_half(&USER, "a password too", &PASSWORD),
+            (None, Some(_)) if is_used => self.refuse_half(&PASSWORD, "a user too", &USER),
+            _ => {}
+        }
+        None
+    }
+}
+
+/// The text of a credentials file. Errors if it is not a regular file, or far too large for one.
+pub(crate) fn read(path: &Path) -> io::Result<Secret> {
+    /// Real ones have about a kilobyte.
+    const MOST: u64 = 1 << 20;
+    // Opening a FIFO would wait for ever otherwise.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if about.len() > MOST {
+        return Err(io::Error::other("too large for a credentials file"));
+    }
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text)?;
+    Ok(Secret::new(text))
+}
+
+/// What must not be seen of a way to authenticate: the file's content too, as far as it can be read.
+pub(crate) fn secrets_of(auth: &Auth) -> Vec<Secret> {
+    match auth {
+        Auth::User(_, secret) | Auth::Token(secret) | Auth::Seed(secret) => vec![secret.clone()],
+        Auth::Creds(text) => secret_lines(text),
+        Auth::CredsFile(path) | Auth::SeedFile(path) => lines_of(path),
+    }
+}
+
+/// What must not be seen of a file that holds a key, as far as it can be read.
+pub(super) fn lines_of(path: &Path) -> Vec<Secret> {
+    read(path).map(|text| secret_lines(&text)).unwrap_or_default()
+}
+
+/// The nkey seed in a text: by itself, or in a frame of dashes.
+pub(crate) fn seed_in(text: &Secret) -> Option<Secret> {
+    let lines = text.reveal().lines().map(str::trim);
+    lines.into_iter().find(|line| nkeys::KeyPair::from_seed(line).is_ok()).map(Secret::new)
+}
+
+fn secret_lines(text: &Secret) -> Vec<Secret> {
+    text.reveal().lines().map(str::trim).filter(|line| is_secret(line)).map(Secret::new).collect()
+}
+
+/// A line of a `.creds` or seed file that is a JWT or a seed: not a fence, not a word of advice.
+fn is_secret(line: &str) -> bool {
+    const SHORTEST: usize = 16;
+    line.len() >= SHORTEST && !line.starts_with(['-', '*', '#']) && !line.contains(char::is_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn seeds_and_tokens_are_found_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("user.creds");
+        let lines = "-----BEGIN NATS USER JWT-----\neyJ0eXAiOiJKV1QifQ.e30.abc\n------END NATS USER JWT------\n\n\
+                     *** IMPORTANT: this is a secret ***\n-----BEGIN USER NKEY SEED-----\n  SUACSSL3UAHUDXKFSNVUZ  \n";
+        fs::write(&path, lines).unwrap();
+        let secrets = secrets_of(&Auth::CredsFile(path));
+        let texts: Vec<&str> = secrets.iter().map(Secret::reveal).collect();
+        assert_eq!(texts, ["eyJ0eXAiOiJKV1QifQ.e30.abc", "SUACSSL3UAHUDXKFSNVUZ"]);
+        assert!(secrets_of(&Auth::SeedFile(dir.path().to_owned())).is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! docs/options.md and the options of the stub, as the table has them.
+
+use std::{env, fmt::Write, fs, path::Path};
+
+use super::options::{GROUPS, Opt, Place, Shown, Takes};
+
+/// What ruff allows in the stub, less its indent and quotes.
+const WIDTH: usize = 100;
+
+/// docs/options.md.
+fn options_md() -> String {
+    let mut text = String::from(
+        "<!-- Made from src/config/options.rs by `UPDATE_DOCS=1 cargo test`: change it there. -->\n\
+         # Options\n\n",
+    );
+    paragraph(
+        &mut text,
+        "",
+        "Each option has a key in the setting `nats_options` of `env/settings` (or a setting of its \
+        own, where it says so) and an environment variable. The environment wins, option by option; an empty variable \
+        or text counts as not set. True is `true`, `yes`, `y`, `1`, `on` in any case, false is `false`, `no`, `n`, `0`, \
+        `off`.",
+    );
+    paragraph(
+        &mut text,
+        "",
+        "A value that cannot be read is named in a warning and the default is used. Options marked \
+        **guarded** are different: whoever says which server to trust, or what must not be sent, would not want to go on \
+        without it. If such a value cannot be read, nothing is published, and an error says so.",
+    );
+    for (title, about, options) in GROUPS {
+        let _ = write!(text, "## {title}\n\n");
+        paragraph(&mut text, "", about);
+        for opt in *options {
+            option(&mut text, opt);
+        }
+    }
+    text.trim_end().to_owned() + "\n"
+}
+
+fn option(text: &mut String, opt: &Opt) {
+    let _ = write!(text, "### `{}`\n\n", opt.key);
+    paragraph(text, "", opt.about);
+    let place = if opt.place == Place::Setting { "" } else { "nats_options." };
+    let _ = writeln!(text, "- Setting: `{place}{}`", opt.key);
+    if !opt.env.is_empty() {
+        let variables: Vec<String> = opt.env.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(text, "- Variable: {}", variables.join(", "));
+    }
+    match opt.takes {
+        Takes::WithoutEffect(_) | Takes::CannotServe(_) => {}
+        takes => {
+            paragraph(text, "  ", &format!("- Takes: {}", takes.expected()));
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            let default = takes.default();
+            if !default.is_empty() && default != "none" {
+                let _ = writeln!(text, "- Default: `{default}`");
+            }
+        }
+    }
+    let guarded = if opt.guarded { ", guarded" } else { "" };
+    let _ = write!(text, "- Since {}{guarded}\n\n", opt.since);
+}
+
+/// Wrapped text; lines after the first are indented.
+fn paragraph(text: &mut String, indent: &str, words: &str) {
+    if words.is_empty() {
+        return;
+    }
+    let mut length = 0;
+    for word in words.split_whitespace() {
+        if length > 0 && length + 1 + word.chars().count() > WIDTH {
+            text.push('\n');
+            text.push_str(indent);
+            length = indent.len();
+        } else if length > 0 {
+            text.push(' ');
+            length += 1;
+        }
+        text.push_str(word);
+        length += word.chars().count();
+    }
+    text.push_str("\n\n");
+}
+
+/// `NatsOptions` of the stub `_native.pyi`.
+fn stub() -> String {
+    let mut text = String::from(
+        "@type_check_only\nclass NatsOptions(TypedDict, total=False):\n    \"\"\"The setting ``nats_options`` \
+         (made from src/config/options.rs: see there, or docs/options.md).\"\"\"\n",
+    );
+    for opt in GROUPS.iter().flat_map(|(_, _, options)| options.iter()) {
+        if opt.place != Place::NatsOptions {
+            continue;
+        }
+        let kind = match opt.takes {
+            Takes::Flag(_) | Takes::WithoutEffect(_) => "bool | str".to_owned(),
+            Takes::Seconds { .. } => "float | str".to_owned(),
+            Takes::Count { .. } => "int | str".to_owned(),
+            Takes::Word(words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+                format!("Literal[{}]", words.join(", "))
+            }
+            Takes::Texts(..) => "str | Sequence[str]".to_owned(),
+            Takes::Path => "str | PathLike[str]".to_owned(),
+            Takes::Text(_, default) if default.parse::<i64>().is_ok() => "int | str".to_owned(),
+            Takes::Text(..) if opt.shown == Shown::Never => "str | int".to_owned(),
+            Takes::Text(..) => "str".to_owned(),
+            Takes::Pairs => "Mapping[str, str]".to_owned(),
+            Takes::CannotServe(_) => continue,
+        };
+        let _ = writeln!(text, "\n    {}: {kind}\n    \"\"\"{}", opt.key, stub_text(opt));
+    }
+    text
+}
+
+fn stub_text(opt: &Opt) -> String {
+    let mut text = String::new();
+    paragraph(&mut text, "    ", &format!("    {}", opt.about.replace('`', "``")));
+    // reStructuredText has no links of Markdown's kind.
+    let text =
+        text.trim().replace("[CloudEvent](https://cloudevents.io)", "CloudEvent (https://cloudevents.io)");
+    if text.contains('\n') { format!("{text}\n    \"\"\"") } else { format!("{text}\"\"\"") }
+}
+
+/// Compares what is between two marks of a file (or all of it) with what should be there, or writes that with
+/// `UPDATE_DOCS=1`.
+fn hold(file: &str, marks: Option<(&str, &str)>, wanted: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let wanted = match marks {
+        None => wanted.to_owned(),
+        Some((begin, end)) => {
+            let (before, rest) = text.split_once(begin).unwrap();
+            let (_, after) = rest.split_once(end).unwrap();
+            format!("{before}{begin}{wanted}{end}{after}")
+        }
+    };
+    if text != wanted {
+        let update = env::var_os("UPDATE_DOCS").is_some();
+        assert!(update, "{file} is not what the table says: run `UPDATE_DOCS=1 cargo test`");
+        fs::write(path, wanted).unwrap();
+    }
+}
+
+#[test]
+fn the_document_is_what_the_table_says() {
+    let text = options_md();
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+    hold("docs/options.md", None, &text);
+}
+
+#[test]
+fn the_stub_is_what_the_table_says() {
+    let marks = ("# -- options: begin\n", "# -- options: end\n");
+    hold("python/ansible_runner_nats/_native.pyi", Some(marks), &stub());
+}
+
+#[test]
+fn every_option_is_there_once_and_says_what_it_is() {
+    let mut names: Vec<&str> = Vec::new();
+    for opt in GROUPS.iter().flat_map(|(_, _, options)| options.iter()) {
+        assert!(opt.about.ends_with('.') && opt.about.len() > 8, "{}", opt.key);
+        assert!(opt.env.iter().all(|name| name.starts_with("RUNNER_")), "{}", opt.key);
+        names.push(opt.key);
+        names.extend(opt.env);
+    }
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}

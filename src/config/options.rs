@@ -1,0 +1,553 @@
+//! Every option, once: its names, what it takes, its default, and what becomes of a value that cannot be read.
+//!
+//! A new option is a constant here, a place in [`GROUPS`], and a line in `config::resolve` that reads it. The reader,
+//! "did you mean", `check`, what a status hides of our own variables, docs/options.md and the stub `_native.pyi` all
+//! come from this table (`UPDATE_DOCS=1 cargo test` writes the last two anew).
+
+/// One option.
+#[derive(Debug)]
+pub(crate) struct Opt {
+    /// The key in the setting `nats_options`, or the setting itself.
+    pub(crate) key: &'static str,
+    /// Where the key stands.
+    pub(super) place: Place,
+    /// The variables, the documented one first.
+    pub(crate) env: &'static [&'static str],
+    /// What is understood.
+    pub(super) takes: Takes,
+    /// Nothing is published if the value cannot be read, instead of the default being used: whoever leaves something
+    /// out, sends it elsewhere or protects it may have a reason that a typing error must not defeat.
+    pub(crate) guarded: bool,
+    /// What of the value may be shown.
+    pub(super) shown: Shown,
+    /// The version of this package that knew it first.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the documents"))]
+    pub(super) since: &'static str,
+    /// One or two sentences for the documents.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the documents"))]
+    pub(super) about: &'static str,
+}
+
+/// Where an option is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A setting of its own, beside `nats_options`.
+    Setting,
+    /// A key of the setting `nats_options`.
+    NatsOptions,
+    /// A field of a context alone.
+    Context,
+}
+
+/// What an option takes, and its default.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Takes {
+    /// A truth.
+    Flag(bool),
+    /// A duration in seconds.
+    Seconds { default: f64, least: f64 },
+    /// A whole number.
+    Count { default: u64, least: u64, most: u64 },
+    /// One of these words, the first of which is the default.
+    Word(&'static [&'static str]),
+    /// A path.
+    Path,
+    /// Several texts: a list, or text with commas. What is expected, and the default.
+    Texts(&'static str, &'static str),
+    /// A text. What is expected, and the default.
+    Text(&'static str, &'static str),
+    /// A mapping of texts.
+    Pairs,
+    /// nats-py has it, this client does not need it: why.
+    WithoutEffect(&'static str),
+    /// nats-py takes a Python object there, and security depends on it: what to use instead.
+    CannotServe(&'static str),
+}
+
+/// What of a value may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// All of it.
+    Plain,
+    /// Only what was understood: a path or a URL may hold a secret by mistake.
+    Understood,
+    /// Nothing.
+    Never,
+}
+
+/// What is understood as a truth: true and false, in any case.
+pub(crate) const TRUE: &[&str] = &["true", "yes", "y", "1", "on"];
+pub(crate) const FALSE: &[&str] = &["false", "no", "n", "0", "off"];
+
+impl Takes {
+    /// What would have been understood, in an error's words.
+    pub(super) fn expected(&self) -> String {
+        match self {
+            Self::Flag(_) => format!("{} or {}", TRUE.join(", "), FALSE.join(", ")),
+            Self::Seconds { least, .. } => format!("a number of seconds, at least {least}"),
+            Self::Count { least, most, .. } => format!("a whole number from {least} to {most}"),
+            Self::Word(words) => match words.split_last() {
+                Some((last, words)) => format!("{} or {last}", words.join(", ")),
+                None => String::new(),
+            },
+            Self::Path => "a path".to_owned(),
+            Self::Texts(expected, _) | Self::Text(expected, _) => (*expected).to_owned(),
+            Self::Pairs => "a mapping of names to values".to_owned(),
+            Self::WithoutEffect(_) => "nothing".to_owned(),
+            Self::CannotServe(instead) => (*instead).to_owned(),
+        }
+    }
+
+    /// The default, as a user would write it; `none` or empty if there is none.
+    pub(super) fn default(&self) -> String {
+        match self {
+            Self::Flag(default) => default.to_string(),
+            Self::Seconds { default, .. } => default.to_string(),
+            Self::Count { default, .. } => default.to_string(),
+            Self::Word(words) => words.first().copied().unwrap_or_default().to_owned(),
+            Self::Texts(_, default) | Self::Text(_, default) => (*default).to_owned(),
+            Self::Path | Self::Pairs | Self::WithoutEffect(_) | Self::CannotServe(_) => "none".to_owned(),
+        }
+    }
+}
+
+/// An option of `nats_options` that costs nothing but its effect when it cannot be read.
+const fn tuning(
+    key: &'static str,
+    env: &'static [&'static str],
+    since: &'static str,
+    takes: Takes,
+    about: &'static str,
+) -> Opt {
+    Opt { key, place: Place::NatsOptions, env, takes, guarded: false, shown: Shown::Plain, since, about }
+}
+
+/// An option without which nothing is published when it cannot be read.
+const fn guarded(
+    key: &'static str,
+    env: &'static [&'static str],
+    since: &'static str,
+    takes: Takes,
+    about: &'static str,
+) -> Opt {
+    Opt { guarded: true, ..tuning(key, env, since, takes, about) }
+}
+
+/// A guarded option whose value is shown only where it was understood.
+const fn careful(
+    key: &'static str,
+    env: &'static [&'static str],
+    since: &'static str,
+    takes: Takes,
+    about: &'static str,
+) -> Opt {
+    Opt { shown: Shown::Understood, ..guarded(key, env, since, takes, about) }
+}
+
+/// A guarded option whose value is never shown.
+const fn secret(
+    key: &'static str,
+    env: &'static [&'static str],
+    since: &'static str,
+    takes: Takes,
+    about: &'static str,
+) -> Opt {
+    Opt { shown: Shown::Never, ..guarded(key, env, since, takes, about) }
+}
+
+const FIRST: &str = "0.4.0";
+const NOW: &str = "1.0.0";
+
+pub(crate) const SUBJECT_ID: Opt = Opt {
+    place: Place::Setting,
+    ..guarded(
+        "nats_subject_id",
+        &["RUNNER_NATS_SUBJECT_ID"],
+        FIRST,
+        Takes::Text("text", ""),
+        "Enables the plugin: whose runs these are, a part of every subject. `hostname` stands for this host's name, \
+         with `-` for its dots. Empty, `false` or `0`: off.",
+    )
+};
+pub(super) const HEADERS: Opt = Opt {
+    place: Place::Setting,
+    shown: Shown::Understood,
+    ..tuning(
+        "nats_headers",
+        &["RUNNER_NATS_HEADERS"],
+        FIRST,
+        Takes::Pairs,
+        "Headers for every message. In the environment `name=value,name2=value2` (split at the first `=`), merged over \
+         the setting. A pair that cannot be sent is named in a warning and skipped.",
+    )
+};
+
+pub(super) const CONTEXT: Opt = careful(
+    "context",
+    &["RUNNER_NATS_CONTEXT"],
+    NOW,
+    Takes::Text("the name of a context, or its path", ""),
+    "A context of the `nats` command, by name or path: servers, credentials, TLS and JetStream domain from there. Any \
+     option of our own beats the context's field; with a user, token or key of our own the context's way to \
+     authenticate is left aside as a whole.",
+);
+pub(super) const SERVERS: Opt = careful(
+    "servers",
+    &["RUNNER_NATS_SERVERS"],
+    FIRST,
+    Takes::Texts(
+        "server URLs such as nats://localhost:4222, with scheme nats, tls, ws or wss",
+        "nats://localhost:4222",
+    ),
+    "Servers to try: a list, or text with commas. Schemes `nats`, `tls`, `ws`, `wss`; credentials in a URL \
+     (percent-encoded) work.",
+);
+
+pub(super) const USER_CREDENTIALS: Opt = careful(
+    "user_credentials",
+    &["RUNNER_NATS_USER_CREDENTIALS"],
+    FIRST,
+    Takes::Text("the path of a .creds file, not its content", ""),
+    "Path of a `.creds` file (JWT and nkey). Read at each connect, so it may be renewed while a job runs.",
+);
+pub(super) const NKEYS_SEED_STR: Opt =
+    secret("nkeys_seed_str", &[], FIRST, Takes::Text("an nkey seed (SU...)", ""), "An nkey seed (`SU...`).");
+pub(super) const NKEYS_SEED: Opt = secret(
+    "nkeys_seed",
+    &["RUNNER_NATS_NKEYS_SEED"],
+    FIRST,
+    Takes::Text("the path of an nkey seed file, or the seed (SU...)", ""),
+    "Path of an nkey seed file (read at each connect), or the seed itself.",
+);
+pub(super) const USER: Opt =
+    guarded("user", &["RUNNER_NATS_USERNAME"], FIRST, Takes::Text("a user name", ""), "User name.");
+pub(super) const PASSWORD: Opt = secret(
+    "password",
+    &["RUNNER_NATS_PASSWORD"],
+    FIRST,
+    Takes::Text("a password", ""),
+    "The user's password.",
+);
+pub(super) const TOKEN: Opt = secret(
+    "token",
+    &["RUNNER_NATS_TOKEN"],
+    FIRST,
+    Takes::Text("a token", ""),
+    "A token that the server knows.",
+);
+
+pub(super) const TLS_CA: Opt = guarded(
+    "tls_ca",
+    &["RUNNER_NATS_TLS_CA"],
+    NOW,
+    Takes::Path,
+    "PEM file of the authorities that are trusted, instead of the system's.",
+);
+pub(super) const TLS_CERT: Opt =
+    guarded("tls_cert", &["RUNNER_NATS_TLS_CERT"], NOW, Takes::Path, "PEM file of the client certificate.");
+pub(super) const TLS_KEY: Opt = careful(
+    "tls_key",
+    &["RUNNER_NATS_TLS_KEY"],
+    NOW,
+    Takes::Path,
+    "PEM file of the client certificate's key.",
+);
+pub(super) const TLS_HOSTNAME: Opt = guarded(
+    "tls_hostname",
+    &["RUNNER_NATS_TLS_HOSTNAME"],
+    FIRST,
+    Takes::Text("a host name or an IP address", ""),
+    "The name that the server's certificate must have, instead of the URL's host (the name in SNI stays the URL's).",
+);
+pub(super) const TLS_HANDSHAKE_FIRST: Opt = guarded(
+    "tls_handshake_first",
+    &["RUNNER_NATS_TLS_HANDSHAKE_FIRST"],
+    FIRST,
+    Takes::Flag(false),
+    "TLS before the server's first word.",
+);
+
+pub(super) const SUBJECT: Opt = guarded(
+    "subject",
+    &["RUNNER_NATS_SUBJECT"],
+    NOW,
+    Takes::Text("a subject such as runs.{subject_id}.{runner_ident}.{kind}.{name}", crate::message::SUBJECT),
+    "Where messages go. `{name}` is the event's name or the status, so that consumers can subscribe to \
+     `….event.runner_on_failed` alone.",
+);
+pub(super) const EVENTS: Opt = guarded(
+    "events",
+    &["RUNNER_NATS_EVENTS"],
+    NOW,
+    Takes::Texts("names of events with * and ?, such as runner_*,!runner_item_*", ""),
+    "Which events are published, all if it is not set: names with `*` and `?`; `!` excludes. Statuses always are.",
+);
+pub(super) const OMIT: Opt = guarded(
+    "omit",
+    &["RUNNER_NATS_OMIT"],
+    NOW,
+    Takes::Texts("names of fields such as event_data.res,stdout", ""),
+    "Fields that are left out, such as `event_data.res,stdout`; lists are looked through.",
+);
+pub(super) const STATUS_ENV: Opt = tuning(
+    "status_env",
+    &["RUNNER_NATS_STATUS_ENV"],
+    NOW,
+    Takes::Word(&["redact", "omit", "full"]),
+    "What the status `starting` carries of the job's environment: `redact` masks what looks secret, `omit` leaves it \
+     out, `full` masks nothing but this plugin's own credentials.",
+);
+pub(super) const CLOUDEVENTS: Opt = tuning(
+    "cloudevents",
+    &["RUNNER_NATS_CLOUDEVENTS"],
+    NOW,
+    Takes::Flag(false),
+    "Add the headers of a [CloudEvent](https://cloudevents.io) in binary mode.",
+);
+
+pub(super) const DELIVERY: Opt = tuning(
+    "delivery",
+    &["RUNNER_NATS_DELIVERY"],
+    NOW,
+    Takes::Word(&["auto", "jetstream", "core"]),
+    "What proves that a message arrived: `jetstream`, a stream's acknowledgement; `core`, the server's echo; `auto` \
+     asks the server whether a stream takes the subject.",
+);
+pub(super) const STREAM: Opt = tuning(
+    "stream",
+    &["RUNNER_NATS_STREAM"],
+    NOW,
+    Takes::Text("the name of a stream, without blanks and any of . * > / \\", "none"),
+    "The stream that must take the messages; implies `delivery: jetstream`.",
+);
+pub(super) const REQUIRED: Opt = tuning(
+    "required",
+    &["RUNNER_NATS_REQUIRED"],
+    NOW,
+    Takes::Flag(false),
+    "The job does not start without a connection: then `NatsRequiredError` says why. Once it runs, nothing stops it.",
+);
+pub(super) const FLUSH_TIMEOUT: Opt = tuning(
+    "flush_timeout",
+    &["RUNNER_NATS_FLUSH_TIMEOUT"],
+    NOW,
+    Takes::Seconds { default: 5.0, least: 0.0 },
+    "The most that the end of a run waits for confirmations; what is not confirmed by then goes to disk.",
+);
+pub(super) const SPILL_DIR: Opt = tuning(
+    "spill_dir",
+    &["RUNNER_NATS_SPILL_DIR"],
+    NOW,
+    Takes::Path,
+    "Where undelivered messages go, instead of the run's artifact directory.",
+);
+pub(super) const PENDING_SIZE: Opt = tuning(
+    "pending_size",
+    &["RUNNER_NATS_PENDING_SIZE"],
+    FIRST,
+    Takes::Count { default: 64 << 20, least: 0, most: 1 << 40 },
+    "Bytes held in memory while they wait; more goes to disk until there is room again.",
+);
+pub(super) const FLUSHER_QUEUE_SIZE: Opt = tuning(
+    "flusher_queue_size",
+    &["RUNNER_NATS_FLUSHER_QUEUE_SIZE"],
+    FIRST,
+    Takes::Count { default: 1024, least: 1, most: 65_536 },
+    "Messages in flight, unconfirmed.",
+);
+
+pub(super) const NAME: Opt = tuning(
+    "name",
+    &["RUNNER_NATS_CLIENT_NAME"],
+    FIRST,
+    Takes::Text("text of at most 256 characters", "none"),
+    "The client name that the server shows.",
+);
+pub(super) const VERBOSE: Opt = tuning(
+    "verbose",
+    &["RUNNER_NATS_CLIENT_VERBOSE"],
+    FIRST,
+    Takes::Flag(false),
+    "Log each step of the connection (INFO).",
+);
+pub(super) const ALLOW_RECONNECT: Opt = tuning(
+    "allow_reconnect",
+    &["RUNNER_NATS_ALLOW_RECONNECT"],
+    FIRST,
+    Takes::Flag(true),
+    "Connect again when a connection breaks.",
+);
+pub(super) const CONNECT_TIMEOUT: Opt = tuning(
+    "connect_timeout",
+    &["RUNNER_NATS_CONNECT_TIMEOUT"],
+    FIRST,
+    Takes::Seconds { default: 2.0, least: LEAST_TIMEOUT },
+    "For one attempt to connect, name look-up included.",
+);
+pub(super) const RECONNECT_TIME_WAIT: Opt = tuning(
+    "reconnect_time_wait",
+    &["RUNNER_NATS_RECONNECT_TIME_WAIT"],
+    FIRST,
+    Takes::Seconds { default: 2.0, least: 0.0 },
+    "Pause before a server is tried again (the first retry is at once).",
+);
+pub(super) const MAX_RECONNECT_ATTEMPTS: Opt = tuning(
+    "max_reconnect_attempts",
+    &["RUNNER_NATS_MAX_RECONNECT_ATTEMPTS"],
+    FIRST,
+    Takes::Text("a whole number, -1 for no limit", "-1"),
+    "Failures in a row after which a server is given up, -1: none, as long as a run is open.",
+);
+pub(super) const PING_INTERVAL: Opt = tuning(
+    "ping_interval",
+    &["RUNNER_NATS_PING_INTERVAL"],
+    FIRST,
+    Takes::Seconds { default: 120.0, least: LEAST_TIMEOUT },
+    "Pause between two PINGs on a connection.",
+);
+pub(super) const MAX_OUTSTANDING_PINGS: Opt = tuning(
+    "max_outstanding_pings",
+    &["RUNNER_NATS_MAX_OUTSTANDING_PINGS", "RUNNER_MAX_OUTSTANDING_PINGS"],
+    FIRST,
+    Takes::Count { default: 2, least: 1, most: 1_000 },
+    "Unanswered PINGs after which a connection is stale. The second variable is how 0.4.0 spelt it.",
+);
+pub(super) const INBOX_PREFIX: Opt = tuning(
+    "inbox_prefix",
+    &["RUNNER_NATS_INBOX_PREFIX"],
+    FIRST,
+    Takes::Text("a subject prefix such as _INBOX, without wildcards or blanks", "_INBOX"),
+    "Where confirmations come back.",
+);
+pub(super) const DONT_RANDOMIZE: Opt = tuning(
+    "dont_randomize",
+    &["RUNNER_NATS_DONT_RANDOMIZE"],
+    FIRST,
+    Takes::Flag(false),
+    "Try the servers in the given order.",
+);
+
+pub(super) const NO_ECHO: Opt = tuning(
+    "no_echo",
+    &["RUNNER_NATS_NO_ECHO"],
+    FIRST,
+    Takes::WithoutEffect("the echo of our own markers is what confirms delivery"),
+    "Without effect: the echo of our own markers is what confirms delivery.",
+);
+pub(super) const PEDANTIC: Opt = tuning(
+    "pedantic",
+    &["RUNNER_NATS_PEDANTIC"],
+    FIRST,
+    Takes::WithoutEffect("subjects are checked before they are sent"),
+    "Without effect: subjects are checked before they are sent.",
+);
+pub(super) const DRAIN_TIMEOUT: Opt = tuning(
+    "drain_timeout",
+    &["RUNNER_NATS_DRAIN_TIMEOUT"],
+    FIRST,
+    Takes::WithoutEffect("flush_timeout bounds the end of a run"),
+    "Without effect: `flush_timeout` bounds the end of a run.",
+);
+pub(super) const TLS: Opt = guarded(
+    "tls",
+    &[],
+    FIRST,
+    Takes::CannotServe("tls_ca, tls_cert and tls_key (an ssl.SSLContext cannot be used here)"),
+    "Refused: use `tls_ca`, `tls_cert` and `tls_key` (an `ssl.SSLContext` cannot be used here).",
+);
+pub(super) const SIGNATURE_CB: Opt = guarded(
+    "signature_cb",
+    &[],
+    FIRST,
+    Takes::CannotServe("user_credentials or nkeys_seed instead of a callback"),
+    "Refused: use `user_credentials` or `nkeys_seed`.",
+);
+pub(super) const USER_JWT_CB: Opt = guarded(
+    "user_jwt_cb",
+    &[],
+    FIRST,
+    Takes::CannotServe("user_credentials instead of a callback"),
+    "Refused: use `user_credentials`.",
+);
+
+/// What a context may say of JetStream.
+pub(super) const JETSTREAM_DOMAIN: Opt =
+    Opt { place: Place::Context, ..guarded("jetstream_domain", &[], NOW, Takes::Text(PREFIX, "none"), "") };
+pub(super) const JETSTREAM_API_PREFIX: Opt = Opt {
+    place: Place::Context,
+    ..guarded("jetstream_api_prefix", &[], NOW, Takes::Text(PREFIX, "$JS.API"), "")
+};
+
+const PREFIX: &str = "a subject prefix without wildcards or blanks";
+
+/// The shortest time-out that makes sense, in seconds.
+const LEAST_TIMEOUT: f64 = 0.001;
+
+/// The ways to authenticate, in the order in which they are used if there are several: as nats-py has it, a signature
+/// before user and password, and those before the token.
+pub(crate) const AUTH: &[&Opt] = &[&USER_CREDENTIALS, &NKEYS_SEED_STR, &NKEYS_SEED, &USER, &PASSWORD, &TOKEN];
+
+/// Every option, in the order of the documents, with a word about each group.
+pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
+    (
+        "What enables it",
+        "These two are settings of their own, not keys of `nats_options`.",
+        &[&SUBJECT_ID, &HEADERS],
+    ),
+    ("Servers", "", &[&SERVERS, &CONTEXT]),
+    (
+        "Authentication",
+        "Choose one. If several are set, the first of these is used; then what the server's URL carries.",
+        AUTH,
+    ),
+    (
+        "TLS",
+        "Any of these, a URL `tls://` or `wss://`, or a server that asks for it mean TLS. The server's certificate is \
+         always verified.",
+        &[&TLS_CA, &TLS_CERT, &TLS_KEY, &TLS_HOSTNAME, &TLS_HANDSHAKE_FIRST],
+    ),
+    ("What is published", "", &[&SUBJECT, &EVENTS, &OMIT, &STATUS_ENV, &CLOUDEVENTS]),
+    (
+        "Delivery",
+        "",
+        &[&DELIVERY, &STREAM, &REQUIRED, &FLUSH_TIMEOUT, &SPILL_DIR, &PENDING_SIZE, &FLUSHER_QUEUE_SIZE],
+    ),
+    (
+        "The connection",
+        "",
+        &[
+            &NAME,
+            &VERBOSE,
+            &ALLOW_RECONNECT,
+            &CONNECT_TIMEOUT,
+            &RECONNECT_TIME_WAIT,
+            &MAX_RECONNECT_ATTEMPTS,
+            &PING_INTERVAL,
+            &MAX_OUTSTANDING_PINGS,
+            &INBOX_PREFIX,
+            &DONT_RANDOMIZE,
+        ],
+    ),
+    (
+        "Known from nats-py",
+        "0.4.0 handed `nats_options` to nats-py's `connect`. These are accepted, and a warning says that they have no \
+         effect; or refused, as what they ask for cannot be had.",
+        &[&NO_ECHO, &PEDANTIC, &DRAIN_TIMEOUT, &TLS, &SIGNATURE_CB, &USER_JWT_CB],
+    ),
+];
+
+/// Every option.
+pub(super) fn all() -> impl Iterator<Item = &'static Opt> {
+    GROUPS.iter().flat_map(|(_, _, options)| options.iter().copied())
+}
+
+/// The option of this key in `nats_options`.
+pub(crate) fn of_key(key: &str) -> Option<&'static Opt> {
+    all().find(|opt| opt.place == Place::NatsOptions && opt.key == key)
+}
+
+/// Our own variables, as far as they may hold a credential: those that always do, and those that may.
+pub(super) fn secret_variables() -> (Vec<&'static str>, Vec<&'static str>) {
+    let of = |shown| all().filter(move |opt| opt.shown == shown).flat_map(|opt| opt.env).copied().collect();
+    (of(Shown::Never), of(Shown::Understood))
+}

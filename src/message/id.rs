@@ -1,0 +1,47 @@
+//! Message ids: unique per message, and the same each time it is sent.
+
+/// A message id from parts that may hold anything: fit for a header line.
+pub(super) fn message_id(parts: &[&str]) -> String {
+    let (first, rest) = parts.split_first().unwrap_or((&"", &[]));
+    let mut id = String::new();
+    push_part(&mut id, first);
+    longer_id(&id, rest)
+}
+
+/// A message id with more parts behind it.
+pub(super) fn longer_id(id: &str, parts: &[&str]) -> String {
+    let more = parts.iter().map(|part| part.len().min(LONGEST_PART) + 1).sum::<usize>();
+    let mut longer = String::with_capacity(id.len() + more);
+    longer.push_str(id);
+    for part in parts {
+        longer.push('.');
+        push_part(&mut longer, part);
+    }
+    longer
+}
+
+/// The most that a part takes, in bytes. Each by itself: what makes the id unique stands at its end.
+const LONGEST_PART: usize = 256;
+
+fn push_part(id: &mut String, part: &str) {
+    if part.len() <= LONGEST_PART && part.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return id.push_str(part);
+    }
+    let end = id.len() + LONGEST_PART;
+    for c in part.chars() {
+        if id.len() + c.len_utf8() > end {
+            break;
+        }
+        id.push(if c.is_control() { '_' } else { c });
+    }
+}
+
+/// A text that no other process and no other call has: 16 hexadecimal digits from the operating system.
+pub(crate) fn nonce() -> String {
+    let number = getrandom::u64().unwrap_or_else(|_| {
+        // No randomness to be had: still unique on this host.
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos());
+        u64::from(std::process::id()) << 32 | u64::from(now)
+    });
+    format!("{number:016x}")
+}

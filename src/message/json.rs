@@ -1,0 +1,297 @@
+//! JSON as bytes, written without aborting the process when memory runs out.
+
+use wide::u8x16;
+
+/// The one thing that can go wrong while JSON is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutOfMemory;
+
+/// A buffer that is used for one JSON text after the other. All of its memory is initialised, so that text can
+/// be copied in words of fixed size, which costs a fraction of copying by length.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    /// How much of it is text.
+    len: usize,
+}
+
+impl Buffer {
+    /// The text.
+    pub(crate) fn text(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Forgets the text, and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// The text in memory of its own size.
+    pub(crate) fn into_text(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.len);
+        self.bytes.shrink_to_fit();
+        self.bytes
+    }
+}
+
+/// Appends JSON to a buffer. What memory there is not is an error, where `Vec` would abort the process.
+pub(crate) struct Writer<'a> {
+    out: &'a mut Buffer,
+}
+
+impl<'a> Writer<'a> {
+    /// Appends to `out`.
+    pub(crate) fn new(out: &'a mut Buffer) -> Self {
+        Self { out }
+    }
+
+    /// Bytes in the buffer.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len
+    }
+
+    /// Appends bytes as they are.
+    #[inline]
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        self.reserve(bytes.len())?;
+        if let Some(place) = self.out.bytes.get_mut(self.out.len..self.out.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.out.len += bytes.len();
+        }
+        Ok(())
+    }
+
+    /// Appends a number; NaN and the infinities, which JSON does not have, become `null`.
+    pub(crate) fn float(&mut self, number: f64) -> Result<(), OutOfMemory> {
+        const LONGEST: usize = 32;
+        let mut digits = [0; LONGEST];
+        let mut rest = &mut digits[..];
+        serde_json::to_writer(&mut rest, &number).map_err(|_| OutOfMemory)?;
+        let length = LONGEST - rest.len();
+        self.raw(digits.get(..length).unwrap_or_default())
+    }
+
+    /// Appends a string in quotes.
+    #[inline]
+    pub(crate) fn string(&mut self, text: &str) -> Result<(), OutOfMemory> {
+        self.raw(b"\"")?;
+        self.escaped(text)?;
+        self.raw(b"\"")
+    }
+
+    /// Appends the inside of a string (RFC 8259, section 7).
+    pub(crate) fn escaped(&mut self, text: &str) -> Result<(), OutOfMemory> {
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            self.reserve(rest.len() + ROOM)?;
+            let place = self.out.bytes.get_mut(self.out.len..).unwrap_or_default();
+            let (read, written) = escape_into(rest, place);
+            self.out.len += written;
+            rest = rest.get(read..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Appends the inside of a string from bytes that may not be UTF-8 (then with U+FFFD in it).
+    pub(crate) fn escaped_lossy(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        for chunk in bytes.utf8_chunks() {
+            self.escaped(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                self.raw("\u{fffd}".as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was written from `start` on.
+    pub(crate) fn since(&self, start: usize) -> &[u8] {
+        self.out.text().get(start..).unwrap_or_default()
+    }
+
+    /// Takes back what was written from `start` on.
+    pub(crate) fn take_back(&mut self, start: usize) {
+        self.out.len = start.min(self.out.len);
+    }
+
+    #[inline]
+    fn reserve(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        if self.out.bytes.len() - self.out.len < more { self.grow(more) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        /// Twice as much each time, up to this: what is added is touched.
+        const LARGEST_STEP: usize = 8 << 20;
+        let Buffer { bytes, len } = &mut *self.out;
+        let wanted = len.saturating_add(more.max((*len).min(LARGEST_STEP)));
+        bytes.try_reserve_exact(wanted - bytes.len()).map_err(|_| OutOfMemory)?;
+        bytes.resize(wanted, 0);
+        Ok(())
+    }
+}
+
+/// Bytes that are looked at in one step.
+const BLOCK: usize = 16;
+/// What one step of [`escape_into`] may write: a block, and an escape behind its plain part.
+const ROOM: usize = BLOCK + 8;
+
+/// Writes the inside of a string as far as there is room. Returns how much was read and written.
+fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
+    let (mut read, mut written) = (0, 0);
+    while read < text.len()
+        && let Some(place) = place.get_mut(written..).and_then(<[u8]>::first_chunk_mut::<ROOM>)
+    {
+        // A whole block, or a word of what is left behind the last one. The first special byte of it, if any.
+        let block = text.get(read..).and_then(<[u8]>::first_chunk::<BLOCK>);
+        let (plain, length) = if let Some(block) = block {
+            if let Some(start) = place.first_chunk_mut() {
+                *start = *block;
+            }
+            (specials_of_block(*block).trailing_zeros() as usize, BLOCK)
+        } else {
+            let (word, length) = word_at(text, read);
+            if let Some(start) = place.first_chunk_mut() {
+                *start = word.to_le_bytes();
+            }
+            ((specials(word).trailing_zeros() / 8) as usize, length)
+        };
+        if plain >= length {
+            read += length;
+            written += length;
+            continue;
+        }
+        let (escape, length) = escape_of(text.get(read + plain).copied().unwrap_or_default());
+        if let Some(place) = place.get_mut(plain..).and_then(<[u8]>::first_chunk_mut) {
+            *place = escape;
+        }
+        read += plain + 1;
+        written += plain + length;
+    }
+    (read, written)
+}
+
+/// Which bytes of a block cannot stand in a string as they are: quotes, backslashes, control characters. A bit
+/// each.
+#[inline]
+fn specials_of_block(block: [u8; BLOCK]) -> u32 {
+    let block = u8x16::new(block);
+    let control = block.simd_le(u8x16::splat(0x1f));
+    let special = control | block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'));
+    special.to_bitmask()
+}
+
+/// How a byte is written that cannot stand as it is, and how much of that counts. Without branches: what comes
+/// next in a job's output cannot be predicted.
+#[inline]
+fn escape_of(byte: u8) -> ([u8; 6], usize) {
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or_default();
+    let letter = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        _ => b'u',
+    };
+    ([b'\\', letter, b'0', b'0', digit(byte >> 4), digit(byte & 15)], if letter == b'u' { 6 } else { 2 })
+}
+
+/// The word at `start`; at the end of the text with blanks behind it.
+#[inline]
+fn word_at(text: &[u8], start: usize) -> (u64, usize) {
+    const BLANKS: u64 = u64::from_le_bytes([b' '; 8]);
+    let rest = text.get(start..).unwrap_or_default();
+    if let Some(word) = rest.first_chunk() {
+        return (u64::from_le_bytes(*word), 8);
+    }
+    let length = rest.len();
+    let bits = 8 * length;
+    let word = if let Some(last) = text.last_chunk() {
+        // The last word of the whole text, less what was read already.
+        u64::from_le_bytes(*last) >> (64 - bits)
+    } else if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        // Two halves that may overlap.
+        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (bits - 32)
+    } else {
+        rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+    };
+    (word | BLANKS << bits, length)
+}
+
+/// The same of a word, the high bit of each byte. The lowest one that is set is right, those above it may be
+/// wrong.
+#[inline]
+fn specials(word: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    // Below `limit` is what borrows from the high bit, unless that was set before.
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | is(b'"') | is(b'\\')) & HIGH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str) -> String {
+        let mut out = Buffer::default();
+        Writer::new(&mut out).string(text).unwrap();
+        String::from_utf8(out.into_text()).unwrap()
+    }
+
+    #[test]
+    fn strings_are_escaped_and_come_back() {
+        let all: String = (0..0x300).filter_map(char::from_u32).collect();
+        for text in [all.as_str(), "", "plain", "\"", "a\\", "\n\n", "\u{7f}\u{80}\u{2028}😀"] {
+            assert_eq!(serde_json::from_str::<String>(&written(text)).unwrap(), text);
+        }
+        assert_eq!(written("\u{1}\u{1f}\r\t"), r#""\u0001\u001f\r\t""#);
+    }
+
+    #[test]
+    fn an_escape_is_found_wherever_it_is() {
+        for length in 1..40 {
+            for at in 0..length {
+                for special in [b'"', b'\\', b'\n', 0, 0x1f] {
+                    for filler in ["x", "\u{7f}", " ", "!", "#", "[", "]"] {
+                        let mut text = filler.repeat(length).into_bytes();
+                        text[at] = special;
+                        text[length - 1] = special;
+                        let text = String::from_utf8(text).unwrap();
+                        assert_eq!(serde_json::from_str::<String>(&written(&text)).unwrap(), text);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_used_again() {
+        let mut out = Buffer::default();
+        for text in ["a longer text than the next", "short", ""] {
+            out.clear();
+            Writer::new(&mut out).string(text).unwrap();
+            assert_eq!(out.text(), format!("\"{text}\"").as_bytes());
+        }
+        let mut writer = Writer::new(&mut out);
+        writer.float(-1.5).unwrap();
+        writer.raw(b",").unwrap();
+        assert_eq!(writer.since(2), b"-1.5,");
+        writer.take_back(3);
+        assert_eq!(out.into_text(), b"\"\"-");
+    }
+
+    #[test]
+    fn bytes_are_text_with_replacements() {
+        let mut out = Buffer::default();
+        Writer::new(&mut out).escaped_lossy(b"a\xff\n\xc3\xbc\xe2\x82").unwrap();
+        assert_eq!(out.text(), "a\u{fffd}\\nü\u{fffd}".as_bytes());
+    }
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error() {
+        let mut out = Buffer::default();
+        assert_eq!(Writer::new(&mut out).reserve(isize::MAX as usize), Err(OutOfMemory));
+    }
+}

@@ -1,0 +1,167 @@
+//! What of a message's data goes out: the fields that the user leaves out, and what a status hides.
+//!
+//! The walk over Python's objects (`plugin::encode`) and `replay`, which has the same data as JSON, ask the same
+//! questions here, so that both publish the same.
+
+use serde_json::{Map, Value};
+
+use super::{
+    Kind,
+    redact::{Fate, Redaction, Section},
+    select::{Member, Omit},
+};
+use crate::secret::{MASK, Masks};
+
+/// What is looked at on the way out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sieve<'a> {
+    redaction: Option<&'a Redaction>,
+    omit: Option<&'a Omit>,
+}
+
+/// Where in the data a value is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    /// In the option `omit`.
+    omit: Option<usize>,
+    section: Section,
+    /// Containers around it.
+    level: usize,
+}
+
+impl<'a> Sieve<'a> {
+    /// For messages of this kind. Only statuses are redacted: events are what the job says.
+    pub(crate) fn new(kind: Kind, omit: &'a Omit, redaction: &'a Redaction) -> Self {
+        Self { redaction: (kind == Kind::Status).then_some(redaction), omit: Some(omit) }
+    }
+
+    /// Where the data begins.
+    pub(crate) fn root(&self) -> Spot {
+        Spot { omit: self.omit.and_then(Omit::root), section: Section::Other, level: 0 }
+    }
+
+    /// May anything happen to the members of an object there? If not, nobody needs to ask.
+    pub(crate) fn looks_into(&self, object: Spot) -> bool {
+        object.omit.is_some() || self.redaction.is_some()
+    }
+
+    /// What becomes of the member `key` of an object, whose value may be a text; and where that is.
+    pub(crate) fn member(&self, object: Spot, key: &str, text: Option<&str>) -> (Fate, Spot) {
+        let mut spot = Spot { omit: None, section: object.section, level: object.level + 1 };
+        match self.omit.zip(object.omit).and_then(|(omit, place)| omit.member(place, key)) {
+            Some(Member::Gone) => return (Fate::Omit, spot),
+            Some(Member::Partly(below)) => spot.omit = Some(below),
+            None => {}
+        }
+        let Some(redaction) = self.redaction else { return (Fate::Keep, spot) };
+        if spot.level == 1 {
+            spot.section = Section::of(key);
+            return (redaction.of_section(spot.section), spot);
+        }
+        if spot.level == 2 && spot.section == Section::Env {
+            return (redaction.of_variable(key, text.unwrap_or_default()), spot);
+        }
+        (Fate::Keep, spot)
+    }
+
+    /// Where the items of a list are: paths of `omit` go on in each of them.
+    pub(crate) fn item(list: Spot) -> Spot {
+        Spot { level: list.level + 1, ..list }
+    }
+
+    /// Where a member without a name is.
+    pub(crate) fn nameless(object: Spot) -> Spot {
+        Spot { omit: None, ..Self::item(object) }
+    }
+
+    /// What hides our credentials there.
+    pub(crate) fn masks(&self, spot: Spot) -> Option<&'a Masks> {
+        self.redaction.filter(|_| spot.section != Section::Plain).map(|redaction| &redaction.masks)
+    }
+
+    /// Does everything go out as it is?
+    pub(crate) fn is_open(&self) -> bool {
+        !self.looks_into(self.root())
+    }
+
+    /// Takes out of JSON what does not go out.
+    pub(crate) fn sift(&self, value: &mut Value) {
+        self.sift_at(value, self.root());
+    }
+
+    fn sift_at(&self, value: &mut Value, spot: Spot) {
+        let hidden = |text: &str| self.masks(spot).and_then(|masks| masks.hide(text));
+        match value {
+            Value::String(text) => {
+                if let Some(hidden) = hidden(text) {
+                    *text = hidden;
+                }
+            }
+            // A number may be somebody's password.
+            Value::Number(number) => {
+                if self.masks(spot).is_some_and(|masks| masks.is_secret(number.to_string().as_bytes())) {
+                    *value = Value::from(MASK);
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| self.sift_at(item, Self::item(spot))),
+            Value::Object(members) if self.looks_into(spot) => {
+                let mut left = Map::new();
+                for (key, mut member) in std::mem::take(members) {
+                    let (fate, below) = self.member(spot, &key, member.as_str());
+                    match fate {
+                        Fate::Omit => continue,
+                        Fate::Mask => member = Value::from(MASK),
+                        Fate::Keep => self.sift_at(&mut member, below),
+                    }
+                    let hidden = self.masks(below).and_then(|masks| masks.hide(&key));
+                    left.insert(hidden.unwrap_or(key), member);
+                }
+                *members = left;
+            }
+            Value::Object(_) | Value::Null | Value::Bool(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        message::StatusEnv,
+        secret::{Masks, Secret},
+    };
+    use serde_json::json;
+
+    fn sifted(kind: Kind, omit: &[&str], data: &Value) -> Value {
+        let redaction = Redaction::new(
+            Masks::new(["canary", "4711"].map(Secret::new)),
+            StatusEnv::Redact,
+            (vec!["RUNNER_NATS_TOKEN"], vec!["RUNNER_NATS_SERVERS"]),
+        );
+        let paths: Vec<String> = omit.iter().map(|path| (*path).to_owned()).collect();
+        let omit = Omit::parse(&paths).unwrap();
+        let mut data = data.clone();
+        Sieve::new(kind, &omit, &redaction).sift(&mut data);
+        data
+    }
+
+    #[test]
+    fn a_status_without_our_credentials_be_they_text_number_or_key() {
+        let data = json!({"status": "canary", "command": ["-e", "x=canary", 4711, 47110], "cwd": "/",
+            "env": {"DB_PASSWORD": "x", "canary": "y", "RUNNER_NATS_TOKEN": 1, "PATH": "/bin"}});
+        assert_eq!(
+            sifted(Kind::Status, &[], &data),
+            json!({"status": "canary", "command": ["-e", "x=***", "***", 47110], "cwd": "/",
+                "env": {"DB_PASSWORD": "***", "***": "y", "RUNNER_NATS_TOKEN": "***", "PATH": "/bin"}})
+        );
+        // Events are what the job says.
+        assert_eq!(sifted(Kind::Event, &[], &data), data);
+    }
+
+    #[test]
+    fn fields_that_are_left_out_in_each_item_of_a_list() {
+        let data = json!({"a": 1, "b": [{"c": 2, "d": 3}, [{"c": 4}]], "c": 5});
+        assert_eq!(sifted(Kind::Event, &["a", "b.c"], &data), json!({"b": [{"d": 3}, [{}]], "c": 5}));
+        assert_eq!(sifted(Kind::Status, &["b.d", "c"], &data), json!({"a": 1, "b": [{"c": 2}, [{"c": 4}]]}));
+    }
+}

@@ -1,0 +1,412 @@
+//! The background thread: outbox → sessions, one after the other, until there is nothing left to do.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::{
+    pool::Pool,
+    session::{End, Learnt, Session, Terms},
+};
+use crate::{
+    config::{Connection, Server, secrets_of},
+    error::Error,
+    fault,
+    message::Message,
+    outbox::{Outbox, Run},
+    report::{self, Level, Notices, Report},
+};
+
+/// What all runs with the same connection options share.
+#[derive(Debug)]
+pub(crate) struct Courier {
+    connection: Connection,
+    /// The messages to deliver.
+    pub outbox: Outbox,
+    /// What the background has to say.
+    pub notices: Notices,
+    contact: Mutex<Contact>,
+    /// `contact` changed.
+    changed: Condvar,
+}
+
+/// Whether there is a server, and what became of the attempts to reach one.
+#[derive(Debug, Default)]
+struct Contact {
+    connected: bool,
+    /// Name and address of the last server.
+    server: Option<String>,
+    /// Attempts that failed, and why the last one did.
+    failures: usize,
+    reason: String,
+}
+
+/// What the thread does after a session.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// Another session.
+    Again,
+    /// Nothing left to do.
+    Rest,
+    /// There is something to do, but no server left to try.
+    GiveUp,
+}
+
+/// What one session leaves to the next.
+struct State {
+    pool: Pool,
+    /// Rises while sessions stall without getting anything through: smaller windows, longer waits.
+    patience: u32,
+    /// The most that a message may take, in bytes, as far as we had to learn it.
+    max_payload: usize,
+    /// Which subjects a stream takes.
+    learnt: Learnt,
+    /// There was a session before.
+    connected_before: bool,
+    /// What the session was at when it panicked the last time.
+    panicked_at: Option<u64>,
+}
+
+impl Courier {
+    /// A courier without a thread: the first message starts it.
+    pub(crate) fn new(connection: Connection) -> Arc<Self> {
+        let outbox = Outbox::new(connection.pending_size);
+        let notices = Notices::new(connection.masks());
+        Arc::new(Self {
+            connection,
+            outbox,
+            notices,
+            contact: Mutex::new(Contact::default()),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Takes a message on: see [`Outbox::push`].
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        run: &Arc<Run>,
+        message: Message,
+        essential: bool,
+    ) -> Result<(), Error> {
+        let pushed = self.outbox.push(run, message, essential);
+        self.ensure_started();
+        pushed
+    }
+
+    /// Makes sure that somebody delivers.
+    pub(crate) fn ensure_started(self: &Arc<Self>) {
+        if !self.outbox.begin_service() {
+            return;
+        }
+        let courier = Arc::clone(self);
+        let started = fault::error_at("courier.thread").and_then(|()| {
+            thread::Builder::new().name("runner-nats".to_owned()).spawn(move || courier.run())
+        });
+        if let Err(error) = started {
+            self.outbox.fail_service();
+            self.failed_to_start(error);
+        }
+    }
+
+    /// Waits until there is a connection, or until every server has been tried (anew) without success: then
+    /// the reason. `interrupted` is asked now and then whether to stop waiting.
+    pub(crate) fn require(self: &Arc<Self>, interrupted: &mut dyn FnMut() -> bool) -> Result<(), String> {
+        const LOOK_UP: Duration = Duration::from_millis(100);
+        let servers = self.connection.servers.len();
+        let each = self.connection.connect_timeout + self.connection.reconnect_time_wait * 2;
+        let deadline = Instant::now() + each.saturating_mul(u32::try_from(servers).unwrap_or(u32::MAX));
+        let enough = self.contact().failures + servers;
+        loop {
+            self.ensure_started();
+            {
+                let contact = self.contact();
+                if contact.connected {
+                    return Ok(());
+                }
+                let given_up = contact.failures >= enough || self.outbox.is_given_up();
+                if given_up || Instant::now() >= deadline {
+                    return Err(contact.reason.clone());
+                }
+                drop(self.changed.wait_timeout(contact, LOOK_UP).unwrap_or_else(PoisonError::into_inner));
+            }
+            // No lock is held here: a signal handler may end another run of this connection.
+            if interrupted() {
+                return Err(self.contact().reason.clone());
+            }
+        }
+    }
+
+    /// The end of a run: waits until all is confirmed, at most `flush_timeout` from `began` on; the rest goes to
+    /// disk. `interrupted` is asked now and then whether to stop waiting.
+    pub(crate) fn finish(
+        self: &Arc<Self>,
+        run: &Run,
+        began: Instant,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> (Report, Option<Error>) {
+        const LOOK_UP: Duration = Duration::from_millis(100);
+        let deadline = began + run.flush_timeout;
+        loop {
+            // A thread that could not be started may be possible now.
+            self.ensure_started();
+            let until = deadline.min(Instant::now() + LOOK_UP);
+            if self.outbox.wait_settled(run, until) || Instant::now() >= deadline || interrupted() {
+                break;
+            }
+            if self.outbox.is_given_up() {
+                break;
+            }
+        }
+        let waited = began.elapsed();
+        let leftovers = self.outbox.settle(run);
+        self.outbox.close(run);
+        let server = self.contact().server.clone();
+        (Report::new(run.ident.clone(), &run.counters, leftovers.files, server, waited), leftovers.error)
+    }
+
+    fn run(&self) {
+        let mut opened = self.outbox.opened();
+        let mut state = self.fresh_state();
+        loop {
+            // A bug must cost a session, not the messages of all runs.
+            let next = catch_unwind(AssertUnwindSafe(|| self.one_session(&mut state)));
+            self.contact().connected = false;
+            match next.unwrap_or_else(|_| self.after_panic(&mut state)) {
+                Next::Again => {}
+                Next::Rest => return,
+                Next::GiveUp if self.outbox.give_up(opened) => return,
+                Next::GiveUp => {
+                    opened = self.outbox.opened();
+                    state = self.fresh_state();
+                }
+            }
+        }
+    }
+
+    fn fresh_state(&self) -> State {
+        State {
+            pool: Pool::new(&self.connection),
+            patience: 1,
+            max_payload: usize::MAX,
+            learnt: Learnt::default(),
+            connected_before: false,
+            panicked_at: None,
+        }
+    }
+
+    fn after_panic(&self, state: &mut State) -> Next {
+        let at = self.outbox.was_at_work_on();
+        if let Some(seq) = at.filter(|_| at == state.panicked_at) {
+            // Twice at the same message: it must not hold up all others.
+            self.notices.warn("poison", "a message that we cannot handle is kept on disk".to_owned());
+            if let Err(error) = self.outbox.reject(seq) {
+                self.notices.warn(&error.cause(), error.to_string());
+            }
+        }
+        state.panicked_at = at;
+        let text = "internal error in the background thread; starting it anew";
+        self.notices.problem(text, format!("{text}: {}", report::last_panic()));
+        self.failed(text.to_owned());
+        thread::sleep(Duration::from_secs(1));
+        Next::Again
+    }
+
+    fn one_session(&self, state: &mut State) -> Next {
+        let runtime = match fault::error_at("courier.runtime").and_then(|()| runtime()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.failed_to_start(error);
+                thread::sleep(Duration::from_secs(1));
+                return if self.outbox.end_service() { Next::Rest } else { Next::Again };
+            }
+        };
+        let next = runtime.block_on(self.deliver(state));
+        // async-nats' task and whatever it still holds end here, without waiting for a name look-up.
+        runtime.shutdown_background();
+        next
+    }
+
+    async fn deliver(&self, state: &mut State) -> Next {
+        fault::panic_at("courier.run");
+        self.outbox.rewind();
+        let Some((server, not_before)) = state.pool.next() else {
+            let text = "no server left to try (max_reconnect_attempts); messages are kept on disk";
+            self.notices.problem(text, text.to_owned());
+            return Next::GiveUp;
+        };
+        if let Some(when) = not_before
+            && !self.wait_until(when).await
+        {
+            return Next::Rest;
+        }
+        self.step(|| format!("connecting to {}", server.address));
+        let auth = self.connection.auth.as_ref().or(server.auth.as_ref());
+        if let Some(auth) = auth.filter(|auth| auth.is_file()) {
+            // It may have been renewed, and the server may repeat it.
+            self.notices.learn(secrets_of(auth));
+        }
+        let began = Instant::now();
+        let terms = Terms {
+            patience: state.patience,
+            max_payload: state.max_payload,
+            has_others: state.pool.has_others(),
+        };
+        let mut learnt = std::mem::take(&mut state.learnt);
+        let use_of = (&self.outbox, &self.notices);
+        let connected = Session::connect(&self.connection, &server, terms, &mut learnt, use_of).await;
+        let next = match connected {
+            Ok(mut session) => {
+                self.connected(state, &server, &session);
+                let end = session.serve().await;
+                self.after(state, &server, &session, end, began.elapsed())
+            }
+            Err(error) => self.not_connected(state, &server, &error),
+        };
+        state.learnt = learnt;
+        next
+    }
+
+    /// Waits for `when`; `false` if there is nothing to do any more.
+    async fn wait_until(&self, when: Instant) -> bool {
+        const LOOK_UP: Duration = Duration::from_millis(100);
+        loop {
+            if self.outbox.end_service() {
+                return false;
+            }
+            let now = Instant::now();
+            if now >= when {
+                return true;
+            }
+            tokio::time::sleep(LOOK_UP.min(when - now)).await;
+        }
+    }
+
+    fn not_connected(&self, state: &mut State, server: &Server, error: &Error) -> Next {
+        state.pool.failed(server, Instant::now());
+        let text = format!("cannot connect to {error}");
+        self.failed(text.clone());
+        self.notices.problem(&error.cause(), text);
+        if self.outbox.end_service() {
+            return Next::Rest;
+        }
+        // Every server gets its first chance; then "no reconnect" is meant.
+        let untried = state.pool.next().is_some_and(|(_, not_before)| not_before.is_none());
+        if !self.connection.allow_reconnect && (state.connected_before || !untried) {
+            return Next::GiveUp;
+        }
+        Next::Again
+    }
+
+    fn connected(&self, state: &mut State, server: &Server, session: &Session<'_>) {
+        let info = session.server_info();
+        let name = self.notices.hide(format!("{} at {}", info.server_name, server.address));
+        if self.notices.mended() {
+            self.notices.say(Level::Info, format!("connected to {name}"));
+        } else {
+            self.step(|| format!("connected to {name}, version {}", info.version));
+        }
+        state.pool.learn(server, &info.connect_urls, info.tls_required);
+        state.connected_before = true;
+        let mut contact = self.contact();
+        contact.connected = true;
+        contact.server = Some(name);
+        drop(contact);
+        self.changed.notify_all();
+    }
+
+    fn after(
+        &self,
+        state: &mut State,
+        server: &Server,
+        session: &Session<'_>,
+        end: End,
+        lasted: Duration,
+    ) -> Next {
+        state.patience = if session.got_stuck() { (state.patience * 2).min(16) } else { 1 };
+        // A server that accepts us and then is of no use must not be asked without a pause.
+        let short = lasted < self.connection.reconnect_time_wait;
+        if let End::Oversize(size @ LEAST_PAYLOAD..) = end {
+            // Halving ends soon.
+            state.patience = 1;
+            state.max_payload = size / 2;
+            state.pool.lost(server);
+        } else if matches!(end, End::Oversize(_)) || session.got_stuck() || (short && !session.was_of_use()) {
+            state.pool.failed(server, Instant::now());
+        } else {
+            state.pool.lost(server);
+        }
+        let broke = matches!(end, End::Lost(_) | End::Oversize(_));
+        match end {
+            End::Idle => {
+                self.step(|| format!("disconnected from {}: nothing left to do", server.address));
+            }
+            End::Elsewhere(reason) => {
+                self.step(|| format!("leaving {}: {reason}", server.address));
+            }
+            End::LameDuck => {
+                self.step(|| format!("{} is shutting down, leaving it", server.address));
+            }
+            End::Oversize(size) => {
+                let limit = state.max_payload.min(size);
+                self.notices.warn("payload", format!(
+                    "{} does not take a message of {size} bytes, whatever its max_payload is (it may be a limit \
+                     of the account's): messages are cut to {limit} bytes from now on",
+                    server.address
+                ));
+            }
+            End::Lost(reason) => {
+                let text = format!("connection to {} lost: {reason}", server.address);
+                self.notices.problem(&format!("lost {}", server.address), text);
+            }
+        }
+        if self.outbox.end_service() {
+            Next::Rest
+        } else if self.connection.allow_reconnect || !broke {
+            Next::Again
+        } else {
+            Next::GiveUp
+        }
+    }
+
+    fn failed_to_start(&self, error: std::io::Error) {
+        let error = Error::Thread(error);
+        self.failed(error.to_string());
+        self.notices.problem(&error.cause(), error.to_string());
+    }
+
+    fn failed(&self, reason: String) {
+        let mut contact = self.contact();
+        contact.failures += 1;
+        contact.reason = self.notices.hide(reason);
+        drop(contact);
+        self.changed.notify_all();
+    }
+
+    fn contact(&self) -> MutexGuard<'_, Contact> {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step of the connection: for those who asked for it.
+    fn step(&self, text: impl FnOnce() -> String) {
+        if self.connection.verbose {
+            self.notices.say(Level::Info, text());
+        }
+    }
+}
+
+/// A server that refuses messages of half this size is of no use.
+const LEAST_PAYLOAD: usize = 1 << 9;
+
+/// One thread, which is ours; a name look-up may take a second one for as long as it lasts.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .thread_keep_alive(Duration::from_millis(10))
+        .build()
+}

@@ -1,0 +1,16 @@
+//! Everything that talks to NATS: the only room that knows async-nats and rustls.
+
+mod courier;
+mod jetstream;
+mod link;
+mod listen;
+mod pool;
+mod probe;
+mod session;
+mod tls;
+
+pub(crate) use self::{
+    courier::Courier,
+    listen::{From, Heard, listen},
+    probe::{Finding, State, probe},
+};

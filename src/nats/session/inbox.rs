@@ -1,0 +1,106 @@
+//! Our inbox: where confirmations come back, and how they are told apart by their subject.
+
+/// `PREFIX.NONCE`, and what the server lets us do with it.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    subject: String,
+    /// May we publish to it, and hear from it?
+    pub(super) echoes: bool,
+    /// May we at least hear from it?
+    pub(super) acks: bool,
+}
+
+/// What came to the inbox, by its subject. The attempt rises with each rewind, so that a late confirmation of something
+/// that was sent again proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Our own first word.
+    Hello,
+    /// A stream's answer to message `seq`.
+    Ack { attempt: u64, seq: u64 },
+    /// The marker behind message `seq`.
+    Marker { attempt: u64, seq: u64 },
+    /// The echo that says that the server has got message `seq`, and all before it.
+    Probe { attempt: u64, seq: u64 },
+    /// The answer to a question about streams.
+    Question(u64),
+    /// Nothing of ours.
+    Other,
+}
+
+impl Inbox {
+    pub(super) fn new(prefix: &str, nonce: &str) -> Self {
+        Self { subject: format!("{prefix}.{nonce}"), echoes: true, acks: true }
+    }
+
+    /// What to subscribe to.
+    pub(super) fn all(&self) -> String {
+        format!("{}.>", self.subject)
+    }
+
+    pub(super) fn hello(&self) -> String {
+        format!("{}.hello", self.subject)
+    }
+
+    pub(super) fn ack(&self, attempt: u64, seq: u64) -> String {
+        format!("{}.a.{attempt}.{seq}", self.subject)
+    }
+
+    pub(super) fn marker(&self, attempt: u64, seq: u64) -> String {
+        format!("{}.m.{attempt}.{seq}", self.subject)
+    }
+
+    pub(super) fn probe(&self, attempt: u64, seq: u64) -> String {
+        format!("{}.p.{attempt}.{seq}", self.subject)
+    }
+
+    pub(super) fn question(&self, number: u64) -> String {
+        format!("{}.q.{number}", self.subject)
+    }
+
+    /// Is a subject one of ours?
+    pub(super) fn has(&self, subject: &str) -> bool {
+        subject.starts_with(&self.subject)
+    }
+
+    /// What the user allows, or should.
+    pub(super) fn prefix(&self) -> &str {
+        self.subject.rsplit_once('.').map_or("", |(prefix, _)| prefix)
+    }
+
+    pub(super) fn understand(&self, subject: &str) -> Answer {
+        let Some(rest) = subject.strip_prefix(&self.subject) else { return Answer::Other };
+        let mut tokens = rest.split('.').skip(1);
+        let kind = tokens.next();
+        let mut number = || tokens.next().and_then(|token| token.parse::<u64>().ok());
+        match (kind, number(), number()) {
+            (Some("hello"), None, None) => Answer::Hello,
+            (Some("a"), Some(attempt), Some(seq)) => Answer::Ack { attempt, seq },
+            (Some("m"), Some(attempt), Some(seq)) => Answer::Marker { attempt, seq },
+            (Some("p"), Some(attempt), Some(seq)) => Answer::Probe { attempt, seq },
+            (Some("q"), Some(number), None) => Answer::Question(number),
+            _ => Answer::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_is_told_apart() {
+        let inbox = Inbox::new("_INBOX.mine", "n1");
+        assert_eq!((inbox.all().as_str(), inbox.prefix()), ("_INBOX.mine.n1.>", "_INBOX.mine"));
+        assert_eq!(inbox.understand(&inbox.hello()), Answer::Hello);
+        assert_eq!(inbox.understand(&inbox.ack(3, 4)), Answer::Ack { attempt: 3, seq: 4 });
+        assert_eq!(inbox.understand(&inbox.marker(3, 4)), Answer::Marker { attempt: 3, seq: 4 });
+        assert_eq!(inbox.understand(&inbox.probe(3, 4)), Answer::Probe { attempt: 3, seq: 4 });
+        assert_eq!(inbox.understand(&inbox.question(9)), Answer::Question(9));
+        for other in
+            ["_INBOX.mine.n2.a.1.2", "_INBOX.mine.n1", "_INBOX.mine.n1.a.1", "_INBOX.mine.n1.m.x.2", ""]
+        {
+            assert_eq!(inbox.understand(other), Answer::Other, "{other}");
+        }
+    }
+}

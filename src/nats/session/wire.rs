@@ -1,0 +1,172 @@
+//! The connection itself: what goes in, what comes out, and when it is over.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use async_nats::{
+    Client, Event, ServerInfo, Subscriber, client::traits::Publisher, message::OutboundMessage,
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use crate::nats::link::{self, Link, hung_up};
+
+/// How often we look whether the server sends without end, while we wait for it and otherwise. async-nats
+/// collects an unfinished line or message in memory, however long it gets.
+const WATCH_BUSY: Duration = Duration::from_millis(10);
+const WATCH_IDLE: Duration = Duration::from_millis(50);
+/// More than this much without anything that concerns us is too much.
+const FLOOD: u64 = 4 << 20;
+/// An acknowledgement takes about a hundred bytes, the names of streams a few thousand.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// A connection with a subscription to our inbox.
+pub(super) struct Wire {
+    client: Client,
+    inbound: Subscriber,
+    events: mpsc::UnboundedReceiver<Event>,
+    gone: watch::Receiver<bool>,
+    /// What the server said last before it hung up.
+    last_words: Option<String>,
+    /// What we had received in all when something last concerned us, in bytes.
+    received: u64,
+}
+
+/// What comes in.
+pub(super) enum Incoming {
+    /// The connection is gone.
+    Gone,
+    /// Something happened to it.
+    Event(Event),
+    /// Something for our inbox.
+    Message(async_nats::Message),
+}
+
+/// The connection is gone; [`Wire::reason`] says why.
+pub(super) struct Gone;
+
+impl Wire {
+    /// Subscribes to `inbox`. An error says why not.
+    pub(super) async fn open(link: Link, inbox: String) -> Result<Self, String> {
+        let Link { client, events, gone } = link;
+        let inbound = client.subscribe(inbox).await.map_err(|error| error.to_string())?;
+        Ok(Self { client, inbound, events, gone, last_words: None, received: 0 })
+    }
+
+    pub(super) fn server_info(&self) -> ServerInfo {
+        self.client.server_info()
+    }
+
+    /// Hands a message to async-nats. Its queue has room for the whole window: this hardly ever waits.
+    pub(super) async fn send(&mut self, message: OutboundMessage) -> Result<(), Gone> {
+        tokio::select! {
+            biased;
+            // What is queued when the connection is gone stays unconfirmed, and is sent again.
+            sent = self.client.publish_message(message) => sent.map_err(|error| {
+                self.last_words.get_or_insert_with(|| error.to_string());
+                Gone
+            }),
+            () = hung_up(&mut self.gone) => Err(Gone),
+        }
+    }
+
+    /// Sends something of our own.
+    pub(super) async fn publish(
+        &mut self,
+        subject: String,
+        reply: Option<String>,
+        payload: Bytes,
+    ) -> Result<(), Gone> {
+        let reply = reply.map(Into::into);
+        self.send(OutboundMessage { subject: subject.into(), reply, payload, headers: None }).await
+    }
+
+    /// Writes to the socket what was sent; `false` if the server does not read it within `limit`.
+    pub(super) async fn flush(&mut self, limit: Duration) -> Result<bool, Gone> {
+        let mut gone = self.gone.clone();
+        tokio::select! {
+            biased;
+            () = hung_up(&mut gone) => Err(Gone),
+            flushed = timeout(limit, self.client.flush()) => Ok(matches!(flushed, Ok(Ok(())))),
+        }
+    }
+
+    /// What comes in next. `is_busy`: we wait for the server.
+    pub(super) async fn next(&mut self, is_busy: bool) -> Incoming {
+        let watch = if is_busy { WATCH_BUSY } else { WATCH_IDLE };
+        loop {
+            tokio::select! {
+                biased;
+                () = hung_up(&mut self.gone) => return Incoming::Gone,
+                Some(event) = self.events.recv() => {
+                    return if self.is_flooded() { Incoming::Gone } else { Incoming::Event(event) };
+                }
+                message = self.inbound.next() => {
+                    return message.map_or(Incoming::Gone, |message| self.checked(message));
+                }
+                () = sleep(watch) => {
+                    if self.is_flooded() {
+                        return Incoming::Gone;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What has come in already, if anything has. That the connection is gone is for `next` to see.
+    pub(super) fn at_hand(&mut self) -> Option<Incoming> {
+        if let Some(event) = self.event_at_hand() {
+            return Some(Incoming::Event(event));
+        }
+        let message = self.inbound.next().now_or_never()??;
+        Some(self.checked(message))
+    }
+
+    pub(super) fn event_at_hand(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+
+    /// Keeps what the server said, should it hang up now.
+    pub(super) fn heard(&mut self, words: String) {
+        self.last_words = Some(words);
+    }
+
+    /// Why the connection is gone: the server's last words, or else `reason`.
+    pub(super) fn reason(&mut self, reason: &str) -> String {
+        while let Some(event) = self.event_at_hand() {
+            if let Event::ServerError(error) = event {
+                self.heard(error.to_string());
+            }
+        }
+        self.last_words.take().unwrap_or_else(|| reason.to_owned())
+    }
+
+    pub(super) async fn close(&self) {
+        link::close(&self.client, &self.gone).await;
+    }
+
+    /// A message of reasonable size. It concerns us: what came with it is no flood.
+    fn checked(&mut self, message: async_nats::Message) -> Incoming {
+        if message.payload.len() > LONGEST_ANSWER {
+            self.heard("the server sends to our inbox what we did not ask for".to_owned());
+            return Incoming::Gone;
+        }
+        self.received = self.received_in_all();
+        Incoming::Message(message)
+    }
+
+    fn is_flooded(&mut self) -> bool {
+        let flooded = self.received_in_all().saturating_sub(self.received) > FLOOD;
+        if flooded {
+            self.heard("the server sends without end".to_owned());
+        }
+        flooded
+    }
+
+    fn received_in_all(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Relaxed)
+    }
+}

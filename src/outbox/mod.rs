@@ -1,0 +1,517 @@
+//! The messages that are ours until the server confirmed them: one FIFO per connection, bounded in bytes.
+//!
+//! A message stays in the queue while it is in flight. The session takes messages from the cursor on; a
+//! confirmation removes one; [`Outbox::rewind`] puts the cursor back to the oldest unconfirmed message, so
+//! that the next session sends all of them again, in order. What does not fit goes to the run's spill file
+//! and comes back through [`Outbox::refill`].
+//!
+//! Locks: a run's spill before the queue, never the other way round. No lock is held while anything is sent.
+
+mod run;
+mod service;
+mod spill;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use self::service::Service;
+pub(crate) use self::{
+    run::Run,
+    spill::{Leftovers, Spill},
+};
+use crate::{error::Error, fault, message::Message};
+
+/// What says that a message arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A stream's acknowledgement: it is stored.
+    Stored,
+    /// The echo of a marker behind it: the server has routed it to whoever subscribes.
+    Routed,
+    /// Nothing: the server forbids us to ask.
+    None,
+}
+
+/// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
+/// it may have died in the server's memory, on its way to a stream or a subscriber.
+const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// At most so many bytes of it are remembered, beyond the outbox's limit.
+const REMEMBERED_BYTES: usize = 4 << 20;
+
+/// A message on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Sending {
+    /// Its place in the queue; rises without end.
+    pub seq: u64,
+    /// The message; cheap to clone.
+    pub message: Message,
+}
+
+/// Bounded FIFO of unconfirmed messages.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    /// A run got settled, or the courier gave up.
+    settled: Condvar,
+    /// There is something for the courier to do.
+    wake: Notify,
+    limit: usize,
+    /// See [`Outbox::at_work_on`].
+    at_work_on: AtomicU64,
+}
+
+const NOTHING: u64 = u64::MAX;
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None`: confirmed out of order.
+    queue: VecDeque<Option<Slot>>,
+    /// The number of the first slot.
+    base: u64,
+    /// The number of the next message to send.
+    cursor: u64,
+    /// Of the unconfirmed messages.
+    bytes: usize,
+    /// How many messages are unconfirmed.
+    unconfirmed: usize,
+    /// The messages that were routed lately and are remembered, in the order of their echoes.
+    routed: VecDeque<u64>,
+    /// Their bytes.
+    remembered: usize,
+    /// Runs that may still publish, and those that left something behind.
+    runs: Vec<Arc<Run>>,
+    service: Service,
+    /// The courier waits for `wake`.
+    sleeping: bool,
+    /// Ends of runs that wait right now.
+    waiting: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    message: Message,
+    run: Arc<Run>,
+    sent: bool,
+    /// Confirmed by an echo at this time, and remembered.
+    routed: Option<Instant>,
+}
+
+impl State {
+    fn end(&self) -> u64 {
+        self.base + self.queue.len() as u64
+    }
+
+    fn append(&mut self, message: Message, run: &Arc<Run>) {
+        self.bytes += message.size();
+        self.unconfirmed += 1;
+        run.queued.fetch_add(1, Relaxed);
+        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
+    }
+
+    /// Is there something to send, or to bring back from disk?
+    fn has_work(&self, limit: usize) -> bool {
+        let overflows = || self.runs.iter().any(|run| run.overflows.load(Relaxed));
+        self.cursor < self.end() || (self.bytes <= limit / 2 && overflows())
+    }
+
+    fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
+        let index = seq.checked_sub(self.base)?;
+        self.queue.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// Takes an unconfirmed message out; the slots that nothing is left of go too.
+    fn remove(&mut self, seq: u64) -> Option<Slot> {
+        let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
+        self.settle_one(slot.message.size(), &slot.run);
+        self.trim();
+        Some(slot)
+    }
+
+    fn settle_one(&mut self, size: usize, run: &Run) {
+        self.bytes -= size;
+        self.unconfirmed -= 1;
+        run.queued.fetch_sub(1, Relaxed);
+    }
+
+    /// The message counts as confirmed, and stays for a while. Returns its run.
+    fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
+        let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
+        slot.routed = Some(now);
+        let (size, run) = (slot.message.size(), Arc::clone(&slot.run));
+        self.settle_one(size, &run);
+        self.routed.push_back(seq);
+        self.remembered += size;
+        Some(run)
+    }
+
+    /// Forgets what was routed long ago, or too much of it; returned, to be freed outside the lock.
+    fn forget_routed(&mut self, now: Instant) -> Vec<Slot> {
+        let mut forgotten = Vec::new();
+        while let Some(seq) = self.routed.front().copied() {
+            let Some(routed) = self.slot(seq).and_then(|slot| slot.as_ref()?.routed) else {
+                self.routed.pop_front();
+                continue;
+            };
+            if now.duration_since(routed) < REMEMBERED && self.remembered <= REMEMBERED_BYTES {
+                break;
+            }
+            self.routed.pop_front();
+            if let Some(slot) = self.slot(seq).and_then(Option::take) {
+                self.remembered -= slot.message.size();
+                forgotten.push(slot);
+            }
+        }
+        if !forgotten.is_empty() {
+            self.trim();
+        }
+        forgotten
+    }
+
+    fn trim(&mut self) {
+        while let Some(None) = self.queue.front() {
+            self.queue.pop_front();
+            self.base += 1;
+        }
+        self.cursor = self.cursor.max(self.base);
+    }
+
+    /// Is there nothing to do and nobody who could bring something?
+    fn is_idle(&mut self) -> bool {
+        self.forget_closed();
+        self.runs.is_empty() && self.unconfirmed == 0
+    }
+
+    fn forget_closed(&mut self) {
+        self.runs.retain(|run| !run.closed.load(Relaxed) || !run.is_settled());
+    }
+}
+
+impl Outbox {
+    /// An outbox that holds up to `limit` bytes in memory.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            state: Mutex::new(State::default()),
+            settled: Condvar::new(),
+            wake: Notify::new(),
+            limit,
+            at_work_on: AtomicU64::new(NOTHING),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run begins. It also ends an earlier giving up: a new run is a new attempt.
+    pub(crate) fn open(&self, run: &Arc<Run>) {
+        let mut state = self.lock();
+        state.forget_closed();
+        state.runs.push(Arc::clone(run));
+        state.service.open();
+    }
+
+    /// Nobody will publish for this run any more.
+    pub(crate) fn close(&self, run: &Run) {
+        run.closed.store(true, Relaxed);
+        self.lock().forget_closed();
+        // The courier may go to rest now.
+        self.wake.notify_one();
+    }
+
+    /// Accepts a message; `essential` ones are held even beyond the limit rather than dropped. An error says
+    /// why the disk did not take what memory could not; then the message is lost unless it is essential.
+    pub(crate) fn push(&self, run: &Arc<Run>, message: Message, essential: bool) -> Result<(), Error> {
+        run.counters.accepted.fetch_add(1, Relaxed);
+        let mut spill = run.spill();
+        if !run.overflows.load(Relaxed) {
+            let mut state = self.lock();
+            fault::panic_at("outbox.push");
+            if state.bytes + message.size() <= self.limit {
+                state.append(message, run);
+                self.wake_courier(state);
+                return Ok(());
+            }
+        }
+        let spilled = spill.push(&message);
+        let mut state = self.lock();
+        match &spilled {
+            Ok(()) => run.overflows.store(true, Relaxed),
+            Err(_) if essential => state.append(message, run),
+            Err(_) => drop(run.counters.dropped.fetch_add(1, Relaxed)),
+        }
+        self.wake_courier(state);
+        spilled
+    }
+
+    /// There is something new: wakes the courier if it sleeps, outside the lock.
+    fn wake_courier(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.sleeping);
+        drop(state);
+        if asleep {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Brings back what overflowed, as far as there is room. An error is a damaged or unreadable file.
+    pub(crate) fn refill(&self) -> Result<(), Error> {
+        const AT_ONCE: usize = 256 << 10;
+        let run = {
+            let state = self.lock();
+            // In batches, not line by line: wait until there is room for one.
+            if state.bytes > self.limit / 2 {
+                return Ok(());
+            }
+            state.runs.iter().find(|run| run.overflows.load(Relaxed)).map(Arc::clone)
+        };
+        let Some(run) = run else { return Ok(()) };
+        let mut spill = run.spill();
+        let before = spill.unread();
+        let (messages, error) = spill.pull(AT_ONCE);
+        let lost = before - spill.unread() - messages.len() as u64;
+        run.counters.dropped.fetch_add(lost, Relaxed);
+        let mut state = self.lock();
+        for message in messages {
+            state.append(message, &run);
+        }
+        run.overflows.store(spill.unread() > 0, Relaxed);
+        drop(state);
+        self.settled.notify_all();
+        error.map_or(Ok(()), Err)
+    }
+
+    /// The next messages to send, at most `most` and about `bytes` (but one at least).
+    pub(crate) fn take(&self, most: usize, bytes: usize) -> Vec<Sending> {
+        let mut batch = Vec::new();
+        let mut taken = 0;
+        let mut state = self.lock();
+        let end = state.end();
+        while batch.len() < most && taken < bytes && state.cursor < end {
+            let seq = state.cursor;
+            state.cursor += 1;
+            let Some(Some(slot)) = state.slot(seq) else { continue };
+            taken += slot.message.payload.len();
+            batch.push(Sending { seq, message: slot.message.clone() });
+        }
+        batch
+    }
+
+    /// All that is left of these, from `first` up to `below`, was sent (once more, perhaps).
+    pub(crate) fn mark_sent(&self, first: u64, below: u64) {
+        let mut state = self.lock();
+        for seq in first.max(state.base)..below {
+            if let Some(Some(slot)) = state.slot(seq)
+                && std::mem::replace(&mut slot.sent, true)
+            {
+                slot.run.counters.resent.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// The session handles this message now: should that panic, it is to blame.
+    pub(crate) fn at_work_on(&self, seq: Option<u64>) {
+        self.at_work_on.store(seq.unwrap_or(NOTHING), Relaxed);
+    }
+
+    /// What the session was at when it ended.
+    pub(crate) fn was_at_work_on(&self) -> Option<u64> {
+        Some(self.at_work_on.swap(NOTHING, Relaxed)).filter(|seq| *seq != NOTHING)
+    }
+
+    /// These have arrived, as far as the proof goes.
+    pub(crate) fn confirm(&self, proofs: &[(u64, Proof)]) {
+        let mut state = self.lock();
+        let mut done = Vec::with_capacity(proofs.len());
+        let mut someone_settled = false;
+        let now = Instant::now();
+        for (seq, proof) in proofs {
+            if *proof == Proof::Routed {
+                let Some(run) = state.remember(*seq, now) else { continue };
+                run.counters.routed.fetch_add(1, Relaxed);
+                someone_settled |= run.is_settled();
+                continue;
+            }
+            let Some(slot) = state.remove(*seq) else { continue };
+            let counters = &slot.run.counters;
+            let counter = if *proof == Proof::Stored { &counters.stored } else { &counters.unproven };
+            counter.fetch_add(1, Relaxed);
+            someone_settled |= slot.run.is_settled();
+            done.push(slot);
+        }
+        done.extend(state.forget_routed(now));
+        let notify = someone_settled && state.waiting > 0;
+        drop(state);
+        if notify {
+            self.settled.notify_all();
+        }
+        // `done` is freed here, outside the lock.
+    }
+
+    /// The server refused this message for good: it goes to disk. An error says that it could not.
+    pub(crate) fn reject(&self, seq: u64) -> Result<(), Error> {
+        // The spill first: a run that ends meanwhile must find the message either here or there.
+        let run = self.lock().slot(seq).and_then(|slot| slot.as_ref().map(|slot| Arc::clone(&slot.run)));
+        let Some(run) = run else { return Ok(()) };
+        let mut spill = run.spill();
+        let Some(slot) = self.lock().remove(seq) else { return Ok(()) };
+        let kept = run.keep(&mut spill, &slot.message);
+        self.settled.notify_all();
+        kept
+    }
+
+    /// All that is unconfirmed is to be sent again, and what was routed just now.
+    pub(crate) fn rewind(&self) {
+        let mut state = self.lock();
+        let forgotten = state.forget_routed(Instant::now());
+        state.cursor = state.base;
+        drop(state);
+        drop(forgotten);
+    }
+
+    /// Returns when there is something to send, or when something else changed: then `true`. With a `pause`, after
+    /// that at the latest; whoever brings a message need not wake us then, which would cost the job's thread more than
+    /// all else that it does for one.
+    pub(crate) async fn work(&self, pause: Option<Duration>) -> bool {
+        {
+            let mut state = self.lock();
+            if state.has_work(self.limit) {
+                return true;
+            }
+            state.sleeping = pause.is_none();
+        }
+        let woken = self.wake.notified();
+        match pause {
+            None => {
+                woken.await;
+                true
+            }
+            Some(pause) => {
+                tokio::time::timeout(pause, woken).await.is_ok() || self.lock().has_work(self.limit)
+            }
+        }
+    }
+
+    /// Does the end of a run wait?
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
+    /// How much is held in memory, unconfirmed.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Is there nothing to do and nobody who could bring something?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().is_idle()
+    }
+
+    /// The courier starts, unless one is at work or gave up: then `false`.
+    pub(crate) fn begin_service(&self) -> bool {
+        self.lock().service.begin()
+    }
+
+    /// The courier ends if there is nothing left to do: then `true`.
+    pub(crate) fn end_service(&self) -> bool {
+        let mut state = self.lock();
+        let ends = state.is_idle();
+        let mut forgotten = VecDeque::new();
+        if ends {
+            state.service.end();
+            state.base = state.end();
+            state.cursor = state.base;
+            state.remembered = 0;
+            state.routed.clear();
+            forgotten = std::mem::take(&mut state.queue);
+        }
+        drop(state);
+        drop(forgotten);
+        ends
+    }
+
+    /// The courier could not be started: the next message may try again.
+    pub(crate) fn fail_service(&self) {
+        self.lock().service.end();
+    }
+
+    /// How many runs were opened so far: what [`Self::give_up`] is told, to see whether a new one came.
+    pub(crate) fn opened(&self) -> u64 {
+        self.lock().service.opened()
+    }
+
+    /// The courier ends though there is something to do; whoever waits need not. `false` if a run was opened
+    /// after `opened` was asked: it deserves an attempt of its own.
+    pub(crate) fn give_up(&self, opened: u64) -> bool {
+        let gives_up = self.lock().service.give_up(opened);
+        if gives_up {
+            self.settled.notify_all();
+        }
+        gives_up
+    }
+
+    /// Did the courier end with work left?
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.lock().service.is_given_up()
+    }
+
+    /// Waits until all of the run is settled (then `true`), at most until `deadline`, and not at all if
+    /// nobody delivers any more.
+    pub(crate) fn wait_settled(&self, run: &Run, deadline: Instant) -> bool {
+        let mut state = self.lock();
+        state.waiting += 1;
+        self.wake.notify_one();
+        while !run.is_settled() && !state.service.is_given_up() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
+            state = self.settled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.waiting -= 1;
+        run.is_settled()
+    }
+
+    /// The end of a run: what is not confirmed goes to disk, in order. Says what is left there.
+    pub(crate) fn settle(&self, run: &Run) -> Leftovers {
+        let mut spill = run.spill();
+        let mut slots = Vec::new();
+        {
+            let mut state = self.lock();
+            let of_run = |slot: &Option<Slot>| {
+                slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run))
+            };
+            let seqs: Vec<u64> = (state.base..)
+                .zip(&state.queue)
+                .filter(|(_, slot)| of_run(slot))
+                .map(|(seq, _)| seq)
+                .collect();
+            slots.extend(seqs.into_iter().filter_map(|seq| state.remove(seq)));
+        }
+        let mut error = None;
+        for slot in &slots {
+            if let Err(failure) = run.keep(&mut spill, &slot.message) {
+                error = Some(failure);
+            }
+        }
+        let (moved, mut leftovers) = spill.close();
+        run.counters.spilled.fetch_add(moved, Relaxed);
+        run.overflows.store(false, Relaxed);
+        leftovers.error = leftovers.error.or(error);
+        leftovers
+    }
+
+    /// The runs that have something to be settled, or may still publish.
+    pub(crate) fn runs(&self) -> Vec<Arc<Run>> {
+        self.lock().runs.clone()
+    }
+}

@@ -1,0 +1,348 @@
+//! A run's messages on disk, when memory or time runs out.
+//!
+//! Two files, one format (a [`Message::to_line`] each line): `nats-overflow.jsonl` takes what does not fit
+//! into memory while the run goes on, and is read back in order; `nats-undelivered.jsonl` keeps what could
+//! not be delivered when the run ended. Both have mode 0600 and are created exclusively: a symbolic link or
+//! another run's file of that name is never written to, the next free name is taken instead.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::Error,
+    fault,
+    message::{self, Message},
+};
+
+/// The spill files of one run.
+#[derive(Debug)]
+pub(crate) struct Spill {
+    dir: Option<PathBuf>,
+    overflow: Option<Overflow>,
+    undelivered: Option<Lines>,
+}
+
+#[derive(Debug)]
+struct Overflow {
+    lines: Lines,
+    reader: BufReader<Tail>,
+    /// Lines written and not yet read back.
+    unread: u64,
+}
+
+/// A file that lines are appended to.
+#[derive(Debug)]
+struct Lines {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+/// What [`Spill::close`] left behind.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    /// The files that hold messages.
+    pub files: Vec<PathBuf>,
+    /// What went wrong on the way.
+    pub error: Option<Error>,
+}
+
+impl Spill {
+    /// Files will be made in `dir` when they are needed; without a directory nothing can be spilled.
+    pub(crate) fn new(dir: Option<PathBuf>) -> Self {
+        Self { dir, overflow: None, undelivered: None }
+    }
+
+    /// How many messages are on disk that come before any new one.
+    pub(crate) fn unread(&self) -> u64 {
+        self.overflow.as_ref().map_or(0, |overflow| overflow.unread)
+    }
+
+    /// Appends a message that does not fit into memory.
+    pub(crate) fn push(&mut self, message: &Message) -> Result<(), Error> {
+        let overflow = match &mut self.overflow {
+            Some(overflow) => overflow,
+            None => {
+                let lines = Lines::create(self.dir.as_deref(), "nats-overflow")?;
+                let reader = lines.reader()?;
+                self.overflow.insert(Overflow { lines, reader, unread: 0 })
+            }
+        };
+        overflow.lines.append(message)?;
+        overflow.unread += 1;
+        Ok(())
+    }
+
+    /// Reads the oldest messages back, up to about `bytes`. A damaged line is an error, and skipped;
+    /// so is the rest of a file that cannot be read.
+    pub(crate) fn pull(&mut self, bytes: usize) -> (Vec<Message>, Option<Error>) {
+        let Some(overflow) = &mut self.overflow else { return (Vec::new(), None) };
+        let mut messages = Vec::new();
+        let mut error = None;
+        let mut taken = 0;
+        let mut line = Vec::new();
+        while taken < bytes && overflow.unread > 0 {
+            line.clear();
+            match overflow.reader.read_until(b'\n', &mut line) {
+                Ok(0) => {
+                    error = Some(overflow.lines.error(io::ErrorKind::UnexpectedEof.into()));
+                    overflow.unread = 0;
+                }
+                Ok(length) => {
+                    overflow.unread -= 1;
+                    taken += length;
+                    match Message::from_line(&line) {
+                        Some(message) => messages.push(message),
+                        None => error = Some(overflow.lines.error(io::ErrorKind::InvalidData.into())),
+                    }
+                }
+                Err(source) => {
+                    error = Some(overflow.lines.error(source));
+                    overflow.unread = 0;
+                }
+            }
+        }
+        if overflow.unread == 0 {
+            // All of it is in memory again: the file has had its use. A damaged one is left to the user.
+            if let Some(Overflow { lines, .. }) = self.overflow.take().filter(|_| error.is_none()) {
+                let _ = std::fs::remove_file(&lines.path);
+            }
+        }
+        (messages, error)
+    }
+
+    /// Keeps a message that will not be delivered by this run.
+    pub(crate) fn keep(&mut self, message: &Message) -> Result<(), Error> {
+        let lines = match &mut self.undelivered {
+            Some(lines) => lines,
+            None => self.undelivered.insert(Lines::create(self.dir.as_deref(), "nats-undelivered")?),
+        };
+        lines.append(message)
+    }
+
+    /// The end of the run: what overflowed and was not read back joins the undelivered. Returns how many
+    /// messages that were, and what is left on disk.
+    pub(crate) fn close(&mut self) -> (u64, Leftovers) {
+        let mut leftovers = Leftovers::default();
+        let mut moved = 0;
+        if let Some(mut overflow) = self.overflow.take() {
+            moved = overflow.unread;
+            match self.take_over(&mut overflow) {
+                Ok(()) => {
+                    let _ = std::fs::remove_file(&overflow.lines.path);
+                }
+                Err(error) => {
+                    // They stay where they are, in the same format.
+                    leftovers.error = Some(error);
+                    leftovers.files.push(overflow.lines.path);
+                }
+            }
+        }
+        if let Some(lines) = self.undelivered.take() {
+            leftovers.files.insert(0, lines.path);
+        }
+        (moved, leftovers)
+    }
+
+    fn take_over(&mut self, overflow: &mut Overflow) -> Result<(), Error> {
+        if overflow.unread == 0 {
+            return Ok(());
+        }
+        let lines = match &mut self.undelivered {
+            Some(lines) => lines,
+            None => self.undelivered.insert(Lines::create(self.dir.as_deref(), "nats-undelivered")?),
+        };
+        let copied = io::copy(&mut overflow.reader, &mut lines.file);
+        lines.settle(copied)
+    }
+}
+
+impl Lines {
+    fn create(dir: Option<&Path>, stem: &str) -> Result<Self, Error> {
+        /// After so many, a name of its own: many runs may share a `spill_dir`.
+        const NUMBERED: u32 = 100;
+        let Some(dir) = dir else {
+            let source = io::Error::other("this run has no artifact directory, and spill_dir is not set");
+            return Err(Error::Spill { path: PathBuf::from(format!("{stem}.jsonl")), source });
+        };
+        // ansible-runner makes the artifact directory after the first status, with this mode.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
+        fault::error_at("spill.create").map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
+        for number in 0..2 * NUMBERED {
+            let name = match number {
+                0 => format!("{stem}.jsonl"),
+                1..NUMBERED => format!("{stem}.{number}.jsonl"),
+                _ => format!("{stem}.{}.jsonl", message::nonce()),
+            };
+            let path = dir.join(name);
+            match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => {
+                    // For whoever wants to replay it: it is still being written. Not all file systems can.
+                    let _ = file.try_lock();
+                    return Ok(Self { path, file, length: 0 });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(Error::Spill { path, source }),
+            }
+        }
+        Err(Error::Spill { path: dir.to_owned(), source: io::ErrorKind::AlreadyExists.into() })
+    }
+
+    /// Reads the same file, whatever somebody may have put in the place of its name.
+    fn reader(&self) -> Result<BufReader<Tail>, Error> {
+        let file = self.file.try_clone().map_err(|source| self.error(source))?;
+        Ok(BufReader::new(Tail { file, at: 0 }))
+    }
+
+    fn append(&mut self, message: &Message) -> Result<(), Error> {
+        /// A larger message is written piece by piece.
+        const BUFFER: usize = 64 << 10;
+        let written = fault::error_at("spill.write").and_then(|()| {
+            let mut out = BufWriter::with_capacity(BUFFER.min(2 * message.size()), &self.file);
+            message.write_line(&mut out)?;
+            out.flush()?;
+            Ok(self.file.metadata()?.len() - self.length)
+        });
+        self.settle(written)
+    }
+
+    /// Counts what was written; after an error (disk full) takes back the half line.
+    fn settle(&mut self, written: io::Result<u64>) -> Result<(), Error> {
+        match written {
+            Ok(bytes) => {
+                self.length += bytes;
+                Ok(())
+            }
+            Err(source) => {
+                let _ = self.file.set_len(self.length);
+                let _ = self.file.seek(SeekFrom::End(0));
+                Err(self.error(source))
+            }
+        }
+    }
+
+    fn error(&self, source: io::Error) -> Error {
+        Error::Spill { path: self.path.clone(), source }
+    }
+}
+
+/// Reads a file that is being appended to, at a position of its own.
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    at: u64,
+}
+
+impl Read for Tail {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    fn message(n: u32) -> Message {
+        Message {
+            subject: "s".into(),
+            headers: Vec::new().into(),
+            id: n.to_string().into(),
+            payload: format!("{{\"n\":{n}}}").into(),
+        }
+    }
+
+    fn ids(messages: &[Message]) -> Vec<u32> {
+        messages.iter().map(|message| message.id.parse().unwrap()).collect()
+    }
+
+    fn lines(path: &Path) -> Vec<Message> {
+        let text = std::fs::read(path).unwrap();
+        text.split_inclusive(|b| *b == b'\n').map(|line| Message::from_line(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn overflow_comes_back_in_order_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spill = Spill::new(Some(dir.path().to_owned()));
+        assert!(spill.unread() == 0);
+        for n in 0..10 {
+            spill.push(&message(n)).unwrap();
+        }
+        let (first, error) = spill.pull(1);
+        assert!(error.is_none() && spill.unread() > 0);
+        spill.push(&message(10)).unwrap();
+        let (rest, _) = spill.pull(usize::MAX);
+        assert_eq!([ids(&first), ids(&rest)].concat(), (0..11).collect::<Vec<_>>());
+        assert!(spill.unread() == 0);
+        assert!(spill.close().1.files.is_empty());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn at_the_end_one_private_file_holds_all_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("made/on/demand");
+        let mut spill = Spill::new(Some(target.clone()));
+        for n in 2..6 {
+            spill.push(&message(n)).unwrap();
+        }
+        let (pulled, _) = spill.pull(1);
+        for old in [message(0), message(1)].iter().chain(&pulled) {
+            spill.keep(old).unwrap();
+        }
+        let (moved, leftovers) = spill.close();
+        assert_eq!((moved, &leftovers.files), (3, &vec![target.join("nats-undelivered.jsonl")]));
+        assert_eq!(ids(&lines(&leftovers.files[0])), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(std::fs::metadata(&leftovers.files[0]).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn neither_links_nor_the_files_of_others_are_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        symlink(&victim, dir.path().join("nats-undelivered.jsonl")).unwrap();
+        let mut spill = Spill::new(Some(dir.path().to_owned()));
+        spill.keep(&message(1)).unwrap();
+        assert_eq!(spill.close().1.files, [dir.path().join("nats-undelivered.1.jsonl")]);
+        assert_eq!(std::fs::read_to_string(victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn any_number_of_runs_may_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..10_000 {
+            let name = if number == 0 { String::new() } else { format!(".{number}") };
+            File::create(dir.path().join(format!("nats-undelivered{name}.jsonl"))).unwrap();
+        }
+        let mut spill = Spill::new(Some(dir.path().to_owned()));
+        spill.keep(&message(1)).unwrap();
+        assert_eq!(ids(&lines(&spill.close().1.files[0])), [1]);
+    }
+
+    #[test]
+    fn without_a_directory_it_says_so() {
+        let error = Spill::new(None).keep(&message(1)).unwrap_err().to_string();
+        assert!(error.contains("spill_dir is not set"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_leaves_whole_lines() {
+        // /dev/full answers every write as a full disk does.
+        let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut lines = Lines { path: "/dev/full".into(), file, length: 0 };
+        let error = lines.append(&message(1)).unwrap_err();
+        assert!(error.to_string().contains("No space left"), "{error}");
+        assert_eq!(lines.length, 0);
+    }
+}

@@ -1,0 +1,69 @@
+//! What ansible-runner calls, and what Python sees: the only room that knows pyo3.
+
+mod emitter;
+mod encode;
+mod process;
+mod settings;
+
+use std::ffi::OsString;
+
+use pyo3::{
+    exceptions::PyMemoryError,
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
+
+pub(crate) use self::emitter::Emitter;
+use self::{emitter::LogLine, process::Process};
+use crate::{
+    message::{Sieve, json::Buffer},
+    report,
+};
+
+/// JSON bytes of any Python object.
+#[pyfunction(name = "encode")]
+pub(crate) fn encode_to_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let mut json = Buffer::default();
+    encode::encode(value, &mut json, Sieve::default())
+        .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+    Ok(PyBytes::new(value.py(), json.text()))
+}
+
+/// To be called in a forked child, before anything else of ours (`os.register_at_fork`).
+#[pyfunction]
+pub(crate) fn forked() {
+    process::forked();
+}
+
+/// Where the last panic of this library happened, for a bug report.
+#[pyfunction]
+pub(crate) fn last_panic() -> String {
+    report::last_panic()
+}
+
+/// Ends every run of this process that did not end by itself: see [`Process::shut_down`].
+#[pyfunction]
+pub(crate) fn shut_down(py: Python<'_>) -> Vec<LogLine> {
+    let notices = py.detach(|| Process::current().shut_down());
+    notices.into_iter().map(|notice| (notice.level as u8, notice.text)).collect()
+}
+
+/// Runs the console script; returns its exit status.
+#[pyfunction]
+pub(crate) fn main(py: Python<'_>, args: Vec<OsString>) -> u8 {
+    py.detach(|| crate::cli::main(args))
+}
+
+/// What the Python shim has to know before it may load this library, for the test that holds the two together: the
+/// words that mean true, the states that end a run, and whether a setting of this value enables the plugin.
+#[pyfunction]
+pub(crate) fn shared_knowledge<'py>(
+    py: Python<'py>,
+    subject_id: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let known = PyDict::new(py);
+    known.set_item("true", crate::config::TRUE)?;
+    known.set_item("end_states", crate::message::END_STATES)?;
+    known.set_item("enables", settings::enables(subject_id))?;
+    Ok(known)
+}

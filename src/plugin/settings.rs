@@ -1,0 +1,153 @@
+//! ansible-runner's settings, as far as they are ours: Python objects become JSON values.
+//!
+//! They may hold anything: a value that JSON does not have is passed on as one that no option understands, so that the
+//! option is refused by its name; one that is hostile (without end, or nested in itself) is cut off.
+
+use std::fmt;
+
+use pyo3::{
+    prelude::*,
+    types::{PyDict, PyMapping, PyString},
+};
+use pythonize::Depythonizer;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::encode::name_of;
+use crate::config::is_off;
+
+/// Containers in containers. No option needs more than three.
+const MAX_DEPTH: usize = 8;
+
+/// Members of a mapping, items of a list.
+const MAX_ITEMS: usize = 10_000;
+
+/// The settings that the options are read from.
+pub(super) fn ours(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
+    const OURS: [&str; 3] = ["nats_subject_id", "nats_options", "nats_headers"];
+    let read = |key: &str| Some((key.to_owned(), settings.get_item(key).ok().map(|value| value_of(&value))?));
+    OURS.into_iter().filter_map(read).collect()
+}
+
+/// Would the setting `nats_subject_id` of this value enable the plugin?
+pub(super) fn enables(subject_id: &Bound<'_, PyAny>) -> bool {
+    !is_off(&value_of(subject_id))
+}
+
+/// A mapping's values one by one: one that cannot be read spoils no other.
+fn value_of(value: &Bound<'_, PyAny>) -> Value {
+    let Ok(mapping) = value.cast::<PyMapping>() else { return read(value) };
+    let items = || -> PyResult<Map<String, Value>> {
+        let mut members = Map::new();
+        for item in mapping.call_method0("items")?.try_iter()?.take(MAX_ITEMS) {
+            let (key, value) = item?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+            if let Some(key) = name_of(&key) {
+                members.insert(key.to_string_lossy().into_owned(), read(&value));
+            }
+        }
+        Ok(members)
+    };
+    items().map_or_else(|_| unreadable(value), Value::Object)
+}
+
+fn read(value: &Bound<'_, PyAny>) -> Value {
+    // A lone surrogate is no reason to refuse a text; and a path is meant as one.
+    let text = value
+        .cast::<PyString>()
+        .cloned()
+        .or_else(|_| -> PyResult<_> { Ok(value.call_method0("__fspath__")?.cast_into::<PyString>()?) });
+    if let Ok(text) = text {
+        return text.to_string_lossy().into_owned().into();
+    }
+    let known = value.is_exact_instance_of::<PyDict>() || value.cast::<PyMapping>().is_err();
+    let read = known.then(|| Levels(MAX_DEPTH).deserialize(&mut Depythonizer::from_object(value)));
+    read.and_then(Result::ok).unwrap_or_else(|| unreadable(value))
+}
+
+/// What no option understands, and tells a user what it was.
+fn unreadable(value: &Bound<'_, PyAny>) -> Value {
+    let kind = value.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string());
+    Value::Object(Map::from_iter([("a Python object".to_owned(), Value::from(kind))]))
+}
+
+/// Reads a JSON value of so many levels at most: the reader is recursive, and the thread's stack may be small.
+#[derive(Clone, Copy)]
+struct Levels(usize);
+
+impl<'de> DeserializeSeed<'de> for Levels {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Levels {
+    fn below<E: Error>(self) -> Result<Self, E> {
+        self.0.checked_sub(1).map(Self).ok_or_else(|| E::custom("nested too deep"))
+    }
+}
+
+impl<'de> Visitor<'de> for Levels {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what JSON has")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let below = self.below()?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(below)? {
+            if list.len() >= MAX_ITEMS {
+                return Err(A::Error::custom("too long"));
+            }
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let below = self.below()?;
+        let mut map = Map::new();
+        while let Some(key) = members.next_key::<String>()? {
+            if map.len() >= MAX_ITEMS {
+                return Err(A::Error::custom("too long"));
+            }
+            map.insert(key, members.next_value_seed(below)?);
+        }
+        Ok(map.into())
+    }
+}

@@ -1,0 +1,172 @@
+//! What must not be seen: secrets, and where they would show.
+
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// A string that must not be seen: `Debug` hides it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, to be handed to the connection and to nothing else.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+/// Key material where a path belongs: a damaged seed, or the content of a file. It must not be shown as a
+/// path that does not exist.
+pub(crate) fn looks_secret(text: &str) -> bool {
+    const SEED_LENGTH: usize = 50;
+    let base32 = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+    text.contains(['\n', '\r', '{'])
+        || text.contains("-----BEGIN")
+        || text.split(|c| !base32(c)).any(|run| run.len() >= SEED_LENGTH)
+}
+
+/// What takes the place of a secret.
+pub(crate) const MASK: &str = "***";
+
+/// Our own credentials, to be masked wherever they occur.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Masks {
+    /// In every spelling, the longest first: one may be part of another.
+    secrets: Vec<Secret>,
+}
+
+/// A secret of fewer bytes is in many words: it is masked only where it stands alone.
+const SHORT: usize = 4;
+
+impl Masks {
+    /// Of all that the user gave us.
+    pub(crate) fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
+        let mut masks = Self::default();
+        masks.learn(secrets);
+        masks
+    }
+
+    /// More of them.
+    pub(crate) fn learn(&mut self, secrets: impl IntoIterator<Item = Secret>) {
+        self.secrets.extend(secrets.into_iter().flat_map(|secret| spellings(secret.reveal().trim())));
+        self.secrets.retain(|secret| !secret.reveal().is_empty());
+        self.secrets.sort_by(|a, b| {
+            let (a, b) = (a.reveal(), b.reveal());
+            b.len().cmp(&a.len()).then_with(|| a.cmp(b))
+        });
+        self.secrets.dedup();
+    }
+
+    /// The text without our credentials; `None` if there are none in it.
+    pub(crate) fn hide(&self, text: &str) -> Option<String> {
+        if self.is_secret(text.as_bytes()) {
+            return Some(MASK.to_owned());
+        }
+        let mut hidden: Option<String> = None;
+        for part in self.parts() {
+            let now = hidden.as_deref().unwrap_or(text);
+            if now.contains(part) {
+                hidden = Some(now.replace(part, MASK));
+            }
+        }
+        hidden
+    }
+
+    /// The text without our credentials, whether there were any in it or not.
+    pub(crate) fn hidden(&self, text: String) -> String {
+        self.hide(&text).unwrap_or(text)
+    }
+
+    /// Is this one of them, and nothing else?
+    pub(crate) fn is_secret(&self, text: &[u8]) -> bool {
+        self.secrets.iter().any(|secret| secret.reveal().as_bytes() == text)
+    }
+
+    /// What must not be part of a text.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(Secret::reveal).filter(|secret| secret.len() >= SHORT)
+    }
+}
+
+/// A secret as it was given, and as others write it: JSON (with and without `\u`), a URL, a shell, a log line.
+fn spellings(secret: &str) -> Vec<Secret> {
+    const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
+    let in_json = serde_json::Value::from(secret).to_string();
+    let in_json = in_json.get(1..in_json.len() - 1).unwrap_or_default();
+    let escape = |unit: &mut u16| format!("\\u{unit:04x}");
+    let ascii_json: String = in_json
+        .chars()
+        .map(|c| {
+            if c.is_ascii() {
+                c.to_string()
+            } else {
+                c.encode_utf16(&mut [0; 2]).iter_mut().map(escape).collect()
+            }
+        })
+        .collect();
+    let in_url = |kept| utf8_percent_encode(secret, kept).to_string();
+    let spelled = [
+        secret.to_owned(),
+        in_json.to_owned(),
+        ascii_json,
+        in_url(NON_ALPHANUMERIC),
+        in_url(UNRESERVED),
+        in_url(PATH),
+        // What `shlex.quote` makes of a quote, and what a notice makes of blanks.
+        secret.replace('\'', r#"'"'"'"#),
+        collapsed(secret),
+    ];
+    spelled.into_iter().map(Secret::new).collect()
+}
+
+/// A text in one line: what is blank or a control character becomes single blanks.
+pub(crate) fn collapsed(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masks(secrets: &[&str]) -> Masks {
+        Masks::new(secrets.iter().map(|secret| Secret::new(*secret)))
+    }
+
+    #[test]
+    fn own_credentials_are_hidden() {
+        let masks = masks(&["hunter2", "hunter2-and-more", "ab", " "]);
+        assert_eq!(masks.hide("x hunter2-and-more hunter2"), Some("x *** ***".to_owned()));
+        assert_eq!(masks.hide("ab"), Some("***".to_owned()));
+        assert_eq!(masks.hide("cab"), None);
+    }
+
+    #[test]
+    fn in_whatever_spelling() {
+        let masks = masks(&["a\"b:c/d-ö 'x", "two  blanks"]);
+        for spelled in [
+            r#"{"pass":"a\"b:c/d-ö 'x"}"#,
+            r#"{"pass":"a\"b:c/d-\u00f6 'x"}"#,
+            "a%22b%3Ac%2Fd%2D%C3%B6%20%27x",
+            "a%22b%3Ac%2Fd-%C3%B6%20%27x",
+            "a%22b%3Ac/d-%C3%B6%20%27x",
+            r#"'a"b:c/d-ö '"'"'x'"#,
+            "two blanks",
+        ] {
+            let hidden = masks.hide(spelled).unwrap_or_else(|| panic!("{spelled}"));
+            assert!(hidden.contains(MASK) && !hidden.contains('x') && !hidden.contains("blanks"), "{hidden}");
+        }
+    }
+}
