@@ -69,6 +69,14 @@ pub(crate) enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The spool cannot be used.
+    #[error("spill_dir cannot be used, the artifact directory is used instead: {path}: {source}")]
+    Spool {
+        /// The run's folder in it.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A message takes more memory than there is.
     #[error("not enough memory for a message of more than {size} bytes")]
     Memory {
@@ -99,6 +107,7 @@ impl Error {
             Self::Option { .. } | Self::Credentials { .. } | Self::Spill { .. } | Self::Thread(_) => {
                 self.to_string()
             }
+            Self::Spool { .. } => "spool".to_owned(),
             // The size differs each time.
             Self::TooLarge { .. } => "too large".to_owned(),
             Self::Memory { .. } => "memory".to_owned(),

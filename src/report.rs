@@ -1,14 +1,11 @@
-//! What a run and its connection have to say: counters, the notice ring and the line at the end.
+//! What a run and its connection have to say: counters, and the notice ring.
 
 use std::{
     collections::VecDeque,
-    fmt,
-    path::PathBuf,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use crate::secret::{self, Masks, Secret};
@@ -198,97 +195,6 @@ pub(crate) struct Counters {
     pub dropped: AtomicU64,
 }
 
-/// The end of a run, in one line.
-#[derive(Debug)]
-pub(crate) struct Report {
-    /// The run's ident.
-    pub ident: String,
-    /// [`Counters::stored`].
-    pub stored: u64,
-    /// [`Counters::routed`].
-    pub routed: u64,
-    /// [`Counters::unproven`].
-    pub unproven: u64,
-    /// [`Counters::resent`].
-    pub resent: u64,
-    /// [`Counters::spilled`].
-    pub spilled: u64,
-    /// [`Counters::dropped`].
-    pub dropped: u64,
-    /// Files that hold what was spilled.
-    pub files: Vec<PathBuf>,
-    /// Name and address of the last server, if there was one.
-    pub server: Option<String>,
-    /// How long the end of the run waited.
-    pub waited: Duration,
-}
-
-impl Report {
-    /// The report of a run that is settled.
-    pub(crate) fn new(
-        ident: String,
-        counters: &Counters,
-        files: Vec<PathBuf>,
-        server: Option<String>,
-        waited: Duration,
-    ) -> Self {
-        Self {
-            ident,
-            stored: counters.stored.load(Relaxed),
-            routed: counters.routed.load(Relaxed),
-            unproven: counters.unproven.load(Relaxed),
-            resent: counters.resent.load(Relaxed),
-            spilled: counters.spilled.load(Relaxed),
-            dropped: counters.dropped.load(Relaxed),
-            files,
-            server,
-            waited,
-        }
-    }
-
-    /// A warning if anything was not confirmed.
-    pub(crate) fn level(&self) -> Level {
-        if self.spilled + self.dropped + self.unproven > 0 { Level::Warning } else { Level::Info }
-    }
-
-    /// The report as a notice.
-    pub(crate) fn notice(&self) -> Notice {
-        Notice::new(self.level(), self.to_string())
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "run {}: {} messages confirmed", self.ident, self.stored + self.routed)?;
-        match &self.server {
-            Some(server) => write!(f, " by {server}")?,
-            None => write!(f, ", never connected")?,
-        }
-        match (self.stored, self.routed) {
-            (0, 0) => {}
-            (_, 0) => write!(f, " (jetstream)")?,
-            (0, _) => write!(f, " (core)")?,
-            (stored, routed) => write!(f, " ({stored} jetstream, {routed} core)")?,
-        }
-        if self.unproven > 0 {
-            write!(f, ", {} sent without confirmation", self.unproven)?;
-        }
-        if self.resent > 0 {
-            write!(f, ", {} sent again", self.resent)?;
-        }
-        if self.spilled > 0 {
-            write!(f, ", {} kept in", self.spilled)?;
-            for file in &self.files {
-                write!(f, " {}", file.display())?;
-            }
-        }
-        if self.dropped > 0 {
-            write!(f, ", {} LOST", self.dropped)?;
-        }
-        write!(f, "; waited {:.1} ms", self.waited.as_secs_f64() * 1e3)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,28 +254,5 @@ mod tests {
         let (kept, seen) = notices.since(0);
         assert_eq!((kept.len(), seen), (Notices::KEPT, 1000));
         assert_eq!(kept.last().unwrap().text, "999");
-    }
-
-    #[test]
-    fn the_report_is_a_warning_if_anything_is_unproven() {
-        let mut report = Report {
-            ident: "i".to_owned(),
-            stored: 0,
-            routed: 3,
-            unproven: 0,
-            resent: 0,
-            spilled: 0,
-            dropped: 0,
-            files: Vec::new(),
-            server: Some("n1".to_owned()),
-            waited: Duration::from_micros(1500),
-        };
-        assert_eq!(report.level(), Level::Info);
-        assert_eq!(report.to_string(), "run i: 3 messages confirmed by n1 (core); waited 1.5 ms");
-        report.spilled = 2;
-        report.dropped = 1;
-        report.files = vec!["/a/b".into()];
-        assert_eq!(report.level(), Level::Warning);
-        assert!(report.to_string().contains(", 2 kept in /a/b, 1 LOST;"));
     }
 }

@@ -170,3 +170,65 @@ class Responder:
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
+
+
+def tls(files: Files, *more: str) -> str:
+    return f"tls {{ {', '.join([files.tls, *more])} }}"
+
+
+def mutual(authority: Authority) -> str:
+    """The server wants a certificate too."""
+    return f'ca_file: "{authority.pem}", verify: true'
+
+
+def trusting(authority: Authority, own: Files | None = None) -> dict[str, Any]:
+    """For the tests' own client."""
+    context = ssl.create_default_context(cafile=authority.pem)
+    if own:
+        context.load_cert_chain(own.cert, own.key)
+    return {"tls": context}
+
+
+def identity(files: Files) -> dict[str, str]:
+    return {"tls_cert": str(files.cert), "tls_key": str(files.key)}
+
+
+#: What the server is like, what our options are, and what is said.
+FAILURES: dict[str, tuple[Callable[[Authority, Authority], str], Callable[..., dict[str, str]], str]] = {
+    "unknown authority": (
+        lambda _, stranger: tls(stranger.issue()),
+        lambda *_: {},
+        "nobody whom we trust has signed the server's certificate (tls_ca)",
+    ),
+    "wrong host name": (
+        lambda ca, _: tls(ca.issue(hosts=("a.example", "b.example"))),
+        lambda *_: {},
+        "the server's certificate is for .*a.example.*, not for 127.0.0.1 (tls_hostname)",
+    ),
+    "expired": (
+        lambda ca, _: tls(ca.issue(valid=(-2 * DAY, -DAY))),
+        lambda *_: {},
+        "the server's certificate has expired",
+    ),
+    "not yet valid": (
+        lambda ca, _: tls(ca.issue(valid=(DAY, 2 * DAY))),
+        lambda *_: {},
+        "the server's certificate is not valid yet",
+    ),
+    "client certificate missing": (
+        lambda ca, _: tls(ca.issue(), mutual(ca)),
+        lambda *_: {},
+        "the server asks for a client certificate: .* (tls_cert, tls_key)",
+    ),
+    "client certificate of somebody else": (
+        lambda ca, _: tls(ca.issue(), mutual(ca)),
+        lambda _, stranger: identity(stranger.issue("me")),
+        "the server refuses our client certificate: .* (tls_cert)",
+    ),
+    "client certificate expired": (
+        lambda ca, _: tls(ca.issue(), mutual(ca)),
+        lambda ca, _: identity(ca.issue("me", valid=(-2 * DAY, -DAY))),
+        "the server refuses our client certificate: .* (tls_cert)",
+    ),
+    "no TLS there": (lambda *_: "", lambda *_: {}, "the server does not offer TLS there"),
+}

@@ -1,18 +1,50 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import Bus, Server, clean_env
+from support import PATIENCE, Bus, Server, clean_env
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+
+#: Set in the environment of everything that a test starts.
+MARK = "ANSIBLE_RUNNER_NATS_TEST"
 
 
 @pytest.fixture(autouse=True)
-def no_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def nothing_left_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A test takes away every process that it started (seen by the environment, on Linux)."""
+    monkeypatch.setenv(MARK, str(tmp_path))
+    yield
+    mark = f"{MARK}={tmp_path}".encode()
+
+    def left() -> dict[int, str]:
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                # Who has exited has no environment any more.
+                if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    deadline = time.monotonic() + PATIENCE
+    while (running := left()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert running == {}
+
+
+@pytest.fixture(autouse=True)
+def no_options(nothing_left_running: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever the developer has set is not part of a test."""
     for name in list(os.environ):
         if name.startswith("RUNNER_"):

@@ -15,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import nats
@@ -30,6 +31,13 @@ T = TypeVar("T")
 
 #: How long anything that should happen may take on a busy machine.
 PATIENCE = 30.0
+
+#: A secret that must not be seen anywhere.
+CANARY = "canary-4711"
+
+#: A server with users, and the one that the tests' own client is.
+USERS = 'authorization { users: [ {user: "me", password: "pä:ss"}, {user: "tester", password: "t"} ] }'
+TESTER = {"user": "tester", "password": "t"}
 
 #: A run's settings that make failures fast.
 QUICK = {"connect_timeout": 1, "reconnect_time_wait": 0.1, "flush_timeout": 1}
@@ -226,6 +234,31 @@ def statuses_of(messages: Iterable[Msg]) -> list[Any]:
     return [body(message).get("status") for message in messages if message.subject.endswith(".status")]
 
 
+def counters(messages: list[Any]) -> list[int]:
+    return [data["counter"] for data in events_of(messages)]
+
+
+def first_times(messages: list[Msg]) -> list[int]:
+    """The counters in order of arrival, without the repeats that carry a known id."""
+    seen: dict[str, int] = {}
+    for message in messages:
+        if message.subject.endswith(".event"):
+            assert message.headers is not None
+            seen.setdefault(message.headers["Nats-Msg-Id"], body(message)["counter"])
+    return list(seen.values())
+
+
+def config(url: str, artifact_dir: Path, **options: Any) -> SimpleNamespace:
+    """A configuration object as ansible-runner makes one."""
+    options = {"servers": url, "reconnect_time_wait": 0.2, "flush_timeout": 20, **options}
+    settings = {"nats_subject_id": "id", "nats_options": options}
+    return SimpleNamespace(settings=settings, ident="r", artifact_dir=str(artifact_dir))
+
+
+def event(counter: int) -> dict[str, Any]:
+    return {"counter": counter, "uuid": f"u{counter}", "event": "verbose", "stdout": "x" * 1000}
+
+
 PLAYBOOK = """
 - hosts: all
   gather_facts: false
@@ -276,6 +309,19 @@ class Job:
         return Job(folder, self.settings, self.playbook)
 
 
+def processes_of(pid: int) -> list[int]:
+    """A process and all below it, whatever session they made themselves (Linux)."""
+    below = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return [pid, *(one for child in below for one in processes_of(child))]
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all that it started, the youngest last: none can start another one."""
+    for one in processes_of(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
 def cli(
     *args: str | Path, env: dict[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
@@ -309,6 +355,16 @@ def clean_env(more: dict[str, str] | None) -> dict[str, str]:
     base = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_")}
     base["PATH"] = f"{bin_dir()}{os.pathsep}{base['PATH']}"
     return {**base, **(more or {})}
+
+
+def command(
+    *args: str | Path, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Our own command, ``ansible-runner-nats``."""
+    return subprocess.run(
+        [bin_dir() / "ansible-runner-nats", *args],
+        env=clean_env(env), capture_output=True, text=True, check=False, timeout=PATIENCE, **options,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 ON = {"RUNNER_NATS_SUBJECT_ID": "site.a"}
 
 
-def run(
-    *args: str | Path, env: dict[str, str] | None = None, **options: Any
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [bin_dir() / "ansible-runner-nats", *args],
-        env=clean_env(env), capture_output=True, text=True, check=False, timeout=PATIENCE, **options,
-    )  # fmt: skip
-
-
 def check(*args: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     done = run("check", *args, env=env)
     assert "\x1b" not in done.stdout

@@ -14,14 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-CANARY = "canary-4711"
-
 
 USER = Key(nkeys.PREFIX_BYTE_USER)
 SEED = USER.seed.decode()
 
-USERS = 'authorization { users: [ {user: "me", password: "pä:ss"}, {user: "tester", password: "t"} ] }'
-TESTER = {"user": "tester", "password": "t"}
 TOKEN = 'authorization { token: "tök/en" }'
 NKEYS = f'authorization {{ users: [ {{nkey: "{USER.public}"}}, {{user: "tester", password: "t"}} ] }}'
 

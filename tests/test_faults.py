@@ -24,20 +24,6 @@ if TYPE_CHECKING:
     from support import Bus, Server
 
 
-def config(url: str, artifact_dir: Path, **options: Any) -> SimpleNamespace:
-    options = {"servers": url, "reconnect_time_wait": 0.2, "flush_timeout": 20, **options}
-    settings = {"nats_subject_id": "id", "nats_options": options}
-    return SimpleNamespace(settings=settings, ident="r", artifact_dir=str(artifact_dir))
-
-
-def event(counter: int) -> dict[str, Any]:
-    return {"counter": counter, "uuid": f"u{counter}", "event": "verbose", "stdout": "x" * 1000}
-
-
-def counters(messages: list[Any]) -> list[int]:
-    return [data["counter"] for data in events_of(messages)]
-
-
 @pytest.mark.parametrize("delivery", ["jetstream", "auto", "core"])
 def test_killed_and_restarted_three_times(
     tmp_path: Path,

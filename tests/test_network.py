@@ -44,16 +44,6 @@ def proxied(start_server: Callable[..., Server]) -> Iterator[tuple[Server, Proxy
     proxy.close()
 
 
-def first_times(messages: list[Msg]) -> list[int]:
-    """The counters in order of arrival, without the repeats that carry a known id."""
-    seen: dict[str, int] = {}
-    for message in messages:
-        if message.subject.endswith(".event"):
-            assert message.headers is not None
-            seen.setdefault(message.headers["Nats-Msg-Id"], body(message)["counter"])
-    return list(seen.values())
-
-
 def connected_times(proxy: Proxy, count: int) -> bool:
     return proxy.connections > count
 

@@ -145,7 +145,7 @@ def test_releases_know_no_faults(tmp_path: Path) -> None:
     source = tmp_path / "probe.rs"
     source.write_text(
         f'#[path = "{root.stdout.strip().removesuffix("Cargo.toml")}src/fault.rs"]\nmod fault;\n'
-        'fn main() { std::process::exit(i32::from(fault::at("a").is_err())); }\n'
+        'fn main() { std::process::exit(i32::from(fault::error_at("a").is_err())); }\n'
     )
     subprocess.run(["rustc", "-O", "--edition", "2024", "-o", tmp_path / "probe", source], check=True)
     assert subprocess.run([tmp_path / "probe"], env={FAULT: "a=error"}, check=False).returncode == 0

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,8 +103,9 @@ def test_ansible_runner_is_killed(
     live.wait_for(lambda messages: len(messages) > 6)
     # The rest is lost on the way.
     server.kill()
-    time.sleep(1)
-    os.killpg(runner.pid, signal.SIGKILL)
+    arrived = len(live.received)
+    wait_until(lambda: len(job.events()) > arrived)
+    kill_tree(runner.pid)
     runner.wait()
     events = job.events()
     server.start()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .handlers import event_handler, status_handler
+from .handlers import event_handler, report, status_handler
 
 if TYPE_CHECKING:
     from .exceptions import NatsRequiredError
 
-__all__ = ["NatsRequiredError", "event_handler", "status_handler"]
+__all__ = ["NatsRequiredError", "event_handler", "report", "status_handler"]
 
 __version__ = "1.0.0.dev0"
 

@@ -148,6 +148,67 @@ class NatsOptions(TypedDict, total=False):
     """Without effect: ``flush_timeout`` bounds the end of a run."""
 # -- options: end
 
+@type_check_only
+class RunReport(TypedDict):
+    """What became of a run's messages: every accepted one is confirmed, undelivered, unproven or lost in the end."""
+
+    version: int
+    """Of this format."""
+
+    plugin: str
+    """The version of this package."""
+
+    subject_id: str
+    runner_ident: str
+
+    state: Literal["running", "ended"]
+    """``running`` in the record of a process that is gone: the run was killed."""
+
+    pid: int
+    host: str
+
+    started: str
+    """When its first message came (RFC 3339)."""
+
+    ended: str | None
+
+    server: str | None
+    """Name and address of the last server."""
+
+    delivery: Literal["jetstream", "core", "none"]
+    """What confirmed its messages."""
+
+    accepted: int
+    """Messages taken from ansible-runner."""
+
+    confirmed: int
+    """By a stream, or by the server's echo."""
+
+    stored: int
+    """Of the confirmed ones, those in a stream."""
+
+    resent: int
+    """Sent once more (not a fate of its own)."""
+
+    undelivered: int
+    """Kept in ``files``."""
+
+    unproven: int
+    """Sent to a server that forbids us to ask for a confirmation."""
+
+    lost: int
+
+    unconfirmed_counters: list[tuple[int, int]]
+    """Counters of events that are neither confirmed nor in a file: ranges, both ends included."""
+
+    files: list[str]
+
+    problem: str | None
+    """What went wrong last."""
+
+    waited: float
+    """Seconds that the end of the run waited."""
+
 @final
 class Emitter:
     """Publishes the messages of one run.
@@ -186,6 +247,9 @@ class Emitter:
         Waits until every server was tried, ``connect_timeout`` each. ``None`` if all is well, or nothing is
         required. Runs without the GIL; a signal ends the waiting with its exception.
         """
+
+    def report(self) -> RunReport | None:
+        """What became of the messages, so far or until the end; ``None`` if nothing was published."""
 
     def notices(self) -> list[tuple[int, str]]:
         """What there is to log since the last call of any method."""

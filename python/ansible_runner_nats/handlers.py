@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._native import Emitter
+    from ._native import Emitter, RunReport
 
 logger = logging.getLogger("ansible-runner.nats")
 
@@ -30,6 +30,9 @@ LONGEST_CONTAINED = 500
 
 #: One emitter per run, by the ``id`` of its configuration object, which is watched lest the id be used again.
 _emitters: dict[int, tuple[Any, Emitter]] = {}
+
+#: Emitters of runs that have ended, as long as the configuration object lives: for :func:`report`.
+_ended: dict[int, tuple[Any, Emitter]] = {}
 
 #: Whether this process was forked since its end is watched: the child has to do that again.
 _forked = True
@@ -92,6 +95,20 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
         raise NatsRequiredError(message)
 
 
+def report(runner_config: Any) -> RunReport | None:
+    """What became of the messages of a run, so far or until its end.
+
+    The same as the record ``nats-run.json`` (docs/operations.md): how many messages were accepted, confirmed,
+    kept on disk (``undelivered``, in ``files``) or lost, by which server, and how long the end waited.
+
+    :param runner_config: The run's configuration object, such as ``runner.config`` of what
+        ``ansible_runner.run`` returns.
+    :return: ``None`` if nothing of this run was published in this process.
+    """
+    entry = _emitters.get(id(runner_config)) or _ended.get(id(runner_config))
+    return None if entry is None else entry[1].report()
+
+
 def _emitter(runner_config: Any) -> Emitter | None:
     """The emitter of this run, made with its first message; ``None`` if the plugin is not enabled."""
     entry = _emitters.get(id(runner_config))
@@ -147,6 +164,9 @@ def _asks_for_required(runner_config: Any) -> bool:
 def _finish(runner_config: Any) -> None:
     entry = _emitters.pop(id(runner_config), None)
     if entry is not None:
+        if entry[0] is not runner_config:
+            # Only what is watched: others would be kept for ever.
+            _ended[id(runner_config)] = entry
         _tell(entry[1].finish())
 
 
@@ -172,6 +192,7 @@ def _create(runner_config: Any) -> Emitter | None:
 
     def forget(_: object) -> None:
         _emitters.pop(key, None)
+        _ended.pop(key, None)
 
     watched: Any
     try:

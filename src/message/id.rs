@@ -1,5 +1,7 @@
 //! Message ids: unique per message, and the same each time it is sent.
 
+use super::Kind;
+
 /// A message id from parts that may hold anything: fit for a header line.
 pub(super) fn message_id(parts: &[&str]) -> String {
     let (first, rest) = parts.split_first().unwrap_or((&"", &[]));
@@ -34,6 +36,15 @@ fn push_part(id: &mut String, part: &str) {
         }
         id.push(if c.is_control() { '_' } else { c });
     }
+}
+
+/// The counter of the event that has this id; `None` for a status (`….status.NONCE.N`), or what is no id of ours.
+pub(crate) fn counter_of(id: &str) -> Option<u64> {
+    const NONCE: usize = 16;
+    let mut parts = id.rsplit('.');
+    let (_uuid, counter, before) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_status = before == Kind::Status.as_str() && counter.len() == NONCE;
+    if is_status { None } else { counter.parse().ok() }
 }
 
 /// A text that no other process and no other call has: 16 hexadecimal digits from the operating system.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
-    id::nonce,
+    id::{counter_of, nonce},
     redact::{Redaction, StatusEnv},
     select::{Events, Omit},
     sieve::Sieve,

@@ -130,3 +130,17 @@ fn the_size_on_the_wire_is_that_of_the_protocol() {
     let block = "NATS/1.0\r\nk: v \"w\"\r\nNats-Msg-Id: id.1\r\n\r\n";
     assert_eq!(message().wire_size(), block.len() + message().payload.len());
 }
+
+#[test]
+fn the_counter_of_an_event_is_in_its_id() {
+    for (id, counter) in [
+        ("site.a.run.1.42.0b5f-uuid", Some(42)),
+        ("site.status.7.uuid", Some(7)),
+        ("site.run.status.0123456789012345.3", None),
+        ("site.run.status.abcdefabcdefabcd.3", None),
+        ("x", None),
+        ("", None),
+    ] {
+        assert_eq!(counter_of(id), counter, "{id}");
+    }
+}

@@ -18,8 +18,8 @@ use crate::{
     error::Error,
     fault,
     message::Message,
-    outbox::{Outbox, Run},
-    report::{self, Level, Notices, Report},
+    outbox::{Outbox, Record, Run},
+    report::{self, Level, Notices},
 };
 
 /// What all runs with the same connection options share.
@@ -86,6 +86,14 @@ impl Courier {
         })
     }
 
+    /// A run begins.
+    pub(crate) fn open(&self, run: &Arc<Run>) {
+        self.outbox.open(run);
+        if let Some(server) = &self.contact().server {
+            run.meets(server);
+        }
+    }
+
     /// Takes a message on: see [`Outbox::push`].
     pub(crate) fn accept(
         self: &Arc<Self>,
@@ -148,7 +156,7 @@ impl Courier {
         run: &Run,
         began: Instant,
         interrupted: &mut dyn FnMut() -> bool,
-    ) -> (Report, Option<Error>) {
+    ) -> (Record, Option<Error>) {
         const LOOK_UP: Duration = Duration::from_millis(100);
         let deadline = began + run.flush_timeout;
         loop {
@@ -163,10 +171,14 @@ impl Courier {
             }
         }
         let waited = began.elapsed();
-        let leftovers = self.outbox.settle(run);
+        let mut leftovers = self.outbox.settle(run);
         self.outbox.close(run);
-        let server = self.contact().server.clone();
-        (Report::new(run.ident.clone(), &run.counters, leftovers.files, server, waited), leftovers.error)
+        let error = leftovers.error.take().or_else(|| run.complaint());
+        let problem =
+            error.as_ref().map(ToString::to_string).or_else(|| self.notices.start().0.map(|it| it.text));
+        let record = run.ended(&leftovers, problem, waited);
+        run.end_record(&record);
+        (record, error)
     }
 
     fn run(&self) {
@@ -234,6 +246,7 @@ impl Courier {
     async fn deliver(&self, state: &mut State) -> Next {
         fault::panic_at("courier.run");
         self.outbox.rewind();
+        self.begin_records();
         let Some((server, not_before)) = state.pool.next() else {
             let text = "no server left to try (max_reconnect_attempts); messages are kept on disk";
             self.notices.problem(text, text.to_owned());
@@ -278,11 +291,18 @@ impl Courier {
             if self.outbox.end_service() {
                 return false;
             }
+            self.begin_records();
             let now = Instant::now();
             if now >= when {
                 return true;
             }
             tokio::time::sleep(LOOK_UP.min(when - now)).await;
+        }
+    }
+
+    fn begin_records(&self) {
+        for error in self.outbox.begin_records() {
+            self.notices.warn(&error.cause(), error.to_string());
         }
     }
 
@@ -312,6 +332,7 @@ impl Courier {
         }
         state.pool.learn(server, &info.connect_urls, info.tls_required);
         state.connected_before = true;
+        self.outbox.runs().iter().for_each(|run| run.meets(&name));
         let mut contact = self.contact();
         contact.connected = true;
         contact.server = Some(name);

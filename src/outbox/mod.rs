@@ -7,6 +7,8 @@
 //!
 //! Locks: a run's spill before the queue, never the other way round. No lock is held while anything is sent.
 
+mod folder;
+mod record;
 mod run;
 mod service;
 mod spill;
@@ -17,7 +19,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -26,8 +28,10 @@ use tokio::sync::Notify;
 
 use self::service::Service;
 pub(crate) use self::{
+    folder::Folder,
+    record::{Found, Identity, Record},
     run::Run,
-    spill::{Leftovers, Spill},
+    spill::Leftovers,
 };
 use crate::{error::Error, fault, message::Message};
 
@@ -69,6 +73,8 @@ pub(crate) struct Outbox {
     limit: usize,
     /// See [`Outbox::at_work_on`].
     at_work_on: AtomicU64,
+    /// There are runs whose record is not written yet.
+    has_new_runs: AtomicBool,
 }
 
 const NOTHING: u64 = u64::MAX;
@@ -206,6 +212,7 @@ impl Outbox {
             wake: Notify::new(),
             limit,
             at_work_on: AtomicU64::new(NOTHING),
+            has_new_runs: AtomicBool::new(false),
         }
     }
 
@@ -218,7 +225,18 @@ impl Outbox {
         let mut state = self.lock();
         state.forget_closed();
         state.runs.push(Arc::clone(run));
+        self.has_new_runs.store(true, Relaxed);
         state.service.open();
+    }
+
+    /// Writes the records of runs that have begun; returns what is to be said about their files.
+    pub(crate) fn begin_records(&self) -> Vec<Error> {
+        if !self.has_new_runs.swap(false, Relaxed) {
+            return Vec::new();
+        }
+        let runs = self.runs();
+        runs.iter().for_each(|run| run.begin_record());
+        runs.iter().filter_map(|run| run.complaint()).collect()
     }
 
     /// Nobody will publish for this run any more.
@@ -248,7 +266,7 @@ impl Outbox {
         match &spilled {
             Ok(()) => run.overflows.store(true, Relaxed),
             Err(_) if essential => state.append(message, run),
-            Err(_) => drop(run.counters.dropped.fetch_add(1, Relaxed)),
+            Err(_) => run.lose(&message),
         }
         self.wake_courier(state);
         spilled
@@ -343,8 +361,12 @@ impl Outbox {
             }
             let Some(slot) = state.remove(*seq) else { continue };
             let counters = &slot.run.counters;
-            let counter = if *proof == Proof::Stored { &counters.stored } else { &counters.unproven };
-            counter.fetch_add(1, Relaxed);
+            if *proof == Proof::Stored {
+                counters.stored.fetch_add(1, Relaxed);
+            } else {
+                counters.unproven.fetch_add(1, Relaxed);
+                slot.run.leave_unconfirmed(&slot.message);
+            }
             someone_settled |= slot.run.is_settled();
             done.push(slot);
         }

@@ -1,26 +1,41 @@
 //! One run of ansible-runner, as the outbox sees it.
 
 use std::{
+    fs,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use super::spill::Spill;
-use crate::{error::Error, message::Message, report::Counters};
+use super::{
+    folder::Folder,
+    record::{Delivery, Identity, Ranges, Record, RecordFile, RunState, in_seconds, rfc3339},
+    spill::{Leftovers, Spill},
+};
+use crate::{
+    error::Error,
+    message::{self, Message},
+    report::Counters,
+};
 
 /// One run of ansible-runner, as the outbox sees it.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// What the user knows the run by.
-    pub ident: String,
+    /// Whose run it is, and since when.
+    pub(crate) identity: Identity,
     /// What became of its messages.
-    pub counters: Counters,
+    pub(crate) counters: Counters,
     /// The most that its end waits.
-    pub flush_timeout: Duration,
+    pub(crate) flush_timeout: Duration,
+    folder: Arc<Folder>,
     spill: Mutex<Spill>,
+    /// Counters of events that are neither confirmed nor on disk.
+    unconfirmed: Mutex<Ranges>,
+    /// Name and address of the last server.
+    server: Mutex<Option<String>>,
+    record: Mutex<OnDisk>,
     /// Messages in the queue. Changed under the queue's lock only.
     pub(super) queued: AtomicU64,
     /// There are messages on disk that are to be sent. Changed under both locks.
@@ -29,14 +44,40 @@ pub(crate) struct Run {
     pub(super) closed: AtomicBool,
 }
 
+/// How far the record on disk is.
+#[derive(Debug)]
+enum OnDisk {
+    /// This run has none.
+    Never,
+    NotYet,
+    /// Written, and locked.
+    Begun(RecordFile),
+    /// Written for the last time, or it could not be written.
+    Done,
+}
+
 impl Run {
-    /// A run whose undelivered messages go to `spill` when its end has waited for `flush_timeout`.
-    pub(crate) fn new(ident: String, spill: Spill, flush_timeout: Duration) -> Arc<Self> {
+    /// A run with a record. When its end has waited for `flush_timeout`, undelivered messages go to `folder`.
+    pub(crate) fn new(identity: Identity, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
+        Self::with(identity, folder, flush_timeout, OnDisk::NotYet)
+    }
+
+    /// Somebody else's messages, sent by us: there is no record of that.
+    pub(crate) fn unrecorded(name: String, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
+        Self::with(Identity::new("", &name), folder, flush_timeout, OnDisk::Never)
+    }
+
+    fn with(identity: Identity, folder: Folder, flush_timeout: Duration, record: OnDisk) -> Arc<Self> {
+        let folder = Arc::new(folder);
         Arc::new(Self {
-            ident,
-            flush_timeout,
+            identity,
             counters: Counters::default(),
-            spill: Mutex::new(spill),
+            flush_timeout,
+            spill: Mutex::new(Spill::new(Arc::clone(&folder))),
+            folder,
+            unconfirmed: Mutex::default(),
+            server: Mutex::default(),
+            record: Mutex::new(record),
             queued: AtomicU64::new(0),
             overflows: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -49,13 +90,18 @@ impl Run {
     }
 
     pub(super) fn spill(&self) -> MutexGuard<'_, Spill> {
-        self.spill.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.spill)
+    }
+
+    /// A server that the run's messages go to.
+    pub(crate) fn meets(&self, server: &str) {
+        *lock(&self.server) = Some(server.to_owned());
     }
 
     /// Counts a message that could not even be made.
-    pub(crate) fn drop_one(&self) {
+    pub(crate) fn drop_one(&self, message: &Message) {
         self.counters.accepted.fetch_add(1, Relaxed);
-        self.counters.dropped.fetch_add(1, Relaxed);
+        self.lose(message);
     }
 
     /// Keeps a message that no server would take.
@@ -67,8 +113,107 @@ impl Run {
     /// Keeps an accepted message on disk, or counts it as lost.
     pub(super) fn keep(&self, spill: &mut Spill, message: &Message) -> Result<(), Error> {
         let kept = spill.keep(message);
-        let counter = if kept.is_ok() { &self.counters.spilled } else { &self.counters.dropped };
-        counter.fetch_add(1, Relaxed);
+        match kept {
+            Ok(()) => drop(self.counters.spilled.fetch_add(1, Relaxed)),
+            Err(_) => self.lose(message),
+        }
         kept
     }
+
+    /// An accepted message is lost.
+    pub(super) fn lose(&self, message: &Message) {
+        self.counters.dropped.fetch_add(1, Relaxed);
+        self.leave_unconfirmed(message);
+    }
+
+    /// A message that is neither confirmed nor on disk.
+    pub(super) fn leave_unconfirmed(&self, message: &Message) {
+        if let Some(counter) = message::counter_of(&message.id) {
+            lock(&self.unconfirmed).add(counter);
+        }
+    }
+
+    /// What became of the run's messages so far.
+    pub(crate) fn so_far(&self) -> Record {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let counters = &self.counters;
+        let (stored, routed) = (count(&counters.stored), count(&counters.routed));
+        Record {
+            server: lock(&self.server).clone(),
+            delivery: match (stored, routed) {
+                (0, 0) => Delivery::None,
+                (0, _) => Delivery::Core,
+                _ => Delivery::Jetstream,
+            },
+            accepted: count(&counters.accepted),
+            confirmed: stored + routed,
+            stored,
+            resent: count(&counters.resent),
+            undelivered: count(&counters.spilled),
+            unproven: count(&counters.unproven),
+            lost: count(&counters.dropped),
+            unconfirmed_counters: lock(&self.unconfirmed).to_vec(),
+            ..self.identity.record()
+        }
+    }
+
+    /// The record of the run's end.
+    pub(crate) fn ended(&self, leftovers: &Leftovers, problem: Option<String>, waited: Duration) -> Record {
+        Record {
+            state: RunState::Ended,
+            ended: Some(rfc3339(SystemTime::now())),
+            files: leftovers.files.clone(),
+            problem,
+            waited: in_seconds(waited),
+            ..self.so_far()
+        }
+    }
+
+    /// Writes the record of a run that goes on, once. Where that cannot be done nothing else changes.
+    pub(super) fn begin_record(&self) {
+        let mut on_disk = lock(&self.record);
+        if matches!(*on_disk, OnDisk::NotYet) {
+            let created = self.folder.get().and_then(|folder| RecordFile::create(&folder, &self.so_far()));
+            *on_disk = created.map_or(OnDisk::Done, OnDisk::Begun);
+        }
+    }
+
+    /// Writes the last record. In a spool, where nobody looks for runs that are over, a clean one goes instead.
+    pub(crate) fn end_record(&self, record: &Record) {
+        let mut on_disk = lock(&self.record);
+        let begun = match std::mem::replace(&mut *on_disk, OnDisk::Done) {
+            OnDisk::Begun(file) => file,
+            OnDisk::NotYet if self.folder.is_spool() && record.is_clean() => return,
+            OnDisk::NotYet => {
+                match self.folder.get().and_then(|folder| RecordFile::create(&folder, record)) {
+                    Ok(file) => file,
+                    Err(_) => return,
+                }
+            }
+            OnDisk::Never | OnDisk::Done => return,
+        };
+        let _ = match self.folder.in_spool() {
+            Some(folder) if record.is_clean() => begun.remove().and_then(|()| fs::remove_dir(folder)),
+            _ => begun.finish(record),
+        };
+    }
+
+    /// What is to be said about the run's files, once.
+    pub(crate) fn complaint(&self) -> Option<Error> {
+        self.folder.complaint()
+    }
+}
+
+impl Drop for Run {
+    /// Nobody ended it (its configuration object is gone), and all of it is settled: it was not killed.
+    fn drop(&mut self) {
+        if matches!(self.record.get_mut(), Ok(OnDisk::Begun(_))) && self.is_settled() {
+            let record = self.ended(&Leftovers::default(), None, Duration::ZERO);
+            self.end_record(&record);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

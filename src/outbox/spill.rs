@@ -6,12 +6,14 @@
 //! another run's file of that name is never written to, the next free name is taken instead.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::PathBuf,
+    sync::Arc,
 };
 
+use super::folder::Folder;
 use crate::{
     error::Error,
     fault,
@@ -21,7 +23,7 @@ use crate::{
 /// The spill files of one run.
 #[derive(Debug)]
 pub(crate) struct Spill {
-    dir: Option<PathBuf>,
+    folder: Arc<Folder>,
     overflow: Option<Overflow>,
     undelivered: Option<Lines>,
 }
@@ -52,9 +54,9 @@ pub(crate) struct Leftovers {
 }
 
 impl Spill {
-    /// Files will be made in `dir` when they are needed; without a directory nothing can be spilled.
-    pub(crate) fn new(dir: Option<PathBuf>) -> Self {
-        Self { dir, overflow: None, undelivered: None }
+    /// Files will be made in the folder when they are needed.
+    pub(super) fn new(folder: Arc<Folder>) -> Self {
+        Self { folder, overflow: None, undelivered: None }
     }
 
     /// How many messages are on disk that come before any new one.
@@ -67,7 +69,7 @@ impl Spill {
         let overflow = match &mut self.overflow {
             Some(overflow) => overflow,
             None => {
-                let lines = Lines::create(self.dir.as_deref(), "nats-overflow")?;
+                let lines = Lines::create(&self.folder, "nats-overflow")?;
                 let reader = lines.reader()?;
                 self.overflow.insert(Overflow { lines, reader, unread: 0 })
             }
@@ -119,7 +121,7 @@ impl Spill {
     pub(crate) fn keep(&mut self, message: &Message) -> Result<(), Error> {
         let lines = match &mut self.undelivered {
             Some(lines) => lines,
-            None => self.undelivered.insert(Lines::create(self.dir.as_deref(), "nats-undelivered")?),
+            None => self.undelivered.insert(Lines::create(&self.folder, "nats-undelivered")?),
         };
         lines.append(message)
     }
@@ -154,7 +156,7 @@ impl Spill {
         }
         let lines = match &mut self.undelivered {
             Some(lines) => lines,
-            None => self.undelivered.insert(Lines::create(self.dir.as_deref(), "nats-undelivered")?),
+            None => self.undelivered.insert(Lines::create(&self.folder, "nats-undelivered")?),
         };
         let copied = io::copy(&mut overflow.reader, &mut lines.file);
         lines.settle(copied)
@@ -162,17 +164,11 @@ impl Spill {
 }
 
 impl Lines {
-    fn create(dir: Option<&Path>, stem: &str) -> Result<Self, Error> {
-        /// After so many, a name of its own: many runs may share a `spill_dir`.
+    fn create(folder: &Folder, stem: &str) -> Result<Self, Error> {
+        /// After so many, a name of its own: many runs may share a directory.
         const NUMBERED: u32 = 100;
-        let Some(dir) = dir else {
-            let source = io::Error::other("this run has no artifact directory, and spill_dir is not set");
-            return Err(Error::Spill { path: PathBuf::from(format!("{stem}.jsonl")), source });
-        };
-        // ansible-runner makes the artifact directory after the first status, with this mode.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
-        fault::error_at("spill.create").map_err(|source| Error::Spill { path: dir.to_owned(), source })?;
+        let dir =
+            folder.get().map_err(|source| Error::Spill { path: format!("{stem}.jsonl").into(), source })?;
         for number in 0..2 * NUMBERED {
             let name = match number {
                 0 => format!("{stem}.jsonl"),
@@ -190,7 +186,7 @@ impl Lines {
                 Err(source) => return Err(Error::Spill { path, source }),
             }
         }
-        Err(Error::Spill { path: dir.to_owned(), source: io::ErrorKind::AlreadyExists.into() })
+        Err(Error::Spill { path: dir, source: io::ErrorKind::AlreadyExists.into() })
     }
 
     /// Reads the same file, whatever somebody may have put in the place of its name.
@@ -249,7 +245,14 @@ impl Read for Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::{
+        os::unix::fs::{MetadataExt, symlink},
+        path::Path,
+    };
+
+    fn spill_in(dir: &Path) -> Spill {
+        Spill::new(Arc::new(Folder::of(Some(dir.to_owned()))))
+    }
 
     fn message(n: u32) -> Message {
         Message {
@@ -272,7 +275,7 @@ mod tests {
     #[test]
     fn overflow_comes_back_in_order_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spill = Spill::new(Some(dir.path().to_owned()));
+        let mut spill = spill_in(dir.path());
         assert!(spill.unread() == 0);
         for n in 0..10 {
             spill.push(&message(n)).unwrap();
@@ -291,7 +294,7 @@ mod tests {
     fn at_the_end_one_private_file_holds_all_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("made/on/demand");
-        let mut spill = Spill::new(Some(target.clone()));
+        let mut spill = spill_in(&target);
         for n in 2..6 {
             spill.push(&message(n)).unwrap();
         }
@@ -312,7 +315,7 @@ mod tests {
         let victim = dir.path().join("victim");
         std::fs::write(&victim, "precious").unwrap();
         symlink(&victim, dir.path().join("nats-undelivered.jsonl")).unwrap();
-        let mut spill = Spill::new(Some(dir.path().to_owned()));
+        let mut spill = spill_in(dir.path());
         spill.keep(&message(1)).unwrap();
         assert_eq!(spill.close().1.files, [dir.path().join("nats-undelivered.1.jsonl")]);
         assert_eq!(std::fs::read_to_string(victim).unwrap(), "precious");
@@ -325,15 +328,9 @@ mod tests {
             let name = if number == 0 { String::new() } else { format!(".{number}") };
             File::create(dir.path().join(format!("nats-undelivered{name}.jsonl"))).unwrap();
         }
-        let mut spill = Spill::new(Some(dir.path().to_owned()));
+        let mut spill = spill_in(dir.path());
         spill.keep(&message(1)).unwrap();
         assert_eq!(ids(&lines(&spill.close().1.files[0])), [1]);
-    }
-
-    #[test]
-    fn without_a_directory_it_says_so() {
-        let error = Spill::new(None).keep(&message(1)).unwrap_err().to_string();
-        assert!(error.contains("spill_dir is not set"), "{error}");
     }
 
     #[test]

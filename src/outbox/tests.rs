@@ -10,7 +10,7 @@ fn message(n: u64) -> Message {
 }
 
 fn run(dir: Option<&std::path::Path>) -> Arc<Run> {
-    Run::new("run".to_owned(), Spill::new(dir.map(ToOwned::to_owned)), Duration::from_secs(5))
+    Run::unrecorded("run".to_owned(), Folder::of(dir.map(ToOwned::to_owned)), Duration::from_secs(5))
 }
 
 fn ids(batch: &[Sending]) -> Vec<u64> {

@@ -30,7 +30,7 @@ use crate::{
     fault,
     message::{self, About, Composer, Kind, Message, Template, json::Buffer},
     nats::Courier,
-    outbox::{Run, Spill},
+    outbox::{Folder, Identity, Record, Run},
     report::{Level, Notice},
 };
 
@@ -71,6 +71,8 @@ struct State {
     composer: Composer,
     /// Made with the first message, and anew in a forked child.
     channel: Option<Arc<Channel>>,
+    /// What became of the messages, after the end.
+    last_record: Option<Record>,
     /// Waiting to be told.
     notices: Vec<Notice>,
     /// The causes of what was told already, in this run.
@@ -116,6 +118,7 @@ impl Emitter {
                 statuses: 0,
                 composer,
                 channel: None,
+                last_record: None,
                 notices,
                 told: HashSet::new(),
             }),
@@ -153,6 +156,16 @@ impl Emitter {
         Ok(refusal.err())
     }
 
+    /// What became of the messages so far, or until the end; `None` if nothing was published.
+    fn report<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let record = {
+            let state = self.lock();
+            let channel = state.channel.as_ref().filter(|channel| channel.pid == process::id());
+            channel.map(|channel| channel.run.so_far()).or_else(|| state.last_record.clone())
+        };
+        Ok(record.map(|record| pythonize::pythonize(py, &record)).transpose()?)
+    }
+
     /// What there is to log since the last call of any method.
     fn notices(&self) -> Vec<LogLine> {
         self.tell()
@@ -167,12 +180,13 @@ impl Emitter {
         let channel = self.lock().channel.take().filter(|channel| channel.pid == process::id());
         let Some(channel) = channel else { return Ok(self.tell()) };
         let began = Instant::now();
-        let ((report, error), interrupt) =
+        let ((record, error), interrupt) =
             unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, began, interrupted));
         let mut state = self.lock();
         state.notices.extend(channel.news());
         state.notices.extend(error.map(|error| Notice::new(Level::Warning, error.to_string())));
-        state.notices.push(report.notice());
+        state.notices.push(record.notice());
+        state.last_record = Some(record);
         drop(state);
         match interrupt {
             // The summary is lost to the log then; the messages are not.
@@ -222,7 +236,7 @@ impl Emitter {
         let complaint = match encoded {
             Ok(()) => channel.send(message, buffer, kind),
             Err(error) => {
-                channel.run.drop_one();
+                channel.run.drop_one(&message);
                 Some(Notice::about(Level::Warning, &error.cause(), format!("a message is LOST: {error}")))
             }
         };
@@ -244,9 +258,10 @@ impl Emitter {
         }
         let process = Process::current();
         let courier = process.courier(&config.connection);
-        let dir = config.spill_dir.clone().or_else(|| self.artifact_dir.clone());
-        let run = Run::new(state.composer.ident().to_owned(), Spill::new(dir), config.flush_timeout);
-        courier.outbox.open(&run);
+        let ident = state.composer.ident();
+        let folder = Folder::new(config.spill_dir.as_deref(), self.artifact_dir.clone(), ident);
+        let run = Run::new(Identity::new(&config.subject_id, ident), folder, config.flush_timeout);
+        courier.open(&run);
         let (problem, seen) = courier.notices.start();
         state.notices.extend(problem);
         let channel = Arc::new(Channel { pid: process.pid(), courier, run, seen: AtomicU64::new(seen) });

@@ -111,9 +111,10 @@ impl Process {
         let mut notices = Vec::new();
         for courier in couriers {
             for run in courier.outbox.runs() {
-                let (report, error) = courier.finish(&run, began, &mut || false);
-                notices.extend(error.map(|error| Notice::new(report.level(), error.to_string())));
-                notices.push(report.notice());
+                let (record, error) = courier.finish(&run, began, &mut || false);
+                let last = record.notice();
+                notices.extend(error.map(|error| Notice::new(last.level, error.to_string())));
+                notices.push(last);
             }
         }
         notices

@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     message::Message,
     nats::Courier,
-    outbox::{Run, Spill},
+    outbox::{Folder, Run},
     report::Level,
 };
 
@@ -272,7 +272,8 @@ impl<'a> Replay<'a> {
             return Ok(if bad > 0 { Exit::Problem } else { Exit::Success });
         }
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let run = Run::new(shown.clone(), Spill::new(Some(folder.to_owned())), self.config.flush_timeout);
+        let run =
+            Run::unrecorded(shown.clone(), Folder::of(Some(folder.to_owned())), self.config.flush_timeout);
         let bar = self.begin(&run, good, &shown);
         let mut sent = 0;
         for line in lines(&file).map_err(fail)? {
@@ -326,7 +327,7 @@ impl<'a> Replay<'a> {
         if self.dry_run {
             self.show(&shown, all)?;
         } else {
-            let run = Run::new(shown.clone(), Spill::new(None), self.config.flush_timeout);
+            let run = Run::unrecorded(shown.clone(), Folder::default(), self.config.flush_timeout);
             let bar = self.begin(&run, recorded.count() as u64 + spilled.len() as u64, &shown);
             for message in all {
                 if self.has_to_stop() {
@@ -379,7 +380,7 @@ impl<'a> Replay<'a> {
     }
 
     fn begin(&self, run: &Arc<Run>, total: u64, name: &str) -> ProgressBar {
-        self.courier.outbox.open(run);
+        self.courier.open(run);
         let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {per_sec}, {eta} left");
         // Nothing of it is shown where there is no terminal.
         let bar = ProgressBar::new(total).with_message(name.to_owned());
@@ -426,18 +427,18 @@ impl<'a> Replay<'a> {
                 break;
             }
         }
-        let (report, error) = self.courier.finish(run, Instant::now(), &mut || true);
+        let (record, error) = self.courier.finish(run, Instant::now(), &mut || true);
         self.listen(run, bar);
         bar.finish_and_clear();
         if let Some(error) = error {
             complain(&printable(&error.to_string()));
         }
-        if report.unproven > 0 {
+        if record.unproven > 0 {
             complain("the server lets nothing be confirmed: see `ansible-runner-nats check`");
         }
-        let unsure = report.dropped + report.unproven;
-        let left = report.spilled + unsure;
-        Outcome { confirmed: report.stored + report.routed, left, unsure, files: report.files }
+        let unsure = record.lost + record.unproven;
+        let left = record.undelivered + unsure;
+        Outcome { confirmed: record.confirmed, left, unsure, files: record.files }
     }
 
     fn summary(&self, name: &str, outcome: &Outcome, done: bool, fate: &str) -> Result<Exit, Failure> {

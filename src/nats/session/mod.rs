@@ -215,6 +215,9 @@ impl<'a> Session<'a> {
     async fn work(&mut self) -> Step<()> {
         let mut drained_at: Option<Instant> = None;
         loop {
+            for error in self.outbox.begin_records() {
+                self.notices.warn(&error.cause(), error.to_string());
+            }
             if let Err(error) = self.outbox.refill() {
                 self.notices.problem(&error.cause(), error.to_string());
             }

@@ -24,6 +24,8 @@ const NO_JETSTREAM: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// A stream that does not answer may be gone: asked so often at most.
 const ASK_IN_DOUBT: Duration = Duration::from_secs(1);
+/// Pause before JetStream is asked again for which nobody answers.
+const NOT_YET: Duration = Duration::from_millis(250);
 /// A subject without permission or stream is tried again after this long.
 const REJECTED_FOR: Duration = Duration::from_secs(2);
 /// Subjects that are remembered: one a run and kind, and a long-lived service has no end of runs.
@@ -184,6 +186,8 @@ enum Found {
     Forbidden,
     /// It cannot be told at present.
     NotNow,
+    /// Nobody answers for the JetStream that the user insists on.
+    NotYet,
 }
 
 impl Session<'_> {
@@ -207,6 +211,10 @@ impl Session<'_> {
                 }
                 // An acknowledgement will say it.
                 (Found::NotNow, _) => return Ok(Proof::Stored),
+                (Found::NotYet, _) => {
+                    self.wait_for_stream(subject, "nobody answers for JetStream", NOT_YET);
+                    return Ok(Proof::Stored);
+                }
             },
         };
         self.proofs.remember(subject, proof);
@@ -322,8 +330,8 @@ impl Proofs<'_> {
                 self.learnt.learn(subject, true);
                 Found::Captured
             }
-            // It has JetStream and does not answer for it yet: who insists on it can wait.
-            Captured::Nobody if self.is_expected && self.delivery == Delivery::Jetstream => Found::NotNow,
+            // It has JetStream and does not answer for it yet, or it is another domain's.
+            Captured::Nobody if self.is_expected && self.delivery == Delivery::Jetstream => Found::NotYet,
             Captured::No | Captured::Nobody => {
                 self.learnt.learn(subject, false);
                 Found::NotCaptured

@@ -1,0 +1,452 @@
+//! The record of a run, `nats-run.json` beside its spill files: what became of its messages.
+//!
+//! The background writes it at the run's first message, and the end of the run writes it anew. A monitor reads it,
+//! `replay` goes by it, and `report()` in Python returns the same. As long as the run goes on the file is locked
+//! (`flock`): a free lock and the state `running` mean a run that was killed.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    message,
+    report::{Level, Notice},
+};
+
+/// What the file is called; `nats-run.1.json` and so on where an earlier run of that ident has left something.
+const STEM: &str = "nats-run";
+
+/// The version of the format.
+const VERSION: u32 = 1;
+
+/// What became of a run's messages. Every accepted one is confirmed, undelivered, unproven or lost in the end.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub(crate) struct Record {
+    /// Of this format.
+    pub(crate) version: u32,
+    /// Of this package.
+    pub(crate) plugin: String,
+    /// Whose run it is.
+    pub(crate) subject_id: String,
+    /// The run.
+    pub(crate) runner_ident: String,
+    /// Does it go on?
+    pub(crate) state: RunState,
+    /// The process that publishes it.
+    pub(crate) pid: u32,
+    /// The host where that is.
+    pub(crate) host: String,
+    /// When its first message came (RFC 3339).
+    pub(crate) started: String,
+    /// When it ended.
+    pub(crate) ended: Option<String>,
+    /// Name and address of the last server.
+    pub(crate) server: Option<String>,
+    /// What confirmed its messages: `jetstream`, `core` or `none`.
+    pub(crate) delivery: Delivery,
+    /// Messages taken from ansible-runner.
+    pub(crate) accepted: u64,
+    /// Confirmed by a stream or by the server's echo.
+    pub(crate) confirmed: u64,
+    /// Of these, by a stream.
+    pub(crate) stored: u64,
+    /// Sent once more (not a fate of its own).
+    pub(crate) resent: u64,
+    /// Kept in `files`.
+    pub(crate) undelivered: u64,
+    /// Sent to a server that forbids us to ask for a confirmation.
+    pub(crate) unproven: u64,
+    /// Lost, and said.
+    pub(crate) lost: u64,
+    /// Counters of events that are neither confirmed nor in a file: ranges, both ends included.
+    pub(crate) unconfirmed_counters: Vec<(u64, u64)>,
+    /// The files that hold what is undelivered.
+    pub(crate) files: Vec<PathBuf>,
+    /// What went wrong last.
+    pub(crate) problem: Option<String>,
+    /// Seconds that the end of the run waited.
+    pub(crate) waited: f64,
+}
+
+/// Does a run go on?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RunState {
+    /// It does, or it was killed.
+    Running,
+    /// It ended by itself.
+    Ended,
+}
+
+/// What confirmed a run's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Delivery {
+    /// A stream's acknowledgement (some may have been confirmed by echo).
+    Jetstream,
+    /// The server's echo.
+    Core,
+    /// Nothing so far.
+    None,
+}
+
+impl Record {
+    /// Is there nothing left to do for this run?
+    pub(crate) fn is_clean(&self) -> bool {
+        self.state == RunState::Ended
+            && self.undelivered + self.lost + self.unproven == 0
+            && self.unconfirmed_counters.is_empty()
+    }
+
+    /// The line at the end of a run: a warning if anything was not confirmed.
+    pub(crate) fn notice(&self) -> Notice {
+        let level =
+            if self.undelivered + self.lost + self.unproven > 0 { Level::Warning } else { Level::Info };
+        Notice::new(level, self.to_string())
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {}: {} messages confirmed", self.runner_ident, self.confirmed)?;
+        match &self.server {
+            Some(server) => write!(f, " by {server}")?,
+            None => write!(f, ", never connected")?,
+        }
+        match (self.stored, self.confirmed.saturating_sub(self.stored)) {
+            (0, 0) => {}
+            (_, 0) => write!(f, " (jetstream)")?,
+            (0, _) => write!(f, " (core)")?,
+            (stored, routed) => write!(f, " ({stored} jetstream, {routed} core)")?,
+        }
+        if self.unproven > 0 {
+            write!(f, ", {} sent without confirmation", self.unproven)?;
+        }
+        if self.resent > 0 {
+            write!(f, ", {} sent again", self.resent)?;
+        }
+        if self.undelivered > 0 {
+            write!(f, ", {} kept in", self.undelivered)?;
+            for file in &self.files {
+                write!(f, " {}", file.display())?;
+            }
+            if self.files.iter().any(|file| file.starts_with(std::env::temp_dir())) {
+                write!(
+                    f,
+                    " (a temporary folder: `ansible-runner worker` sends it to its processor with the artifacts; with \
+                     spill_dir it stays here)"
+                )?;
+            }
+        }
+        if self.lost > 0 {
+            write!(f, ", {} LOST", self.lost)?;
+        }
+        write!(f, "; waited {:.1} ms", self.waited * 1e3)
+    }
+}
+
+/// What a run is, from its first message on.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// Whose run it is.
+    pub(crate) subject_id: String,
+    /// What the user knows it by.
+    pub(crate) ident: String,
+    started: SystemTime,
+}
+
+impl Identity {
+    /// A run that begins now.
+    pub(crate) fn new(subject_id: &str, ident: &str) -> Self {
+        Self { subject_id: subject_id.to_owned(), ident: ident.to_owned(), started: SystemTime::now() }
+    }
+
+    /// The record of this run before anything has happened to it.
+    pub(super) fn record(&self) -> Record {
+        Record {
+            version: VERSION,
+            plugin: env!("CARGO_PKG_VERSION").to_owned(),
+            subject_id: self.subject_id.clone(),
+            runner_ident: self.ident.clone(),
+            state: RunState::Running,
+            pid: std::process::id(),
+            host: host(),
+            started: rfc3339(self.started),
+            ended: None,
+            server: None,
+            delivery: Delivery::None,
+            accepted: 0,
+            confirmed: 0,
+            stored: 0,
+            resent: 0,
+            undelivered: 0,
+            unproven: 0,
+            lost: 0,
+            unconfirmed_counters: Vec::new(),
+            files: Vec::new(),
+            problem: None,
+            waited: 0.0,
+        }
+    }
+}
+
+/// This host's name.
+pub(crate) fn host() -> String {
+    hostname::get().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A time as RFC 3339 has it, in UTC and to the millisecond.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    let millis = u32::from(time.millisecond()) * 1_000_000;
+    time.replace_nanosecond(millis).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
+}
+
+/// Numbers as few ranges, both ends included.
+#[derive(Debug, Default)]
+pub(super) struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    /// Numbers mostly come in their order. Beyond a thousand ranges the last one grows instead: better one too many
+    /// than one too few.
+    pub(super) fn add(&mut self, number: u64) {
+        const MOST: usize = 1_000;
+        let at = self.0.partition_point(|(from, _)| *from <= number);
+        let before = at.checked_sub(1).and_then(|before| self.0.get_mut(before));
+        if let Some((_, to)) = before {
+            if number <= to.saturating_add(1) {
+                *to = number.max(*to);
+                let to = *to;
+                self.join(at, to);
+                return;
+            }
+            if self.0.len() >= MOST {
+                if let Some((_, to)) = self.0.get_mut(at - 1) {
+                    *to = number;
+                }
+                return;
+            }
+        }
+        self.0.insert(at, (number, number));
+        self.join(at + 1, number);
+    }
+
+    /// The range that begins at index `at` joins the one before it, if that reaches it.
+    fn join(&mut self, at: usize, reach: u64) {
+        if let Some((from, to)) = self.0.get(at).copied()
+            && from <= reach.saturating_add(1)
+            && let Some((_, end)) = at.checked_sub(1).and_then(|before| self.0.get_mut(before))
+        {
+            *end = to.max(*end);
+            self.0.remove(at);
+        }
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<(u64, u64)> {
+        self.0.clone()
+    }
+}
+
+/// A record on disk, locked as long as its run goes on.
+#[derive(Debug)]
+pub(crate) struct RecordFile {
+    path: PathBuf,
+    /// Holds the lock.
+    _locked: Option<File>,
+}
+
+impl RecordFile {
+    /// Makes the file of a run that begins.
+    pub(super) fn create(folder: &Path, record: &Record) -> io::Result<Self> {
+        let path = free_name(folder);
+        let locked = write(&path, record, true)?;
+        Ok(Self { path, _locked: Some(locked) })
+    }
+
+    /// The run has ended: the file says so, and is not locked any more.
+    pub(super) fn finish(self, record: &Record) -> io::Result<()> {
+        write(&self.path, record, false).map(drop)
+    }
+
+    /// The file has had its use.
+    pub(super) fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+/// The first name that nobody needs any more: what another run has left undelivered stays known.
+fn free_name(folder: &Path) -> PathBuf {
+    const NUMBERED: u32 = 100;
+    for number in 0..NUMBERED {
+        let name = if number == 0 { format!("{STEM}.json") } else { format!("{STEM}.{number}.json") };
+        let path = folder.join(name);
+        match Found::read(&path) {
+            Some(found) if !found.record.is_clean() => {}
+            _ => return path,
+        }
+    }
+    folder.join(format!("{STEM}.{}.json", message::nonce()))
+}
+
+/// Writes it whole beside its place, and puts it there.
+fn write(path: &Path, record: &Record, locked: bool) -> io::Result<File> {
+    let temporary = path.with_file_name(format!(".{STEM}.{}", message::nonce()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    if locked {
+        // Not all file systems can.
+        let _ = file.try_lock();
+    }
+    let mut json = serde_json::to_vec_pretty(record)?;
+    json.push(b'\n');
+    let written = file.write_all(&json).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map(|()| file)
+}
+
+/// A record that was found on disk.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where.
+    pub(crate) path: PathBuf,
+    /// What it says.
+    pub(crate) record: Record,
+    /// Somebody holds the lock.
+    is_locked: bool,
+}
+
+impl Found {
+    /// The record in this file; `None` if it is none.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(path)
+            .ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        let is_locked = matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock));
+        let record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        Some(Self { path: path.to_owned(), record, is_locked })
+    }
+
+    /// All records of a folder, in the order of their names.
+    pub(crate) fn all_in(folder: &Path) -> Vec<Self> {
+        let is_record = |name: &str| {
+            name.strip_prefix(STEM)
+                .and_then(|rest| rest.strip_suffix(".json"))
+                .is_some_and(|number| number.is_empty() || number.starts_with('.'))
+        };
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_record))
+            .map(|entry| entry.path())
+            .collect();
+        paths.sort();
+        paths.iter().filter_map(|path| Self::read(path)).collect()
+    }
+
+    /// Does the run go on? Its lock may outlive it in a process that was forked meanwhile.
+    pub(crate) fn is_running(&self) -> bool {
+        self.record.state == RunState::Running
+            && self.is_locked
+            && (self.record.host != host()
+                || Path::new(&format!("/proc/{}", self.record.pid)).exists()
+                || !Path::new("/proc/self").exists())
+    }
+}
+
+/// How long an end of a run waited, in seconds and to the microsecond.
+pub(super) fn in_seconds(waited: Duration) -> f64 {
+    (waited.as_secs_f64() * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Identity::new("site", "run 1").record()
+    }
+
+    #[test]
+    fn numbers_become_ranges() {
+        let ranges = |numbers: &[u64]| {
+            let mut ranges = Ranges::default();
+            numbers.iter().for_each(|number| ranges.add(*number));
+            ranges.to_vec()
+        };
+        assert_eq!(ranges(&[1, 2, 3, 7, 8, 5]), [(1, 3), (5, 5), (7, 8)]);
+        assert_eq!(ranges(&[3, 1, 2, 2, 9, 4]), [(1, 4), (9, 9)]);
+        assert_eq!(ranges(&[u64::MAX, 0, u64::MAX - 1]), [(0, 0), (u64::MAX - 1, u64::MAX)]);
+        let sparse: Vec<u64> = (0..5_000).map(|number| number * 3).collect();
+        let ranges = ranges(&sparse);
+        assert!(ranges.len() <= 1_000 && ranges.last().unwrap().1 == 14_997);
+    }
+
+    #[test]
+    fn a_record_comes_back_and_its_lock_says_whether_the_run_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RecordFile::create(dir.path(), &record()).unwrap();
+        let found = &Found::all_in(dir.path())[0];
+        assert_eq!(found.record, record_like(&found.record));
+        assert!(found.is_running());
+        // Killed: the lock is free.
+        drop(file);
+        assert!(!Found::all_in(dir.path())[0].is_running());
+        let next = RecordFile::create(dir.path(), &record()).unwrap();
+        assert_eq!(Found::all_in(dir.path()).len(), 2, "what a killed run has left must stay known");
+        let ended = Record { state: RunState::Ended, ..record() };
+        next.finish(&ended).unwrap();
+        assert!(Found::all_in(dir.path()).iter().all(|found| !found.is_running()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    fn record_like(found: &Record) -> Record {
+        Record { started: found.started.clone(), ..record() }
+    }
+
+    #[test]
+    fn a_clean_record_makes_room_and_another_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (lost, expected) in [(0, 1), (0, 1), (3, 1), (0, 2)] {
+            let file = RecordFile::create(dir.path(), &record()).unwrap();
+            file.finish(&Record { state: RunState::Ended, lost, ..record() }).unwrap();
+            assert_eq!(Found::all_in(dir.path()).len(), expected);
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456);
+        assert_eq!(rfc3339(time), "2023-11-14T22:13:20.123Z");
+    }
+
+    #[test]
+    fn the_last_line_is_a_warning_if_anything_is_unproven() {
+        let good = Record {
+            confirmed: 3,
+            server: Some("n1".to_owned()),
+            waited: 0.0015,
+            state: RunState::Ended,
+            ..record()
+        };
+        assert_eq!(good.notice().level, Level::Info);
+        assert_eq!(good.to_string(), "run run 1: 3 messages confirmed by n1 (core); waited 1.5 ms");
+        assert!(good.is_clean());
+        let bad = Record { undelivered: 2, lost: 1, files: vec!["/a/b".into()], ..good };
+        assert_eq!(bad.notice().level, Level::Warning);
+        assert!(bad.to_string().contains(", 2 kept in /a/b, 1 LOST;"));
+        assert!(!bad.is_clean());
+    }
+}
