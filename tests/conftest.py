@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-#: Set in the environment of everything that a test starts.
+#: Set in the environment of everything that a test starts: how it is found again (on Linux).
 MARK = "ANSIBLE_RUNNER_NATS_TEST"
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A test takes away every process that it started (seen by the environment, on Linux)."""
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """What the developer has set is no part of a test, and it takes away every process that it started."""
+    for name in list(os.environ):
+        if name.startswith("RUNNER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", clean_env({})["PATH"])
+    monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(tmp_path / "ansible-tmp"))
     monkeypatch.setenv(MARK, str(tmp_path))
     yield
     mark = f"{MARK}={tmp_path}".encode()
@@ -41,16 +46,6 @@ def nothing_left_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert running == {}
-
-
-@pytest.fixture(autouse=True)
-def no_options(nothing_left_running: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever the developer has set is not part of a test."""
-    for name in list(os.environ):
-        if name.startswith("RUNNER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PATH", clean_env({})["PATH"])
-    monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(tmp_path / "ansible-tmp"))
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import nats
 from nats.js.api import StreamConfig
+
+import nats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -248,11 +249,15 @@ def first_times(messages: list[Msg]) -> list[int]:
     return list(seen.values())
 
 
-def config(url: str, artifact_dir: Path, **options: Any) -> SimpleNamespace:
+class RunnerConfig(SimpleNamespace):
+    """Unlike its base class, but like ansible-runner's, one can be watched (``weakref``)."""
+
+
+def config(url: str, artifact_dir: Path, **options: Any) -> RunnerConfig:
     """A configuration object as ansible-runner makes one."""
     options = {"servers": url, "reconnect_time_wait": 0.2, "flush_timeout": 20, **options}
     settings = {"nats_subject_id": "id", "nats_options": options}
-    return SimpleNamespace(settings=settings, ident="r", artifact_dir=str(artifact_dir))
+    return RunnerConfig(settings=settings, ident="r", artifact_dir=str(artifact_dir))
 
 
 def event(counter: int) -> dict[str, Any]:
@@ -311,7 +316,11 @@ class Job:
 
 def processes_of(pid: int) -> list[int]:
     """A process and all below it, whatever session they made themselves (Linux)."""
-    below = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    below = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in task.read_text().split()
+    ]
     return [pid, *(one for child in below for one in processes_of(child))]
 
 

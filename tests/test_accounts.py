@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from jwt_auth import Authority
-from support import Bus, Server, body, wait_until
-from test_faults import config, counters, event
-from test_network import first_times
+from support import Bus, Server, body, config, counters, event, first_times, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

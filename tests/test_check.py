@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from certificates import Authority
-from support import PATIENCE, Bus, Job, Server, bin_dir, clean_env, free_port, talking_nonsense
-from test_connection import CANARY, TESTER, USERS
-from test_tls import FAILURES, tls
+from certificates import FAILURES, Authority, tls
+from support import (
+    CANARY,
+    PATIENCE,
+    TESTER,
+    USERS,
+    Bus,
+    Job,
+    Server,
+    bin_dir,
+    clean_env,
+    command,
+    free_port,
+    talking_nonsense,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +32,7 @@ ON = {"RUNNER_NATS_SUBJECT_ID": "site.a"}
 
 
 def check(*args: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = run("check", *args, env=env)
+    done = command("check", *args, env=env)
     assert "\x1b" not in done.stdout
     assert CANARY not in done.stdout + done.stderr
     return done
@@ -244,20 +255,20 @@ def test_settings_in_yaml_and_in_a_bad_way(tmp_path: Path, server: Server) -> No
 
 def test_the_terminal(server: Server) -> None:
     """A pipe that is closed is no crash; colours are for terminals."""
-    command = f"{bin_dir() / 'ansible-runner-nats'} check -s {server.url} | head -n 1"
+    pipe = f"{bin_dir() / 'ansible-runner-nats'} check -s {server.url} | head -n 1"
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
+        ["bash", "-o", "pipefail", "-c", pipe],
         env=clean_env(ON), capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
-    assert run("check", "--no-such").returncode == 2
-    assert run("check", "-o", "novalue").returncode == 2
+    assert command("check", "--no-such").returncode == 2
+    assert command("check", "-o", "novalue").returncode == 2
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completions(shell: str) -> None:
-    done = run("completions", shell)
+    done = command("completions", shell)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(word in done.stdout for word in ("check", "replay", "dry-run"))
     if shell == "bash":

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import nkeys
 import pytest
 from jwt_auth import Authority, Key
-from support import QUICK, Bus, Job, Server, cli, free_port, statuses_of, talking_nonsense
+from support import (
+    CANARY,
+    QUICK,
+    TESTER,
+    USERS,
+    Bus,
+    Job,
+    Server,
+    cli,
+    free_port,
+    statuses_of,
+    talking_nonsense,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

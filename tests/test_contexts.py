@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import _native, event_handler, status_handler
-from certificates import Authority
+from certificates import Authority, mutual, tls, trusting
 from jwt_auth import Authority as Operator
-from support import Bus, Job, Server, body, cli, statuses_of
-from test_faults import config, counters, event
-from test_tls import mutual, tls, trusting
+from support import Bus, Job, Server, body, cli, config, counters, event, statuses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,26 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
+from contract import ASYNCAPI, DOCS, HEADERS, PAYLOADS, ROOT, SCHEMAS, problems
 from jsonschema import Draft7Validator, Draft202012Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT7
-from support import PATIENCE, Bus, Server, body, clean_env, events_of, wait_until
+from support import (
+    PATIENCE,
+    Bus,
+    Server,
+    body,
+    clean_env,
+    events_of,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nats.aio.msg import Msg
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
 CONSUMERS = ROOT / "examples/consumers"
-
-#: Each schema by its address, as asyncapi.yaml beside the folder has it.
-SCHEMAS: dict[str, Any] = {
-    f"schemas/{path.name}": json.loads(path.read_text()) for path in sorted(DOCS.glob("schemas/*.json"))
-}
-ASYNCAPI: dict[str, Any] = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
 
 #: Every kind of event that there is a schema for.
 KINDS = {Path(name).stem for name in SCHEMAS} - {"common", "event", "status"}
@@ -46,30 +44,6 @@ NEVER_SENT = {
 
 #: Kinds that ansible-core sends from 2.12 on.
 SENT_BY_NEW_ONES = {"runner_on_async_ok", "runner_on_async_failed"}
-
-
-def validator(reference: str, *, as_draft7: bool = False) -> Draft7Validator:
-    """For a part of asyncapi.yaml, whose own schemas are of draft-07; those in files say what they are."""
-    registry: Registry[Any] = Registry()
-    for name, document in {**SCHEMAS, "asyncapi.yaml": ASYNCAPI}.items():
-        contents = {key: value for key, value in document.items() if not (as_draft7 and key == "$schema")}
-        registry = registry.with_resource(name, Resource.from_contents(contents, DRAFT7))
-    return Draft7Validator({"$ref": f"asyncapi.yaml#{reference}"}, registry=registry)
-
-
-def problems(instance: Any, validators: list[Draft7Validator]) -> list[str]:
-    return [
-        f"{'/'.join(map(str, error.absolute_path))}: {error.message[:500]}"
-        for validator in validators
-        for error in validator.iter_errors(instance)
-    ]
-
-
-PAYLOADS = {
-    kind: [validator(f"/components/messages/{kind}/payload", as_draft7=old) for old in (False, True)]
-    for kind in ("event", "status")
-}
-HEADERS = {kind: [validator(f"/components/messages/{kind}/headers")] for kind in ("event", "status")}
 
 
 def run(program: Path, *args: str | Path) -> str:

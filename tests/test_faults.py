@@ -9,12 +9,11 @@ import signal
 import threading
 import time
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
-from support import QUICK, body, events_of, free_port, is_end, python, wait_until
+from support import QUICK, body, config, counters, event, free_port, is_end, python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

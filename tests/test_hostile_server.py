@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from hostile_server import INFO, Connection, HostileServer
-from support import PATIENCE, python, wait_until
-from test_faults import config, event
+from support import PATIENCE, config, event, python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

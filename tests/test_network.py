@@ -23,12 +23,15 @@ from support import (
     bin_dir,
     body,
     clean_env,
+    config,
+    counters,
+    event,
+    first_times,
     free_port,
     is_end,
     python,
     wait_until,
 )
-from test_faults import config, counters, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

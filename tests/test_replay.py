@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import time
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
-from support import PATIENCE, Bus, Job, Server, bin_dir, body, clean_env, cli, free_port, is_end, statuses_of
-from test_check import run
-from test_faults import config, counters, event
-from test_network import first_times
+from support import (
+    PATIENCE,
+    Bus,
+    Job,
+    Server,
+    bin_dir,
+    body,
+    clean_env,
+    cli,
+    command,
+    config,
+    counters,
+    event,
+    first_times,
+    free_port,
+    is_end,
+    kill_tree,
+    statuses_of,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +50,7 @@ def stored(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> 
 
 
 def replay(*args: str | Path, server: Server, env: dict[str, str] | None = None) -> Any:
-    return run("replay", *args, "-s", server.url, env={**ON, **(env or {})})
+    return command("replay", *args, "-s", server.url, env={**ON, **(env or {})})
 
 
 def spilled(folder: Path, count: int) -> Path:
@@ -277,7 +291,7 @@ def test_events_that_cannot_be_read(stored: tuple[Server, Bus], tmp_path: Path) 
 def test_nobody_there(tmp_path: Path) -> None:
     path = spilled(tmp_path, 20)
     before = path.read_bytes()
-    done = run("replay", path, "-s", f"nats://127.0.0.1:{free_port()}", "-o", "flush_timeout=0.3", env=ON)
+    done = command("replay", path, "-s", f"nats://127.0.0.1:{free_port()}", "-o", "flush_timeout=0.3", env=ON)
     assert done.returncode == 1
     assert "cannot connect to" in done.stderr
     assert "giving up" in done.stderr

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
+from contract import HEADERS, PAYLOADS, problems
 from support import Bus, Job, Server, body, cli, events_of, statuses_of
-from test_contract import HEADERS, PAYLOADS, problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable

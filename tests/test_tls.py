@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
-from certificates import DAY, Authority, Responder
-from support import Bus, Job, Server, cli, free_port, is_end, statuses_of
-from test_faults import config, counters, event
+from certificates import FAILURES, Authority, Responder, identity, mutual, tls, trusting
+from support import Bus, Job, Server, cli, config, counters, event, free_port, is_end, statuses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from certificates import Files
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ import pexpect
 import pyte
 import pytest
 from ansible_runner_nats import event_handler, status_handler
-from support import PATIENCE, Bus, Job, Server, bin_dir, clean_env, cli, wait_until
-from test_check import run as command
-from test_faults import config
+from support import PATIENCE, Bus, Job, Server, bin_dir, clean_env, cli, command, config, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -146,11 +146,12 @@ class NatsOptions(TypedDict, total=False):
 
     drain_timeout: bool | str
     """Without effect: ``flush_timeout`` bounds the end of a run."""
+
 # -- options: end
 
 @type_check_only
 class RunReport(TypedDict):
-    """What became of a run's messages: every accepted one is confirmed, undelivered, unproven or lost in the end."""
+    """What became of a run's messages: each is confirmed, undelivered, unproven or lost in the end."""
 
     version: int
     """Of this format."""
@@ -279,8 +280,8 @@ def main(args: Sequence[str]) -> int:
 def shared_knowledge(subject_id: object) -> dict[str, Any]:
     """What the shim knows as well, as it may not load this library before a run is enabled; for tests.
 
-    :return: ``true`` (words), ``end_states`` (statuses), ``enables`` (whether a ``nats_subject_id`` of this value
-        enables the plugin).
+    :return: ``true`` (words), ``end_states`` (statuses), ``enables`` (whether a ``nats_subject_id`` of this
+        value enables the plugin).
     """
 
 def shut_down() -> list[tuple[int, str]]:

@@ -89,7 +89,7 @@ impl Probe<'_> {
         let stream = self.connect(&addresses).await?;
         self.handshake(url.scheme(), &host, stream).await?;
         let mut dialogue = self.log_in().await?;
-        self.inbox(&mut dialogue).await?;
+        dialogue.is_heard = self.inbox(&mut dialogue).await;
         self.publishing(&mut dialogue).await?;
         let captured = self.streams(&mut dialogue).await;
         self.delivery(captured);
@@ -230,13 +230,13 @@ impl Probe<'_> {
         self.ok("server", describe(&info));
         let inbox = format!("{prefix}.{}", nonce());
         match link.client.subscribe(format!("{inbox}.>")).await {
-            Ok(inbound) => Ok(Dialogue { link, inbox, inbound, asked: 0, limit }),
+            Ok(inbound) => Ok(Dialogue { link, inbox, inbound, asked: 0, is_heard: false, limit }),
             Err(error) => Err(self.problem("inbox", error.to_string())),
         }
     }
 
     /// Do our own messages come back, and how fast?
-    async fn inbox(&mut self, dialogue: &mut Dialogue) -> Step<()> {
+    async fn inbox(&mut self, dialogue: &mut Dialogue) -> bool {
         const ROUNDS: usize = 5;
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
@@ -249,7 +249,7 @@ impl Probe<'_> {
                         "{reason}: deliveries cannot be confirmed; allow this user to publish and subscribe to \
                          {prefix}.> (or set inbox_prefix)"
                     ));
-                    return Ok(());
+                    return false;
                 }
             }
         }
@@ -259,7 +259,7 @@ impl Probe<'_> {
         let mean = times.iter().sum::<Duration>() / count;
         self.ok("inbox", format!("{}.> works", self.config.connection.inbox_prefix));
         self.ok("RTT", format!("{} ({} to {}, {ROUNDS} round trips)", ms(mean), ms(least), ms(most)));
-        Ok(())
+        true
     }
 
     /// May we publish? The server says what the user may do; one that we may not even ask gets a message that no
@@ -308,7 +308,11 @@ impl Probe<'_> {
                     );
                     return None;
                 }
-                Err(reason) if dialogue.link.client.server_info().jetstream && reason == NO_ANSWER => {
+                Err(reason)
+                    if dialogue.is_heard
+                        && dialogue.link.client.server_info().jetstream
+                        && reason == NO_ANSWER =>
+                {
                     self.problem("JetStream", format!("does not answer ({api}): a job would wait for it"));
                     return None;
                 }
@@ -407,6 +411,8 @@ struct Dialogue {
     inbox: String,
     inbound: Subscriber,
     asked: u64,
+    /// Do answers come back to the inbox?
+    is_heard: bool,
     limit: Duration,
 }
 

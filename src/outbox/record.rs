@@ -138,7 +138,7 @@ impl fmt::Display for Record {
             for file in &self.files {
                 write!(f, " {}", file.display())?;
             }
-            if self.files.iter().any(|file| file.starts_with(std::env::temp_dir())) {
+            if self.files.iter().any(|file| is_temporary(file)) {
                 write!(
                     f,
                     " (a temporary folder: `ansible-runner worker` sends it to its processor with the artifacts; with \
@@ -151,6 +151,13 @@ impl fmt::Display for Record {
         }
         write!(f, "; waited {:.1} ms", self.waited * 1e3)
     }
+}
+
+/// Is a file in a folder that Python's `tempfile` made? Such is the private data directory of `ansible-runner worker`.
+fn is_temporary(file: &Path) -> bool {
+    let inside = file.strip_prefix(std::env::temp_dir()).ok();
+    let folder = inside.and_then(|inside| inside.iter().next());
+    folder.and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("tmp"))
 }
 
 /// What a run is, from its first message on.

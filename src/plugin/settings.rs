@@ -61,7 +61,10 @@ fn read(value: &Bound<'_, PyAny>) -> Value {
     }
     let known = value.is_exact_instance_of::<PyDict>() || value.cast::<PyMapping>().is_err();
     let read = known.then(|| Levels(MAX_DEPTH).deserialize(&mut Depythonizer::from_object(value)));
-    read.and_then(Result::ok).unwrap_or_else(|| unreadable(value))
+    read.and_then(Result::ok).unwrap_or_else(|| {
+        // What is false to Python (an empty `bytes`) is off there, too.
+        if value.is_truthy().unwrap_or(true) { unreadable(value) } else { Value::Null }
+    })
 }
 
 /// What no option understands, and tells a user what it was.

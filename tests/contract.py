@@ -1,0 +1,45 @@
+"""What docs/ promises to consumers, as validators for messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft7Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT7
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+#: Each schema by its address, as asyncapi.yaml beside the folder has it.
+SCHEMAS: dict[str, Any] = {
+    f"schemas/{path.name}": json.loads(path.read_text()) for path in sorted(DOCS.glob("schemas/*.json"))
+}
+ASYNCAPI: dict[str, Any] = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
+
+
+def validator(reference: str, *, as_draft7: bool = False) -> Draft7Validator:
+    """For a part of asyncapi.yaml, whose own schemas are of draft-07; those in files say what they are."""
+    registry: Registry[Any] = Registry()
+    for name, document in {**SCHEMAS, "asyncapi.yaml": ASYNCAPI}.items():
+        contents = {key: value for key, value in document.items() if not (as_draft7 and key == "$schema")}
+        registry = registry.with_resource(name, Resource.from_contents(contents, DRAFT7))
+    return Draft7Validator({"$ref": f"asyncapi.yaml#{reference}"}, registry=registry)
+
+
+def problems(instance: Any, validators: list[Draft7Validator]) -> list[str]:
+    return [
+        f"{'/'.join(map(str, error.absolute_path))}: {error.message[:500]}"
+        for validator in validators
+        for error in validator.iter_errors(instance)
+    ]
+
+
+PAYLOADS = {
+    kind: [validator(f"/components/messages/{kind}/payload", as_draft7=old) for old in (False, True)]
+    for kind in ("event", "status")
+}
+HEADERS = {kind: [validator(f"/components/messages/{kind}/headers")] for kind in ("event", "status")}
