@@ -264,7 +264,7 @@ impl<'a> Replay<'a> {
             return Ok(if bad > 0 { Exit::Problem } else { Exit::Success });
         }
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let run = Run::new(shown.clone(), Spill::new(Some(folder.to_owned())));
+        let run = Run::new(shown.clone(), Spill::new(Some(folder.to_owned())), self.config.flush_timeout);
         let bar = self.begin(&run, good, &shown);
         let mut sent = 0;
         for line in lines(&file).map_err(fail)? {
@@ -318,7 +318,7 @@ impl<'a> Replay<'a> {
         if self.dry_run {
             self.show(&shown, all)?;
         } else {
-            let run = Run::new(shown.clone(), Spill::new(None));
+            let run = Run::new(shown.clone(), Spill::new(None), self.config.flush_timeout);
             let bar = self.begin(&run, recorded.count() as u64 + spilled.len() as u64, &shown);
             for message in all {
                 if self.has_to_stop() {
