@@ -466,7 +466,9 @@ fn unless_interrupted<T: Send>(
     let mut interrupt = None;
     let result = py.detach(|| {
         wait(&mut || {
-            interrupt = Python::attach(|py| py.check_signals().err());
+            if interrupt.is_none() {
+                interrupt = Python::attach(|py| py.check_signals().err());
+            }
             interrupt.is_some()
         })
     });
@@ -488,6 +490,7 @@ pub fn last_panic() -> String {
 /// Ends every run of this process that did not end by itself: see [`Process::shut_down`].
 #[pyfunction]
 pub fn shut_down(py: Python<'_>) -> Vec<Told> {
-    let notices = py.detach(|| Process::current().shut_down());
+    // Whoever interrupts this wants to leave, and the process is about to: nothing more to raise.
+    let (notices, _) = unless_interrupted(py, |interrupted| Process::current().shut_down(interrupted));
     notices.into_iter().map(|notice| (notice.level as u8, notice.text)).collect()
 }
