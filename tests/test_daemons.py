@@ -40,7 +40,7 @@ COMMON = """
 import json, multiprocessing, os, socket, sys, traceback, types
 
 FOLDER, URL = sys.argv[1:3]
-SETTINGS = {"nats_subject_id": "id", "nats_options": {"servers": URL, "flush_timeout": 30}}
+SETTINGS = {"nats_subject_id": "id", "nats_options": {"servers": URL, "flush_timeout": 10}}
 
 
 def begin(ident):
@@ -453,7 +453,9 @@ def test_a_pool_of_workers(family: Family, stream_server: Server, stream: Bus, f
     """As celery does: forked before or after the first run, each worker has several, so has the parent."""
     family.run(POOL, stream_server.url, first)
     result = family.result("pool")
-    assert (len(result["pids"]), result["touched"]) == (4, [])
+    assert result["touched"] == []
+    # A worker that had two tasks is replaced.
+    assert len(result["pids"]) >= 4
     expected = {f"task-{n}-{m}" for n in range(8) for m in range(3)} | {f"parent-{n}" for n in range(5)}
     if first == "after":
         expected.add("first")
