@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 WHEELS := target/wheels-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build wheels sdist matrix bench \
-	clean
+.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build wheels sdist matrix peers \
+	bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -82,6 +82,9 @@ wheels: $(VENV)/complete ## build the release wheels (cp39 and cp310) into dist
 
 matrix: $(VENV)/complete ## the release wheels in dist with each Python, ansible-runner and nats-server (after `make wheels`)
 	$(BIN)/python tests/matrix.py $(MATRIX_ARGS)
+
+peers: build ## ansible-runner's own test suite, with the plugin off, on, and on without a server (network, 15 minutes)
+	$(BIN)/python tests/peers.py $(WHEELS)/*.whl
 
 sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in an empty folder
 	$(BIN)/maturin sdist --quiet --out dist

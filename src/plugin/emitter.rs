@@ -396,14 +396,16 @@ fn lossy<'a>(name: Option<&'a Bound<'_, PyString>>) -> Option<Cow<'a, str>> {
 
 /// Waits without the GIL; Ctrl-C must not have to wait, so `wait` gets a look-out for it. Returns the
 /// exception that a signal has raised, too.
-fn unless_interrupted<T: Send>(
+pub(super) fn unless_interrupted<T: Send>(
     py: Python<'_>,
     wait: impl FnOnce(&mut dyn FnMut() -> bool) -> T + Send,
 ) -> (T, Option<PyErr>) {
     let mut interrupt = None;
     let result = py.detach(|| {
         wait(&mut || {
-            interrupt = Python::attach(|py| py.check_signals().err());
+            if interrupt.is_none() {
+                interrupt = Python::attach(|py| py.check_signals().err());
+            }
             interrupt.is_some()
         })
     });
