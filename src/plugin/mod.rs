@@ -14,7 +14,10 @@ use pyo3::{
 };
 
 pub(crate) use self::emitter::Emitter;
-use self::{emitter::LogLine, process::Process};
+use self::{
+    emitter::{LogLine, unless_interrupted},
+    process::Process,
+};
 use crate::{
     message::{Sieve, json::Buffer},
     report,
@@ -44,7 +47,8 @@ pub(crate) fn last_panic() -> String {
 /// Ends every run of this process that did not end by itself: see [`Process::shut_down`].
 #[pyfunction]
 pub(crate) fn shut_down(py: Python<'_>) -> Vec<LogLine> {
-    let notices = py.detach(|| Process::current().shut_down());
+    // Whoever interrupts this wants to leave, and the process is about to: nothing more to raise.
+    let (notices, _) = unless_interrupted(py, |interrupted| Process::current().shut_down(interrupted));
     notices.into_iter().map(|notice| (notice.level as u8, notice.text)).collect()
 }
 

@@ -100,9 +100,9 @@ impl Process {
     }
 
     /// The interpreter ends: every run that did not end by itself is ended. They wait together: no run longer
-    /// than its `flush_timeout`, counted from this call, so all of them no longer than the longest one. Returns what
-    /// is to be told.
-    pub(super) fn shut_down(&self) -> Vec<Notice> {
+    /// than its `flush_timeout`, counted from this call, so all of them no longer than the longest one.
+    /// `interrupted` is asked now and then whether to stop waiting. Returns what is to be told.
+    pub(crate) fn shut_down(&self, interrupted: &mut dyn FnMut() -> bool) -> Vec<Notice> {
         let began = Instant::now();
         let couriers: Vec<Arc<Courier>> = {
             let couriers = self.couriers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +111,7 @@ impl Process {
         let mut notices = Vec::new();
         for courier in couriers {
             for run in courier.outbox.runs() {
-                let (record, error) = courier.finish(&run, began, &mut || false);
+                let (record, error) = courier.finish(&run, began, interrupted);
                 let last = record.notice();
                 notices.extend(error.map(|error| Notice::new(last.level, error.to_string())));
                 notices.push(last);
