@@ -186,6 +186,11 @@ class Bus:
         info = self.run(self.client.jetstream(timeout=PATIENCE).stream_info(name))
         return info.state.messages
 
+    def stream_subjects(self, name: str = "RUNS") -> dict[str, int]:
+        """How many messages there are on each subject of a stream."""
+        js = self.client.jetstream(timeout=PATIENCE)
+        return dict(self.run(js.stream_info(name, subjects_filter=">")).state.subjects or {})
+
     def stream_messages(self, name: str = "RUNS") -> list[Msg]:
         """All messages of a stream, in its order."""
         count = self.stream_count(name)
@@ -312,6 +317,29 @@ class Job:
     def copy(self, folder: Path) -> Job:
         shutil.copytree(self.folder, folder)
         return Job(folder, self.settings, self.playbook)
+
+
+#: Set to a test's folder in the environment of all that it starts: how that is found again (on Linux).
+MARK = "ANSIBLE_RUNNER_NATS_TEST"
+
+
+def started_by(folder: Path) -> dict[int, str]:
+    """The processes that the test with this folder has started and that still run, and what they are."""
+    mark = f"{MARK}={folder}".encode()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        # Who has exited has no environment any more.
+        with contextlib.suppress(OSError):
+            if int(process.name) != os.getpid() and mark in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def kill_started_by(folder: Path) -> None:
+    """Kill whatever a test has started, however it was lost sight of."""
+    for pid in started_by(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def processes_of(pid: int) -> list[int]:

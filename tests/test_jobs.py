@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import ansible_runner
 import pytest
-from support import PATIENCE, Job, Server, bin_dir, body, clean_env, cli, events_of, statuses_of
+from support import (
+    PATIENCE,
+    Job,
+    Server,
+    bin_dir,
+    body,
+    clean_env,
+    cli,
+    events_of,
+    kill_started_by,
+    statuses_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,7 +132,7 @@ def test_ad_hoc_module_that_fails(job: Job, bus: Bus) -> None:
     assert_complete(job, bus.wait_for_end(), ["starting", "running", "failed"])
 
 
-def test_timeout_and_cancel(job: Job, bus: Bus) -> None:
+def test_timeout_and_cancel(job: Job, bus: Bus, tmp_path: Path) -> None:
     slow = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.command: sleep 60}]\n"
     (job.folder / "project/slow.yml").write_text(slow)
     arguments: dict[str, Any] = {"private_data_dir": str(job.folder), "playbook": "slow.yml", "quiet": True}
@@ -131,6 +142,8 @@ def test_timeout_and_cancel(job: Job, bus: Bus) -> None:
     assert canceled.status == "canceled"
     ends = [s for s in statuses_of(bus.wait_for_end(2)) if s not in ("starting", "running")]
     assert ends == ["timeout", "canceled"]
+    # ansible-runner leaves behind what its ansible-playbook had started.
+    kill_started_by(tmp_path)
 
 
 def stream_through(job: Job, tmp_path: Path, worker_env: dict[str, str], process_env: dict[str, str]) -> Job:

@@ -243,10 +243,11 @@ class Emitter:
         """
 
     def refuse_start(self) -> str | None:
-        """Why the job must not start: ``required`` is set and no server can be reached.
+        """Why the job must not start: ``required`` is set, and ``starting`` was published and not confirmed.
 
-        Waits until every server was tried, ``connect_timeout`` each. ``None`` if all is well, or nothing is
-        required. Runs without the GIL; a signal ends the waiting with its exception.
+        Waits until every server was tried, ``connect_timeout`` each, and then ``flush_timeout`` for the
+        confirmation. ``None`` if all is well, or nothing is required; otherwise nothing of the run is sent or
+        kept. Runs without the GIL; a signal ends the waiting with its exception.
         """
 
     def report(self) -> RunReport | None:

@@ -7,6 +7,7 @@
 //!
 //! Locks: a run's spill before the queue, never the other way round. No lock is held while anything is sent.
 
+mod backlog;
 mod folder;
 mod record;
 mod run;
@@ -16,7 +17,8 @@ mod spill;
 mod tests;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -26,12 +28,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::service::Service;
+use self::{backlog::Backlog, service::Service};
 pub(crate) use self::{
     folder::Folder,
-    record::{Found, Identity, Record},
+    record::{Destination, Found, Identity, Record, RunState},
     run::Run,
-    spill::Leftovers,
+    spill::{Leftovers, files_in as spill_files_in},
 };
 use crate::{error::Error, fault, message::Message};
 
@@ -75,6 +77,21 @@ pub(crate) struct Outbox {
     at_work_on: AtomicU64,
     /// There are runs whose record is not written yet.
     has_new_runs: AtomicBool,
+    /// The spools of our runs.
+    spools: Mutex<Vec<PathBuf>>,
+    /// What earlier runs have left there: the courier's business alone, as it takes its time.
+    spooled: Mutex<Spooled>,
+    may_be_spooled: AtomicBool,
+    destination: Destination,
+}
+
+/// What is taken up from spools.
+#[derive(Debug, Default)]
+struct Spooled {
+    /// The file that is being sent.
+    current: Option<Backlog>,
+    /// What no server takes: left to people.
+    refused: HashSet<PathBuf>,
 }
 
 const NOTHING: u64 = u64::MAX;
@@ -97,6 +114,8 @@ struct State {
     remembered: usize,
     /// Runs that may still publish, and those that left something behind.
     runs: Vec<Arc<Run>>,
+    /// Runs that are over, to be dropped outside the lock.
+    over: Vec<Arc<Run>>,
     service: Service,
     /// The courier waits for `wake`.
     sleeping: bool,
@@ -198,14 +217,16 @@ impl State {
         self.runs.is_empty() && self.unconfirmed == 0
     }
 
+    /// Runs that are over go; what they leave to be written is not for this lock.
     fn forget_closed(&mut self) {
-        self.runs.retain(|run| !run.closed.load(Relaxed) || !run.is_settled());
+        let is_over = |run: &mut Arc<Run>| run.closed.load(Relaxed) && run.is_settled();
+        self.over.extend(self.runs.extract_if(.., is_over));
     }
 }
 
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, destination: Destination) -> Self {
         Self {
             state: Mutex::new(State::default()),
             settled: Condvar::new(),
@@ -213,6 +234,10 @@ impl Outbox {
             limit,
             at_work_on: AtomicU64::new(NOTHING),
             has_new_runs: AtomicBool::new(false),
+            spools: Mutex::default(),
+            spooled: Mutex::default(),
+            may_be_spooled: AtomicBool::new(false),
+            destination,
         }
     }
 
@@ -227,15 +252,99 @@ impl Outbox {
         state.runs.push(Arc::clone(run));
         self.has_new_runs.store(true, Relaxed);
         state.service.open();
+        drop(state);
+        if let Some(spool) = run.spool() {
+            let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
+            if !spools.iter().any(|known| known == spool) {
+                spools.push(spool.to_owned());
+            }
+            self.may_be_spooled.store(true, Relaxed);
+        }
+    }
+
+    fn spooled(&self) -> MutexGuard<'_, Spooled> {
+        self.spooled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is a connection: takes up what earlier runs have left in the spools, a little at a time and behind
+    /// everything that is live.
+    pub(crate) fn feed(&self) {
+        if !self.may_be_spooled.load(Relaxed) || self.has_live_work() {
+            return;
+        }
+        let mut guard = self.spooled();
+        let spooled = &mut *guard;
+        loop {
+            let claim = |spool: &PathBuf| Backlog::claim(spool, &self.destination, &spooled.refused);
+            if spooled.current.is_none() {
+                let spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                spooled.current = spools.iter().find_map(claim);
+            }
+            let Some(backlog) = &mut spooled.current else {
+                self.may_be_spooled.store(false, Relaxed);
+                return;
+            };
+            if let Some(messages) = backlog.next() {
+                let mut state = self.lock();
+                for message in messages {
+                    backlog.run().counters.accepted.fetch_add(1, Relaxed);
+                    state.append(message, backlog.run());
+                }
+                return;
+            }
+            let refused = spooled.current.take().map(Backlog::finish);
+            spooled.refused.extend(refused.into_iter().flatten());
+        }
+    }
+
+    fn has_live_work(&self) -> bool {
+        let state = self.lock();
+        state.cursor < state.end() || state.runs.iter().any(|run| run.overflows.load(Relaxed))
+    }
+
+    /// The connection is gone: what was taken up and is not confirmed is still in its file.
+    pub(crate) fn put_back(&self) {
+        let current = self.spooled().current.take();
+        if let Some(backlog) = current {
+            drop(self.take_out(backlog.run()));
+            self.may_be_spooled.store(true, Relaxed);
+        }
+    }
+
+    /// The run shall leave nothing behind: its messages are neither sent nor kept.
+    pub(crate) fn withdraw(&self, run: &Run) {
+        let mut spill = run.spill();
+        drop(self.take_out(run));
+        for file in spill.close().1.files {
+            let _ = std::fs::remove_file(file);
+        }
+        drop(spill);
+        run.overflows.store(false, Relaxed);
+        run.withdraw_record();
+        self.close(run);
+    }
+
+    /// Takes all of a run out of the queue.
+    fn take_out(&self, run: &Run) -> Vec<Slot> {
+        let mut state = self.lock();
+        let of_run =
+            |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run));
+        let seqs: Vec<u64> =
+            (state.base..).zip(&state.queue).filter(|(_, slot)| of_run(slot)).map(|(seq, _)| seq).collect();
+        seqs.into_iter().filter_map(|seq| state.remove(seq)).collect()
     }
 
     /// Writes the records of runs that have begun; returns what is to be said about their files.
     pub(crate) fn begin_records(&self) -> Vec<Error> {
+        let over = std::mem::take(&mut self.lock().over);
+        drop(over);
         if !self.has_new_runs.swap(false, Relaxed) {
             return Vec::new();
         }
         let runs = self.runs();
-        runs.iter().for_each(|run| run.begin_record());
+        for run in &runs {
+            run.begin_record();
+        }
         runs.iter().filter_map(|run| run.complaint()).collect()
     }
 
@@ -506,19 +615,7 @@ impl Outbox {
     /// The end of a run: what is not confirmed goes to disk, in order. Says what is left there.
     pub(crate) fn settle(&self, run: &Run) -> Leftovers {
         let mut spill = run.spill();
-        let mut slots = Vec::new();
-        {
-            let mut state = self.lock();
-            let of_run = |slot: &Option<Slot>| {
-                slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run))
-            };
-            let seqs: Vec<u64> = (state.base..)
-                .zip(&state.queue)
-                .filter(|(_, slot)| of_run(slot))
-                .map(|(seq, _)| seq)
-                .collect();
-            slots.extend(seqs.into_iter().filter_map(|seq| state.remove(seq)));
-        }
+        let slots = self.take_out(run);
         let mut error = None;
         for slot in &slots {
             if let Err(failure) = run.keep(&mut spill, &slot.message) {

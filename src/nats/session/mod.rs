@@ -221,6 +221,7 @@ impl<'a> Session<'a> {
             if let Err(error) = self.outbox.refill() {
                 self.notices.problem(&error.cause(), error.to_string());
             }
+            self.outbox.feed();
             if self.fill().await? {
                 drained_at = None;
             }
