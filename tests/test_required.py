@@ -55,7 +55,7 @@ def test_it_is_not_confirmed(
     if stream is not None:
         sealed = stream.get("sealed", False)
         bus.add_stream(**{key: value for key, value in stream.items() if key != "sealed"})
-        bus.run(bus.client.jetstream().publish("pub.x", b"there is one"))
+        bus.run(bus.client.jetstream().publish("pub.x", b"1"))
         if sealed:
 
             async def seal() -> None:
@@ -93,7 +93,7 @@ def test_a_real_job(start_server: Callable[..., Server], connect: Callable[..., 
     server = start_server(jetstream=True)
     bus = connect(server)
     bus.add_stream(max_msgs=1, discard="new")
-    bus.run(bus.client.jetstream().publish("pub.x", b"there is one"))
+    bus.run(bus.client.jetstream().publish("pub.x", b"1"))
     job = Job(tmp_path / "job", {"nats_options": {"servers": server.url, "required": True}})
     done = cli("run", job.folder, "-p", "play.yml", env=ON)
     assert done.returncode != 0
