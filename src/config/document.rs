@@ -112,6 +112,8 @@ fn stub() -> String {
         };
         let _ = writeln!(text, "\n    {}: {kind}\n    \"\"\"{}", opt.key, stub_text(opt));
     }
+    // As ruff wants it behind a class.
+    text.push('\n');
     text
 }
 

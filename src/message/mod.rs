@@ -22,7 +22,7 @@ pub(crate) use self::{
     cut::cut,
     id::{counter_of, nonce},
     redact::{Redaction, StatusEnv},
-    select::{Events, Omit},
+    select::{Events, Omit, unknown_kind},
     sieve::Sieve,
     subject::{LONGEST_TOKENS, SUBJECT, Template, is_literal_subject},
 };
