@@ -198,7 +198,8 @@ def test_names_that_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_NATS_PORT_4222_TCP_ADDR", "10.0.0.1")
     monkeypatch.setenv("RUNNER_MAX_OUTSTANDING_PINGS", "5")
     ours = {"nats_subject_id": "id"}
-    assert told({**ours, "natsume": 1, "idle_timeout": 5, "nat": 1, 7: 1, None: 1}) == []
+    others: dict[Any, Any] = {7: 1, None: 1}
+    assert told({**ours, **others, "natsume": 1, "idle_timeout": 5, "nat": 1}) == []
 
 
 def test_nothing_is_said_while_the_plugin_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,12 +249,12 @@ PATHS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("option", PATHS)
 @pytest.mark.parametrize("how", ["setting", "variable"])
-def test_a_damaged_seed_where_a_path_belongs(option: str, how: str, tmp_path: Path) -> None:
+def test_a_damaged_seed_where_a_path_belongs(server: Server, option: str, how: str, tmp_path: Path) -> None:
     """Not in what the run says, and not in what `check` shows."""
     for damaged in ("SUAM4711CANARY", "SUAM-4711-canary", "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5.canary"):
         if option in {"context", "spill_dir"} and damaged == "SUAM-4711-canary":
             continue  # a good name; and a folder where people have to look
-        options = {**QUICK, "servers": "nats://127.0.0.1:1", "flush_timeout": 0, **PATHS[option]}
+        options = {**QUICK, "servers": server.url, "flush_timeout": 0, **PATHS[option]}
         env = {"RUNNER_NATS_SUBJECT_ID": "id"}
         if how == "setting":
             options[option] = damaged
@@ -277,9 +278,9 @@ status_handler(config, {{'status': 'failed', 'runner_ident': 'r'}})
             assert "canary" not in text.lower()
 
 
-def test_a_path_is_shown(tmp_path: Path) -> None:
+def test_a_path_is_shown(server: Server, tmp_path: Path) -> None:
     missing = tmp_path / "no-such-file"
-    options = {**QUICK, "servers": "nats://127.0.0.1:1", "flush_timeout": 0, "nkeys_seed": str(missing)}
+    options = {**QUICK, "servers": server.url, "flush_timeout": 0, "nkeys_seed": str(missing)}
     checked = command(
         "check", Job(tmp_path / "job", {"nats_subject_id": "id", "nats_options": options}).folder
     )

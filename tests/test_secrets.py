@@ -345,7 +345,7 @@ COMMAND_LINES = {
     f"-e url=postgres://u:{HARD}@db/d -e user=joe": ["-e", "url=postgres://***@db/d", "-e", "user=joe"],
     f"-e 'dsn=u:{HARD}@tcp(db)/d' -vv": ["-e", "dsn=***", "-vv"],
     f"-e 'db=u:{HARD}@tcp(db)/d' -vv": ["-e", "db=u:***@tcp(db)/d", "-vv"],
-    f"-e 'c=\"Server=h;pwd={HARD};Database=d\"'": ["-e", "'c=Server=h;pwd=***'"],
+    f"-e 'c=\"Server=h;pwd={HARD};Database=d\"'": ["-e", "c='Server=h;pwd=***'"],
     f"-e ansible_become_pass={HARD} --diff": ["-e", "ansible_become_pass=***", "--diff"],
     "--private-key /k --ask-vault-pass --vault-password-file=/v": [
         "--private-key",
@@ -518,7 +518,7 @@ FORMS_OF_VARIABLES: list[Callable[[str], list[str]]] = [
 ]
 
 #: Whatever else a list may hold.
-ODD = [
+ODD: list[Any] = [
     None,
     1,
     1.5,

@@ -364,7 +364,12 @@ fn quoted_as(raw: &str, word: String) -> String {
     if !raw.contains(['\'', '"', '\\']) || word.chars().all(is_plain) {
         return word;
     }
-    format!("'{}'", word.replace('\'', r#"'"'"'"#))
+    // In `name='a b'` people look for the name.
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) if is_name(name) => (format!("{name}="), value),
+        _ => (String::new(), word.as_str()),
+    };
+    format!("{name}'{}'", value.replace('\'', r#"'"'"'"#))
 }
 
 #[cfg(test)]
