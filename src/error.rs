@@ -1,6 +1,12 @@
 //! Everything that can go wrong, in the words a user reads.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::secret::{MASK, shown_path};
 
 /// The one error type of this crate. No message ever carries a secret.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +58,7 @@ pub(crate) enum Error {
         reason: String,
     },
     /// A credentials or seed file cannot be used.
-    #[error("{option}: cannot use {path}: {reason}")]
+    #[error("{option}: cannot use {}: {reason}", shown(.path))]
     Credentials {
         /// The option that named the file.
         option: &'static str,
@@ -94,6 +100,14 @@ pub(crate) enum Error {
     /// The background thread cannot be started.
     #[error("cannot start the background thread: {0}")]
     Thread(io::Error),
+}
+
+/// A damaged key in the place of a path is not shown as a path that does not exist.
+fn shown(path: &Path) -> String {
+    match shown_path(&path.to_string_lossy()) {
+        MASK => format!("{MASK} (no path with a / in it, so it is not shown)"),
+        path => path.to_owned(),
+    }
 }
 
 impl Error {

@@ -46,8 +46,12 @@ pub struct Resolved {
 }
 
 /// Settings and environment as the plugin reads them.
-pub fn resolve(settings: &Map<String, Value>, env: &dyn Fn(&str) -> Option<String>) -> Resolved {
-    let resolution = config::resolve(settings, env, &|| "host.example".to_owned());
+pub fn resolve(
+    settings: &Map<String, Value>,
+    get: &dyn Fn(&str) -> Option<String>,
+    names: &[String],
+) -> Resolved {
+    let resolution = config::resolve(settings, config::Env { get, names }, &|| "host.example".to_owned());
     let config = resolution.config.as_ref();
     Resolved {
         problems: resolution.problems.clone(),

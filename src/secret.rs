@@ -30,14 +30,24 @@ impl fmt::Debug for Secret {
 /// path that does not exist.
 pub(crate) fn looks_secret(text: &str) -> bool {
     const SEED_LENGTH: usize = 50;
+    const LEAST: usize = 8;
     let base32 = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
-    text.contains(['\n', '\r', '{'])
+    let is_start_of_seed = text.starts_with("SU") && text.len() >= LEAST && text.chars().all(base32);
+    is_start_of_seed
+        // A JWT: `{"` in base64.
+        || text.starts_with("eyJ")
+        || text.contains(['\n', '\r', '{'])
         || text.contains("-----BEGIN")
         || text.split(|c| !base32(c)).any(|run| run.len() >= SEED_LENGTH)
 }
 
 /// What takes the place of a secret.
 pub(crate) const MASK: &str = "***";
+
+/// What may be shown of a value in a place for paths: it may be a damaged key instead. No key has a `/` in it.
+pub(crate) fn shown_path(path: &str) -> &str {
+    if path.contains('/') { path } else { MASK }
+}
 
 /// Our own credentials, to be masked wherever they occur.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +161,17 @@ mod tests {
         assert_eq!(masks.hide("x hunter2-and-more hunter2"), Some("x *** ***".to_owned()));
         assert_eq!(masks.hide("ab"), Some("***".to_owned()));
         assert_eq!(masks.hide("cab"), None);
+    }
+
+    #[test]
+    fn what_may_be_a_key_is_not_shown_as_a_path() {
+        for secret in ["SUAM4711CANARY", "eyJ0eXAiOiJKV1QifQ.e30.x", "a\nb", "-----BEGIN", "{}"] {
+            assert!(looks_secret(secret), "{secret}");
+        }
+        for path in ["/run/seed", "seed.nk", "SUBJECTS.txt", "SU", "./SUAM4711CANARY"] {
+            assert!(!looks_secret(path), "{path}");
+        }
+        assert_eq!(["seed.nk", "./seed.nk", "SUxq-4711"].map(shown_path), [MASK, "./seed.nk", MASK]);
     }
 
     #[test]

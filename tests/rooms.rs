@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("message", &["secret", "error", "fault"]),
     ("report", &["secret", "error", "fault"]),
     ("secret", &[]),
-    ("error", &[]),
+    ("error", &["secret"]),
     ("fault", &[]),
 ];
 

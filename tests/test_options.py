@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import _native, status_handler
-from support import QUICK, body
+from support import QUICK, Job, body, command, python
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support import Bus, Server
 
 CANARY = "canary-4711-canary"
@@ -120,6 +122,169 @@ MISSPELT = {
 def test_a_misspelt_name_that_concerns_security(key: str) -> None:
     lines = told({"nats_subject_id": "id", "nats_options": {key: CANARY}})
     assert lines == [f"nats_options.{key}: expected it to be called {MISSPELT[key]}{CLOSED}"]
+
+
+#: Variables that there are not, the one that was meant, and whether nothing is published without it.
+VARIABLES = {
+    "RUNNER_NATS_OMITT": ("RUNNER_NATS_OMIT", True),
+    "RUNNER_NATS_USER": ("RUNNER_NATS_USERNAME", True),
+    "RUNNER_NATS_TLSCA": ("RUNNER_NATS_TLS_CA", True),
+    "RUNNER_NATS_SERVER": ("RUNNER_NATS_SERVERS", True),
+    "RUNNER_NATS_CREDS": ("RUNNER_NATS_USER_CREDENTIALS", True),
+    "RUNNER_NATS_OPTIONS": ("nats_options", True),
+    "runner_nats_events": ("RUNNER_NATS_EVENTS", True),
+    "RUNNER_NATS_FLUSH_TIME_OUT": ("RUNNER_NATS_FLUSH_TIMEOUT", False),
+    "RUNNER_NATS_NAME": ("RUNNER_NATS_CLIENT_NAME", False),
+    "RUNNER_NATS_HEADER": ("RUNNER_NATS_HEADERS", False),
+    "RUNNER_NATS_SOMETHING": ("", False),
+}
+
+#: The same for settings beside ``nats_options``.
+SETTINGS = {
+    "nats_option": ("nats_options", True),
+    "NATS-Options": ("nats_options", True),
+    "nats_omit": ("nats_options.omit", True),
+    "nats_servers": ("nats_options.servers", True),
+    "nats_header": ("nats_headers", False),
+    "nats_flush_timeout": ("nats_options.flush_timeout", False),
+    "nats_something": ("", False),
+}
+
+
+def expected_line(name: str, meant: str, what: str, *, closed: bool) -> str:
+    if closed:
+        return f"{name}: expected it to be called {meant}{CLOSED}"
+    return f"{name}: no such {what}, ignored" + (f"; did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_misspelt_variable(monkeypatch: pytest.MonkeyPatch, server: Server, bus: Bus, name: str) -> None:
+    meant, closed = VARIABLES[name]
+    settings = {"nats_subject_id": "id", "nats_options": {"servers": server.url}}
+    monkeypatch.setenv(name, "")
+    assert told(settings) == []
+    monkeypatch.setenv(name, CANARY)
+    assert told(settings) == [expected_line(name, meant, "variable", closed=closed)]
+    published(server, bus, settings, is_published=not closed)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_misspelt_setting(server: Server, bus: Bus, name: str) -> None:
+    meant, closed = SETTINGS[name]
+    settings = {"nats_subject_id": "id", "nats_options": {"servers": server.url}, name: {"a": CANARY}}
+    assert told(settings) == [expected_line(name, meant, "setting", closed=closed)]
+    published(server, bus, settings, is_published=not closed)
+
+
+def published(server: Server, bus: Bus, settings: dict[str, Any], *, is_published: bool) -> None:
+    """Publish with these settings, and then with good ones."""
+    other = {"nats_subject_id": "other", "nats_options": {"servers": server.url}}
+    for each in (settings, other):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in VARIABLES if each is other else ():
+                patch.delenv(name, raising=False)
+            status_handler(type("Config", (), {"settings": each})(), {"status": "successful"})
+    subjects = [message.subject for message in bus.wait_for_end(1 + is_published)]
+    assert [".id." in subject for subject in subjects].count(True) == is_published
+
+
+def test_names_that_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RUNNER_OMIT", "RUNNER_NATSU", "RUNNER_NATS", "RUNNER_NAT_OMIT", "XRUNNER_NATS_OMITT"):
+        monkeypatch.setenv(name, "x")
+    # What Kubernetes tells a container of a service with the name `runner-nats`.
+    monkeypatch.setenv("RUNNER_NATS_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("RUNNER_NATS_SERVICE_PORT", "4222")
+    monkeypatch.setenv("RUNNER_NATS_PORT", "tcp://10.0.0.1:4222")
+    monkeypatch.setenv("RUNNER_NATS_PORT_4222_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("RUNNER_MAX_OUTSTANDING_PINGS", "5")
+    ours = {"nats_subject_id": "id"}
+    others: dict[Any, Any] = {7: 1, None: 1}
+    assert told({**ours, **others, "natsume": 1, "idle_timeout": 5, "nat": 1}) == []
+
+
+def test_nothing_is_said_while_the_plugin_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_NATS_OMITT", "x")
+    assert told({"nats_option": {"omit": "x"}}) == []
+
+
+class Keys(dict):  # type: ignore[type-arg]
+    """Settings whose names have no end, or cannot be had."""
+
+    def __init__(self, keys: Any) -> None:
+        super().__init__(nats_subject_id="id", nats_options={"connect_timeout": "x"})
+        self._keys = keys
+
+    def keys(self) -> Any:
+        return self._keys()
+
+
+def test_hostile_settings() -> None:
+    def broken() -> Any:
+        raise SystemExit
+
+    for keys in (
+        broken,
+        lambda: iter(lambda: "nats_option", 0),
+        lambda: None,
+        lambda: ["\ud800", "nats_\ud800"],
+    ):
+        assert any("connect_timeout" in line for line in told(Keys(keys)))
+    huge = "nats_" + "x" * 10_000_000
+    lines = told({"nats_subject_id": "id", huge: 1, **{f"nats_{n}x": 1 for n in range(1000)}})
+    assert len(lines) == 51
+    assert all(len(line) < 200 for line in lines)
+
+
+#: Every option that takes a path, with what else it needs.
+PATHS: dict[str, dict[str, Any]] = {
+    "user_credentials": {},
+    "nkeys_seed": {},
+    "tls_ca": {},
+    "tls_cert": {"tls_key": "/k"},
+    "tls_key": {"tls_cert": "/c"},
+    "context": {},
+    "spill_dir": {},
+}
+
+
+@pytest.mark.parametrize("option", PATHS)
+@pytest.mark.parametrize("how", ["setting", "variable"])
+def test_a_damaged_seed_where_a_path_belongs(server: Server, option: str, how: str, tmp_path: Path) -> None:
+    """Not in what the run says, and not in what `check` shows."""
+    for damaged in ("SUAM4711CANARY", "SUAM-4711-canary", "eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5.canary"):
+        if option in {"context", "spill_dir"} and damaged == "SUAM-4711-canary":
+            continue  # a good name; and a folder where people have to look
+        options = {**QUICK, "servers": server.url, "flush_timeout": 0, **PATHS[option]}
+        env = {"RUNNER_NATS_SUBJECT_ID": "id"}
+        if how == "setting":
+            options[option] = damaged
+        else:
+            env[f"RUNNER_NATS_{option.upper()}"] = damaged
+        code = f"""
+import types
+from ansible_runner_nats import status_handler
+config = types.SimpleNamespace(settings={{'nats_options': {options!r}}}, artifact_dir={str(tmp_path)!r})
+status_handler(config, {{'status': 'failed', 'runner_ident': 'r'}})
+"""
+        done = python(code, env=env, cwd=tmp_path)
+        assert done.returncode == 0
+        job = Job(tmp_path / "job", {"nats_options": options})
+        checked = command("check", job.folder, "-v", env=env, cwd=tmp_path)
+        if checked.returncode == 2:  # without -v
+            checked = command("check", job.folder, env=env, cwd=tmp_path)
+        for text in (done.stdout + done.stderr, checked.stdout + checked.stderr):
+            assert text
+            assert damaged not in text
+            assert "canary" not in text.lower()
+
+
+def test_a_path_is_shown(server: Server, tmp_path: Path) -> None:
+    missing = tmp_path / "no-such-file"
+    options = {**QUICK, "servers": server.url, "flush_timeout": 0, "nkeys_seed": str(missing)}
+    checked = command(
+        "check", Job(tmp_path / "job", {"nats_subject_id": "id", "nats_options": options}).folder
+    )
+    assert f"nkeys_seed: cannot use {missing}: No such file" in checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("option", ["tls_key", "context"])

@@ -12,6 +12,9 @@ from urllib.parse import quote
 import nkeys
 import pytest
 from hostile_server import HostileServer, after_connect
+from hypothesis import given as given_
+from hypothesis import settings
+from hypothesis import strategies as st
 from jwt_auth import Authority, Key
 from support import QUICK, Job, body, cli, free_port, python
 
@@ -173,6 +176,7 @@ def test_failure(tmp_path: Path, start_server: Callable[..., Server], form: str,
         more["env"] = {"ANSIBLE_RUNNER_NATS_FAULT": "emitter.publish=panic", "RUST_BACKTRACE": "full"}
     elif failure == "no disk":
         more["spill_dir"] = "/dev/null/nothing"
+        (tmp_path / "artifacts").write_text("")
     done = run(url, tmp_path, form, authority, more)
     no_canary(done.stdout + done.stderr, in_file(tmp_path))
     kept = check_files(tmp_path / "artifacts", in_file(tmp_path))
@@ -223,8 +227,8 @@ def test_a_real_job(
     starting = body(messages[0])
     assert starting["status"] == "starting"
     text = messages[0].data.decode()
-    # The command is the user's own; only what is a credential of ours is masked in it.
     assert starting["command"][-1] == "play.yml"
+    assert ("password=canary" in starting["command"]) == (mode == "full")
     assert CANARY not in text
     assert json.dumps(CANARY)[1:-1] not in text
     assert "another-canary" not in text
@@ -321,6 +325,218 @@ def test_no_key_switches_the_masks_off(tmp_path: Path) -> None:
 def test_other_spellings(tmp_path: Path, spelled: str | bytes) -> None:
     options = {"user": "u", "password": "geheim-ö'x y/z"}
     check_hidden(starting(tmp_path, options, {"command": [spelled], "env": {"A": spelled}}))
+
+
+#: What must not be seen of a command line, with what makes parsing hard.
+HARD = "x7-canary"
+
+#: A command line in all the forms in which ansible takes variables; what must stay readable of it.
+COMMAND_LINES = {
+    f"-e db_password={HARD}": ["-e", "db_password=***"],
+    f"-edb_password={HARD}": ["-edb_password=***"],
+    f"--extra-vars api_token={HARD}": ["--extra-vars", "api_token=***"],
+    f"--extra-vars=api_token={HARD}": ["--extra-vars=api_token=***"],
+    f"""-e 'user=joe db_password="a {HARD}" port=1'""": ["-e", "user=joe db_password=*** port=1"],
+    f"""-e '{{"db_password": "{HARD}", "nested": {{"api_token": "{HARD}", "port": 1}}}}'""": [
+        "-e",
+        '{"db_password": "***", "nested": {"api_token": "***", "port": 1}}',
+    ],
+    f"-e '{{db_password: {HARD}, user: joe}}'": ["-e", '{db_password: "***", user: joe}'],
+    f"-e url=postgres://u:{HARD}@db/d -e user=joe": ["-e", "url=postgres://***@db/d", "-e", "user=joe"],
+    f"-e 'dsn=u:{HARD}@tcp(db)/d' -vv": ["-e", "dsn=***", "-vv"],
+    f"-e 'db=u:{HARD}@tcp(db)/d' -vv": ["-e", "db=u:***@tcp(db)/d", "-vv"],
+    f"-e 'c=\"Server=h;pwd={HARD};Database=d\"'": ["-e", "c='Server=h;pwd=***'"],
+    f"-e ansible_become_pass={HARD} --diff": ["-e", "ansible_become_pass=***", "--diff"],
+    "--private-key /k --ask-vault-pass --vault-password-file=/v": [
+        "--private-key",
+        "/k",
+        "--ask-vault-pass",
+        "--vault-password-file=/v",
+    ],
+    f"--vault-password={HARD} --become-password-file /b": [
+        "--vault-password=***",
+        "--become-password-file",
+        "/b",
+    ],
+    f"--vault-pass {HARD} --check": ["--vault-pass", "***", "--check"],
+    "-e @vars.yml --ssh-common-args='-o StrictHostKeyChecking=no'": [
+        "-e",
+        "@vars.yml",
+        "--ssh-common-args=-o StrictHostKeyChecking=no",
+    ],
+}
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_secrets_of_a_command_line(tmp_path: Path, line: str) -> None:
+    """The live walk, and the text and the list that ansible-runner may hand over."""
+    expected = COMMAND_LINES[line]
+    words = ["ansible-playbook", *shlex.split(line), "play.yml"]
+    for number, command in enumerate([words, tuple(words), [word.encode() for word in words]]):
+        assert starting(folder_of(tmp_path, number), {}, {"command": command})["command"] == [
+            "ansible-playbook",
+            *expected,
+            "play.yml",
+        ]
+    told = starting(folder_of(tmp_path, 3), {}, {"command": shlex.join(words)})["command"]
+    assert HARD not in told
+    assert shlex.split(told) == ["ansible-playbook", *expected, "play.yml"]
+    # As ansible-runner has it with a key for ssh.
+    script = [
+        "ssh-agent",
+        "sh",
+        "-c",
+        "trap 'rm -f /k' EXIT && ssh-add /k && rm -f /k && " + shlex.join(words),
+    ]
+    told = starting(folder_of(tmp_path, 4), {}, {"command": script})["command"][3]
+    assert HARD not in told
+    assert shlex.split(told)[-len(expected) - 1 : -1] == expected
+    full = starting(folder_of(tmp_path, 5), {"status_env": "full"}, {"command": words})
+    assert full["command"] == words
+    omit = starting(folder_of(tmp_path, 6), {"status_env": "omit"}, {"command": words, "env": {}})
+    assert (omit["command"][1:-1], "env" in omit) == (expected, False)
+
+
+def folder_of(tmp_path: Path, number: int) -> Path:
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    return folder
+
+
+def test_the_command_lines_of_real_jobs(server: Server, bus: Bus, tmp_path: Path) -> None:
+    """What ansible-runner makes of its own arguments, and what a subscriber gets."""
+    extra = {"db_password": f"{HARD} {{x}}", "nested": {"api_token": HARD, "port": 1}, "user": "joe"}
+    line = f'-e "mysql_pwd={HARD} port=2" --extra-vars {shlex.quote(json.dumps(extra))} --diff'
+    code = """
+import ansible_runner
+common = {'private_data_dir': FOLDER, 'settings': SETTINGS, 'quiet': True}
+run = ansible_runner.run(playbook='play.yml', extravars={'token': HARD}, cmdline=LINE, ident='a', **common)
+assert run.status == 'successful'
+args = f'msg="user=joe password={HARD}"'
+run = ansible_runner.run(module='debug', host_pattern='one', module_args=args, ident='b', **common)
+assert run.status == 'successful'
+"""
+    ours = {"nats_subject_id": "id", "nats_options": {**QUICK, "servers": server.url}}
+    job = Job(tmp_path / "job", ours)
+    for name, value in {"FOLDER": str(job.folder), "SETTINGS": ours, "LINE": line, "HARD": HARD}.items():
+        code = code.replace(name, repr(value))
+    code = code.replace(f"{{{HARD!r}}}", HARD)
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    messages = bus.wait_for_end(2)
+    statuses = [message for message in messages if message.subject.endswith(".status")]
+    assert HARD not in "".join(message.data.decode() for message in statuses)
+    commands = [body(message)["command"] for message in statuses if body(message)["status"] == "starting"]
+    playbook, module = commands
+    assert playbook[0] == "ansible-playbook"
+    assert playbook[playbook.index("-e") + 1] == "mysql_pwd=*** port=2"
+    shown = {"db_password": "***", "nested": {"api_token": "***", "port": 1}, "user": "joe"}
+    assert json.loads(playbook[playbook.index("--extra-vars") + 1]) == shown
+    assert any(argument.startswith("@") for argument in playbook)
+    assert playbook[-1] == "play.yml"
+    assert module[-2:] == ["msg='user=joe password=***'", "one"]
+
+
+SECRETS_OF_ENV = {
+    **dict.fromkeys(["GH_PAT", "PAT", "PHP_SESSION", "SENTRY_DSN", "MY_COOKIE"], HARD),
+    "CONNECTION": f"Server=db;User Id=sa;Password={HARD};",
+    "ODBC": f"DRIVER=x;PWD={HARD}",
+    "LIBPQ": f"host=h password={HARD} dbname=d",
+    "MYSQL": f"u:{HARD}@tcp(127.0.0.1:3306)/db",
+    "CONFIG": json.dumps({"db": {"password": HARD}}),
+}
+
+NO_SECRETS = {
+    "PATH": "/usr/bin:/opt/python@3.11/bin:/bin",
+    "PATTERN": "*.yml",
+    "SESSION_MANAGER": "local/h:@/tmp/.ICE-unix/1,unix/h:/tmp/.ICE-unix/1",
+    "XDG_SESSION_ID": "1",
+    "XDG_SESSION_TYPE": "tty",
+    "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/1000/bus",
+    "DESKTOP_SESSION": "x",
+    "ANSIBLE_SSH_ARGS": "-o StrictHostKeyChecking=no -o PasswordAuthentication=no",
+    "LS_COLORS": "rs=0:di=01;34",
+    "IMAGE": "registry.example.org/ee:1.0@sha256:abc",
+}
+
+
+def test_secrets_of_the_environment(tmp_path: Path) -> None:
+    status = starting(tmp_path, {}, {"command": [], "env": {**SECRETS_OF_ENV, **NO_SECRETS}})
+    assert status["env"] == {**dict.fromkeys(SECRETS_OF_ENV, "***"), **NO_SECRETS}
+
+
+def test_any_command_line(tmp_path: Path) -> None:
+    """Secrets of any kind, in each form, and whatever ansible-runner could hand over: in one process."""
+    code = STATUS.replace("OPTIONS", "{}").replace("FOLDER", repr(str(tmp_path)))
+    code = code.replace("**MORE", "'command': json.loads(os.environ['COMMAND'])")
+    given: list[Any] = []
+
+    @settings(max_examples=300, deadline=None)
+    @given_(secrets(), st.sampled_from(FORMS_OF_VARIABLES))
+    def collect(secret: str, form: Callable[[str], list[str]]) -> None:
+        given.append((secret, form(secret)))
+
+    collect()
+    lines = [*(command for _, command in given), *ODD]
+    done = python("import json, os\n" + code, env={"COMMAND": json.dumps(lines)})
+    assert done.returncode == 0, done.stderr
+    line = (tmp_path / "nats-undelivered.jsonl").read_text().splitlines()[0]
+    told = json.loads(json.loads(line)["payload"])["command"]
+    assert len(told) == len(lines)
+    for (secret, command), redacted in zip(given, told):
+        text = json.dumps(redacted, ensure_ascii=False)
+        assert secret not in text, command
+        assert "***" in text, command
+
+
+def secrets() -> st.SearchStrategy[str]:
+    """Long enough not to be part of a name by chance."""
+    letters = st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="*")
+    return st.text(letters, min_size=3, max_size=12).map(lambda text: f"q7{text}7q")
+
+
+def escaped(secret: str) -> str:
+    r"""As ansible wants it between quotes."""
+    return secret.replace("\\", "\\\\").replace('"', '\\"')
+
+
+FORMS_OF_VARIABLES: list[Callable[[str], list[str]]] = [
+    lambda secret: ["-e", f'user=joe db_password="{escaped(secret)}" port=1'],
+    lambda secret: [
+        "-e",
+        json.dumps({"user": "joe", "db_password": secret, "port": [1, {"api_token": secret}]}),
+    ],
+    lambda secret: [f"--extra-vars={json.dumps({'db_password': secret}, ensure_ascii=False)}"],
+    lambda secret: ["-e", f"db_password={shlex.quote(secret)}"],
+    lambda secret: ["-e", f"db_password={secret}"],
+    lambda secret: [f"--vault-password={secret}", "play.yml"],
+    lambda secret: ["--vault-password", secret, "play.yml"],
+    lambda secret: ["-e", "{db_password: '" + secret.replace("'", "''") + "', user: joe}"],
+    lambda secret: ["sh", "-c", shlex.join(["ansible-playbook", "-e", f"db_password={shlex.quote(secret)}"])],
+    lambda secret: ["sh", "-c", shlex.join(["ansible-playbook", "-e", json.dumps({"db_password": secret})])],
+    lambda secret: ["sh", "-c", shlex.join(["ansible-playbook", f"--vault-pass={secret}", "play.yml"])],
+]
+
+#: Whatever else a list may hold.
+ODD: list[Any] = [
+    None,
+    1,
+    1.5,
+    True,
+    [],
+    {},
+    [[["--password", None]]],
+    "'",
+    '"',
+    "{{",
+    "{",
+    "\\",
+    "=",
+    "-",
+    "--",
+    "-e",
+    "",
+]
 
 
 class Long:

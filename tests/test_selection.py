@@ -75,7 +75,7 @@ def test_a_stream_gets_the_subjects_of_a_template(
         ("runner_*,!runner_item_*", lambda name: name.startswith("runner_") and "item" not in name),
         ("!verbose, !*_item_*", lambda name: name != "verbose" and "_item_" not in name),
         (["playbook_on_stats"], lambda name: name == "playbook_on_stats"),
-        ("no_such_event", lambda _: False),
+        ("no_such_*", lambda _: False),
     ],
 )
 def test_events(
@@ -89,6 +89,28 @@ def test_events(
     wanted = [event for event in job.events() if is_wanted(event["event"])]
     assert [body(m) for m in messages if m.subject.endswith(".event")] == wanted
     assert len(wanted) < len(job.events())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "unknown"),
+    [
+        ("runner_on_failled,playbook_on_stats", "runner_on_failled; did you mean runner_on_failed?"),
+        (["playbook_on_stats", "no_such_event"], "no_such_event"),
+        ("playbook_*, !playbook_on_starts", "playbook_on_starts; did you mean playbook_on_start?"),
+    ],
+)
+def test_an_event_that_there_is_not(
+    server: Server, bus: Bus, tmp_path: Path, patterns: Any, unknown: str
+) -> None:
+    """It is told, and what was asked for is published."""
+    job = Job(tmp_path / "job", {"nats_options": {"events": patterns}})
+    on = {"RUNNER_NATS_SUBJECT_ID": "site.a", "RUNNER_NATS_SERVERS": server.url}
+    done = cli("run", job.folder, "-p", "play.yml", env=on)
+    line = f"ansible-runner-nats: nats_options.events: ansible-runner has no event {unknown}\n"
+    assert (done.returncode, done.stderr) == (0, line)
+    names = [event["event"] for event in events_of(bus.wait_for_end())]
+    assert "playbook_on_stats" in names
+    assert "runner_on_ok" not in names
 
 
 def test_omit(server: Server, bus: Bus, tmp_path: Path) -> None:

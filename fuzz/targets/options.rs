@@ -22,7 +22,8 @@ fuzz_target!(|input: &str| {
         vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     };
     let settings: Map<String, Value> = serde_json::from_str(settings).unwrap_or_default();
-    let resolved = resolve(&settings, &var);
+    let names: Vec<String> = vars.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let resolved = resolve(&settings, &var, &names);
     assert!(resolved.problems.len() <= 51);
     for problem in &resolved.problems {
         assert!(!problem.contains(CANARY), "{problem}");

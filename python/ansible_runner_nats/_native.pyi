@@ -69,15 +69,19 @@ class NatsOptions(TypedDict, total=False):
 
     events: str | Sequence[str]
     """Which events are published, all if it is not set: names with ``*`` and ``?``; ``!`` excludes.
-    Statuses always are.
+    Statuses always are. A name without ``*`` and ``?`` that ansible-runner does not have is told in
+    a warning.
     """
 
     omit: str | Sequence[str]
     """Fields that are left out, such as ``event_data.res,stdout``; lists are looked through."""
 
     status_env: Literal["redact", "omit", "full"]
-    """What the status ``starting`` carries of the job's environment: ``redact`` masks what looks secret,
-    ``omit`` leaves it out, ``full`` masks nothing but this plugin's own credentials.
+    """What the status ``starting`` carries of the job's environment and command line. ``redact`` masks
+    what looks secret: the values of names and options that say so (``...PASS...``, ``...TOKEN...``,
+    ``...KEY...``, in ``-e``, ``--extra-vars`` and ``--name=value`` too), and passwords in addresses
+    and connection strings. ``omit`` leaves the environment out and masks the command line, ``full``
+    masks nothing but this plugin's own credentials.
     """
 
     cloudevents: bool | str

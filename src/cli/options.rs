@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::config::{self, Resolution, read_secret};
+use crate::config::{self, Env, Resolution, read_secret};
 
 /// Where to connect, and how: as the plugin would, unless it is said here.
 #[derive(Debug, Args)]
@@ -55,7 +55,8 @@ impl Options {
             settings.insert(config::SUBJECT_ID.key.to_owned(), Value::from(id));
         }
         let hostname = || hostname::get().unwrap_or_default().to_string_lossy().into_owned();
-        let mut resolution = config::resolve(&settings, &env, &hostname);
+        let env = Env { get: &env, names: &Env::names() };
+        let mut resolution = config::resolve(&settings, env, &hostname);
         for setting in &mut resolution.settings {
             if given.iter().any(|(key, _)| setting.source == format!("nats_options.{key}")) {
                 "the command line".clone_into(&mut setting.source);

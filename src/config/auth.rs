@@ -16,7 +16,7 @@ use super::{
     reader::Reader,
     values::as_text,
 };
-use crate::secret::{MASK, Secret, looks_secret};
+use crate::secret::{MASK, Secret, looks_secret, shown_path};
 
 /// How to authenticate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,8 +60,8 @@ impl fmt::Display for Auth {
             Self::Token(_) => write!(f, "token {MASK}"),
             Self::Creds(_) => write!(f, "creds {MASK}"),
             Self::Seed(_) => write!(f, "nkey {MASK}"),
-            Self::CredsFile(path) => write!(f, "creds {}", path.display()),
-            Self::SeedFile(path) => write!(f, "nkey {}", path.display()),
+            Self::CredsFile(path) => write!(f, "creds {}", shown_path(&path.to_string_lossy())),
+            Self::SeedFile(path) => write!(f, "nkey {}", shown_path(&path.to_string_lossy())),
         }
     }
 }
@@ -102,7 +102,7 @@ impl Reader<'_> {
     fn user_credentials(&mut self) -> Option<Auth> {
         let path =
             self.read(&USER_CREDENTIALS, |value: &Value| as_text(value).filter(|path| !looks_secret(path)))?;
-        self.shown(USER_CREDENTIALS.key, path.clone());
+        self.shown(USER_CREDENTIALS.key, shown_path(&path).to_owned());
         let auth = Auth::CredsFile(PathBuf::from(path));
         self.secrets.extend(secrets_of(&auth));
         Some(auth)
@@ -120,7 +120,7 @@ impl Reader<'_> {
         if is_seed(&text) {
             return Some(Auth::Seed(Secret::new(text)));
         }
-        self.shown(NKEYS_SEED.key, text.clone());
+        self.shown(NKEYS_SEED.key, shown_path(&text).to_owned());
         let auth = Auth::SeedFile(PathBuf::from(text));
         self.secrets.extend(secrets_of(&auth));
         Some(auth)

@@ -11,10 +11,29 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::auth::{self, Auth};
-use crate::secret::{Secret, looks_secret};
+use crate::secret::{Secret, looks_secret, shown_path};
 
-/// Looks a variable of the environment up.
-pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// The environment.
+#[derive(Clone, Copy)]
+pub(crate) struct Env<'a> {
+    /// Looks a variable up.
+    pub(crate) get: &'a dyn Fn(&str) -> Option<String>,
+    /// The variables that there are, as far as they may be meant for us.
+    pub(crate) names: &'a [String],
+}
+
+impl Env<'_> {
+    /// The value of a variable, be it empty.
+    pub(super) fn get(self, name: &str) -> Option<String> {
+        (self.get)(name)
+    }
+
+    /// The names of this process's variables.
+    pub(crate) fn names() -> Vec<String> {
+        let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+        names.filter(|name| name.to_ascii_uppercase().starts_with("RUNNER_")).collect()
+    }
+}
 
 /// What a context says, in terms of our options.
 #[derive(Debug, Default)]
@@ -206,14 +225,14 @@ fn secret(field: &str, value: &str, env: Env<'_>) -> Result<Secret, String> {
         Reference::File(path) => {
             let path = path_in(field, path, env)?;
             let text = auth::read(Path::new(&path))
-                .map_err(|error| format!("{field}: cannot read {path}: {error}"))?;
+                .map_err(|error| format!("{field}: cannot read {}: {error}", shown_path(&path)))?;
             Secret::new(text.reveal().trim_end_matches(['\r', '\n']))
         }
     })
 }
 
 fn variable_of(field: &str, variable: &str, env: Env<'_>) -> Result<Secret, String> {
-    let value = env(variable).filter(|value| !value.is_empty());
+    let value = env.get(variable).filter(|value| !value.is_empty());
     value.map(Secret::new).ok_or_else(|| format!("{field}: the variable {variable} is not set"))
 }
 
@@ -224,8 +243,8 @@ fn path_in(field: &str, path: &str, env: Env<'_>) -> Result<String, String> {
     if looks_secret(path) && !path.contains("${") {
         return Err(format!("{field}: expected a path, not its content"));
     }
-    let lookup = |name: &str| env(name).map(Some).ok_or("not set");
-    shellexpand::full_with_context(path, || env("HOME"), lookup)
+    let lookup = |name: &str| env.get(name).map(Some).ok_or("not set");
+    shellexpand::full_with_context(path, || env.get("HOME"), lookup)
         .map(std::borrow::Cow::into_owned)
         .map_err(|error| format!("{field}: the variable {} is not set", error.var_name))
 }
@@ -238,7 +257,7 @@ fn path_of(name: &str, env: Env<'_>) -> Result<PathBuf, String> {
     if name.contains(['\\', '\0']) || name.contains("..") {
         return Err("no name of a context".to_owned());
     }
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
+    let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
     let config = set("XDG_CONFIG_HOME").map(PathBuf::from);
     let config = config.or_else(|| Some(Path::new(&set("HOME")?).join(".config")));
     let config = config.ok_or("neither XDG_CONFIG_HOME nor HOME is set")?;
@@ -284,7 +303,7 @@ mod tests {
             "PW" => Some("from-env".to_owned()),
             _ => None,
         };
-        Context::of("prod", fields.as_object().unwrap(), &env, true)
+        Context::of("prod", fields.as_object().unwrap(), Env { get: &env, names: &[] }, true)
     }
 
     fn auth(fields: &Value) -> Auth {
@@ -354,7 +373,7 @@ mod tests {
     fn names_and_paths() {
         let path = |name: &str, vars: &[(&str, &str)]| {
             let env = |name: &str| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned());
-            path_of(name, &env).map(|path| path.display().to_string())
+            path_of(name, Env { get: &env, names: &[] }).map(|path| path.display().to_string())
         };
         assert_eq!(path("prod", &[("HOME", "/h")]).unwrap(), "/h/.config/nats/context/prod.json");
         assert_eq!(path("prod", &[("XDG_CONFIG_HOME", "/x")]).unwrap(), "/x/nats/context/prod.json");

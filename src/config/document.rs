@@ -28,6 +28,19 @@ fn options_md() -> String {
         **guarded** are different: whoever says which server to trust, or what must not be sent, would not want to go on \
         without it. If such a value cannot be read, nothing is published, and an error says so.",
     );
+    paragraph(
+        &mut text,
+        "",
+        "A variable `RUNNER_NATS_...`, a setting `nats_...` or a key of `nats_options` that there is not is named in a \
+        warning, with the nearest name that there is. If that one is near and guarded (`RUNNER_NATS_OMITT`, \
+        `RUNNER_NATS_USER`, `nats_option`), nothing is published.",
+    );
+    paragraph(
+        &mut text,
+        "",
+        "A value in a place for a path is shown in messages only if it has a `/` in it: what has none may be a damaged \
+        seed.",
+    );
     for (title, about, options) in GROUPS {
         let _ = write!(text, "## {title}\n\n");
         paragraph(&mut text, "", about);
@@ -112,6 +125,8 @@ fn stub() -> String {
         };
         let _ = writeln!(text, "\n    {}: {kind}\n    \"\"\"{}", opt.key, stub_text(opt));
     }
+    // As ruff wants it behind a class.
+    text.push('\n');
     text
 }
 

@@ -10,6 +10,7 @@ mod context;
 mod document;
 mod headers;
 mod model;
+mod near;
 mod options;
 mod reader;
 mod servers;
@@ -22,13 +23,11 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 use url::Host;
 
-#[cfg(feature = "python")]
-pub(crate) use self::options::TRUE;
 use self::{
     auth::lines_of,
     options as opt,
     reader::Reader,
-    values::{as_integer, as_text, shorten},
+    values::{as_integer, as_text, as_texts, shorten},
 };
 pub(crate) use self::{
     auth::{Auth, read as read_secret, secrets_of, seed_in},
@@ -38,8 +37,10 @@ pub(crate) use self::{
     servers::Server,
     values::is_off,
 };
+#[cfg(feature = "python")]
+pub(crate) use self::{near::is_ours, options::TRUE};
 use crate::{
-    message::{self, Kind, Redaction, StatusEnv, Template},
+    message::{self, Events, Kind, Redaction, StatusEnv, Template},
     secret::Masks,
 };
 
@@ -49,8 +50,8 @@ pub(crate) const SUBJECT_ID_VARIABLE: &str = match SUBJECT_ID.env {
     [] => "",
 };
 
-/// Reads settings and environment. `env` looks a variable up (an empty one counts as not set);
-/// `hostname` gives this host's name, for the subject id `hostname`.
+/// Reads settings and environment (an empty variable counts as not set). `hostname` gives this host's name, for the
+/// subject id `hostname`.
 pub(crate) fn resolve(
     settings: &Map<String, Value>,
     env: Env<'_>,
@@ -68,6 +69,8 @@ pub(crate) fn resolve(
         // Servers and credentials may be in there: sending elsewhere is worse than not sending.
         Some(_) => reader.refuse("nats_options", "a mapping of option names to values"),
     }
+    reader.unknown_variables();
+    reader.unknown_settings(settings);
     reader.unknown_keys();
     reader.unusable();
     let required = reader.flag(&opt::REQUIRED);
@@ -78,7 +81,7 @@ pub(crate) fn resolve(
     let spill_dir = reader.path(&opt::SPILL_DIR);
     let status_env = reader.word(&opt::STATUS_ENV, &[StatusEnv::Redact, StatusEnv::Omit, StatusEnv::Full]);
     let subject = reader.subject(subject_id.as_deref().unwrap_or_default());
-    let events = reader.list(&opt::EVENTS, message::Events::parse);
+    let events = reader.events();
     let omit = reader.list(&opt::OMIT, message::Omit::parse);
     let cloudevents = reader.flag(&opt::CLOUDEVENTS);
     let connection = reader.connection();
@@ -189,6 +192,19 @@ impl Reader<'_> {
             self.refuse(opt::SUBJECT.key, "a subject that begins with neither $ nor _");
         }
         template
+    }
+
+    /// Names that no event has are passed on as they are: ansible-runner may have new ones.
+    fn events(&mut self) -> Option<Events> {
+        let events = self.list(&opt::EVENTS, Events::parse)?;
+        let (name, value) = self.raw(&opt::EVENTS)?;
+        for pattern in as_texts(&value).unwrap_or_default() {
+            if let Some((kind, nearest)) = message::unknown_kind(&pattern) {
+                let hint = nearest.map_or(String::new(), |nearest| format!("; did you mean {nearest}?"));
+                self.say(format!("{name}: ansible-runner has no event {}{hint}", shorten(kind)));
+            }
+        }
+        Some(events)
     }
 
     fn tls(&mut self) -> Tls {

@@ -280,7 +280,8 @@ pub(super) const EVENTS: Opt = guarded(
     &["RUNNER_NATS_EVENTS"],
     NOW,
     Takes::Texts("names of events with * and ?, such as runner_*,!runner_item_*", ""),
-    "Which events are published, all if it is not set: names with `*` and `?`; `!` excludes. Statuses always are.",
+    "Which events are published, all if it is not set: names with `*` and `?`; `!` excludes. Statuses always are. A \
+     name without `*` and `?` that ansible-runner does not have is told in a warning.",
 );
 pub(super) const OMIT: Opt = guarded(
     "omit",
@@ -294,8 +295,10 @@ pub(super) const STATUS_ENV: Opt = tuning(
     &["RUNNER_NATS_STATUS_ENV"],
     NOW,
     Takes::Word(&["redact", "omit", "full"]),
-    "What the status `starting` carries of the job's environment: `redact` masks what looks secret, `omit` leaves it \
-     out, `full` masks nothing but this plugin's own credentials.",
+    "What the status `starting` carries of the job's environment and command line. `redact` masks what looks secret: \
+     the values of names and options that say so (`...PASS...`, `...TOKEN...`, `...KEY...`, in `-e`, `--extra-vars` and \
+     `--name=value` too), and passwords in addresses and connection strings. `omit` leaves the environment out and masks \
+     the command line, `full` masks nothing but this plugin's own credentials.",
 );
 pub(super) const CLOUDEVENTS: Opt = tuning(
     "cloudevents",

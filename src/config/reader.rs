@@ -7,19 +7,19 @@ use serde_json::{Map, Value};
 use super::{
     context::{Context, Env},
     model::Setting,
-    options::{self, Opt, Place, Shown, Takes},
+    options::{self, Opt, Shown, Takes},
     values::{as_bool, as_integer, as_number, as_text, as_texts, plain, shorten},
 };
 use crate::{
     error::Error,
-    secret::{MASK, Secret, looks_secret},
+    secret::{MASK, Secret, looks_secret, shown_path},
 };
 
 /// What is read, and what was found on the way.
 pub(super) struct Reader<'a> {
     /// The setting `nats_options`.
     pub(super) options: &'a Map<String, Value>,
-    env: Env<'a>,
+    pub(super) env: Env<'a>,
     pub(super) context: Context,
     /// What is in force, option by option.
     pub(super) settings: Vec<Setting>,
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
 impl Reader<'_> {
     /// A variable that is set to something.
     pub(super) fn var(&self, name: &str) -> Option<String> {
-        (self.env)(name).filter(|value| !value.is_empty())
+        self.env.get(name).filter(|value| !value.is_empty())
     }
 
     /// The raw value and the name under which the user set it.
@@ -153,7 +153,10 @@ impl Reader<'_> {
     }
 
     pub(super) fn complain(&mut self, opt: &Opt, name: &str, value: &Value, expected: &str) {
-        let shown = if opt.shown == Shown::Plain { shorten(&value.to_string()) } else { MASK.to_owned() };
+        // What is no path may be the content of the file.
+        let may_be_content = matches!(opt.takes, Takes::Path) && shown_path(&plain(value)) == MASK;
+        let is_plain = opt.shown == Shown::Plain && !may_be_content;
+        let shown = if is_plain { shorten(&value.to_string()) } else { MASK.to_owned() };
         let consequence = if opt.guarded {
             self.refused = true;
             "nothing is published".to_owned()
@@ -194,7 +197,7 @@ impl Reader<'_> {
             as_text(value).filter(|path| fits(path) && !looks_secret(path))
         };
         let path = self.read(opt, parse)?;
-        self.shown(opt.key, path.clone());
+        self.shown(opt.key, shown_path(&path).to_owned());
         Some(PathBuf::from(path))
     }
 
@@ -242,34 +245,6 @@ impl Reader<'_> {
         };
         let number = self.read(opt, parse).unwrap_or(default);
         T::try_from(number).unwrap_or_default()
-    }
-
-    pub(super) fn unknown_keys(&mut self) {
-        for key in self.options.keys() {
-            if options::of_key(key).is_some() {
-                continue;
-            }
-            // The distance to a text of megabytes would take minutes.
-            let lower = key.to_lowercase();
-            let near = options::all()
-                .filter(|opt| opt.place == Place::NatsOptions && key.len() <= 64)
-                .map(|opt| (strsim::damerau_levenshtein(opt.key, &lower), opt))
-                .min_by_key(|(distance, opt)| (*distance, opt.key))
-                .filter(|(distance, _)| *distance <= 3);
-            if let Some((distance, opt)) = near
-                && opt.guarded
-                && distance <= 1 + key.len() / 8
-            {
-                // Whoever asked for this would not want to go on without it.
-                self.refuse(
-                    &format!("nats_options.{}", shorten(key)),
-                    &format!("it to be called {}", opt.key),
-                );
-                continue;
-            }
-            let hint = near.map_or(String::new(), |(_, opt)| format!("; did you mean {}?", opt.key));
-            self.say(format!("nats_options.{}: no such option, ignored{hint}", shorten(key)));
-        }
     }
 
     /// Options of nats-py that this client does not need, or cannot follow.

@@ -6,8 +6,10 @@ use super::*;
 use crate::secret::Secret;
 
 fn resolve_with(settings: &Value, env: &[(&str, &str)]) -> Resolution {
-    let env = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    resolve(settings.as_object().unwrap(), &env, &|| "web.example.org".to_owned())
+    let get = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    let names: Vec<String> = env.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let env = Env { get: &get, names: &names };
+    resolve(settings.as_object().unwrap(), env, &|| "web.example.org".to_owned())
 }
 
 fn good(settings: &Value, env: &[(&str, &str)]) -> Config {

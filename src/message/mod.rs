@@ -1,8 +1,10 @@
 //! One message: subject, headers, id, payload. No I/O, no options.
 
 mod cloudevent;
+mod command;
 mod composer;
 mod cut;
+mod flow;
 mod id;
 pub(crate) mod json;
 mod line;
@@ -10,6 +12,7 @@ mod redact;
 mod select;
 mod sieve;
 mod subject;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -17,17 +20,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[cfg(feature = "python")]
+pub(crate) use self::{command::CommandLine, redact::Fate, sieve::Spot};
 pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
     id::{counter_of, nonce},
     redact::{Redaction, StatusEnv},
-    select::{Events, Omit},
+    select::{Events, Omit, unknown_kind},
     sieve::Sieve,
     subject::{LONGEST_TOKENS, SUBJECT, Template, is_literal_subject},
 };
-#[cfg(feature = "python")]
-pub(crate) use self::{redact::Fate, sieve::Spot};
 
 /// What a message tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

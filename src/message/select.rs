@@ -4,6 +4,58 @@ use std::collections::HashMap;
 
 use wildmatch::WildMatch;
 
+/// The kinds of events that ansible-runner's callback has, as docs/schemas describes them.
+const KINDS: &[&str] = &[
+    "debug",
+    "deprecated",
+    "error",
+    "playbook_on_import_for_host",
+    "playbook_on_include",
+    "playbook_on_no_hosts_matched",
+    "playbook_on_no_hosts_remaining",
+    "playbook_on_not_import_for_host",
+    "playbook_on_notify",
+    "playbook_on_play_start",
+    "playbook_on_setup",
+    "playbook_on_start",
+    "playbook_on_stats",
+    "playbook_on_task_start",
+    "playbook_on_vars_prompt",
+    "runner_item_on_failed",
+    "runner_item_on_ok",
+    "runner_item_on_skipped",
+    "runner_on_async_failed",
+    "runner_on_async_ok",
+    "runner_on_async_poll",
+    "runner_on_failed",
+    "runner_on_file_diff",
+    "runner_on_no_hosts",
+    "runner_on_ok",
+    "runner_on_skipped",
+    "runner_on_start",
+    "runner_on_unreachable",
+    "runner_retry",
+    "system_warning",
+    "verbose",
+    "warning",
+];
+
+/// A pattern of the option `events` that is a plain name, of a kind that ansible-runner does not have; and the kind
+/// that is the nearest, if any is near. It may have new ones.
+pub(crate) fn unknown_kind(pattern: &str) -> Option<(&str, Option<&'static str>)> {
+    /// No kind has such a name.
+    const LONGEST: usize = 64;
+    let pattern = pattern.trim();
+    let name = pattern.strip_prefix('!').unwrap_or(pattern).trim();
+    if name.contains(['*', '?']) || KINDS.contains(&name) {
+        return None;
+    }
+    let distances = KINDS.iter().filter(|_| name.len() <= LONGEST);
+    let distances = distances.map(|kind| (strsim::damerau_levenshtein(kind, name), *kind));
+    let near = distances.min().filter(|(distance, _)| *distance <= name.len() / 4);
+    Some((name, near.map(|(_, kind)| kind)))
+}
+
 /// Which events are published, by their names (option `events`).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Events {
@@ -129,6 +181,37 @@ mod tests {
         for bad in ["", "a,,b", "!", "runner on", "a.b", "[ab]"] {
             assert!(Events::parse(&texts(bad)).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_kinds_are_those_that_are_described() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schemas");
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name());
+        let names = files.map(|file| file.to_str().unwrap().strip_suffix(".json").unwrap().to_owned());
+        let mut kinds: Vec<String> =
+            names.filter(|name| !["common", "event", "status"].contains(&name.as_str())).collect();
+        kinds.sort();
+        assert_eq!(kinds, KINDS);
+    }
+
+    #[test]
+    fn names_that_no_event_has() {
+        for (pattern, unknown) in [
+            ("runner_on_failled", Some(("runner_on_failled", Some("runner_on_failed")))),
+            ("! runner_on_okk ", Some(("runner_on_okk", Some("runner_on_ok")))),
+            ("Runner_On_Ok", Some(("Runner_On_Ok", Some("runner_on_ok")))),
+            ("playbook_start", Some(("playbook_start", Some("playbook_on_start")))),
+            ("task_failed", Some(("task_failed", None))),
+            ("x", Some(("x", None))),
+            ("runner_on_failed", None),
+            ("!verbose", None),
+            ("runner_on_failled*", None),
+            ("runner_on_failed?", None),
+        ] {
+            assert_eq!(unknown_kind(pattern), unknown, "{pattern}");
+        }
+        let long = "x".repeat(1 << 20);
+        assert_eq!(unknown_kind(&long), Some((&*long, None)));
     }
 
     #[test]

@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 
 use super::{
     Kind,
+    command::CommandLine,
     redact::{Fate, Redaction, Section},
     select::{Member, Omit},
+    telling::{is_name_char, name_says_secret},
 };
 use crate::secret::{MASK, Masks};
 
@@ -56,12 +58,20 @@ impl<'a> Sieve<'a> {
         let Some(redaction) = self.redaction else { return (Fate::Keep, spot) };
         if spot.level == 1 {
             spot.section = Section::of(key);
-            return (redaction.of_section(spot.section), spot);
+            let fate = redaction.of_section(spot.section);
+            if spot.section == Section::Command && fate == Fate::Keep {
+                spot.section = Section::Other;
+            }
+            return (fate, spot);
+        }
+        let is_name = || key.chars().all(is_name_char);
+        if spot.section == Section::Command && is_name() && name_says_secret(key, text.unwrap_or_default()) {
+            return (Fate::Mask, spot);
         }
         if spot.level == 2 && spot.section == Section::Env {
             return (redaction.of_variable(key, text.unwrap_or_default()), spot);
         }
-        (Fate::Keep, spot)
+        (spot.fate(), spot)
     }
 
     /// Where the items of a list are: paths of `omit` go on in each of them.
@@ -72,6 +82,25 @@ impl<'a> Sieve<'a> {
     /// Where a member without a name is.
     pub(crate) fn nameless(object: Spot) -> Spot {
         Spot { omit: None, ..Self::item(object) }
+    }
+
+    /// What takes the place of a part of the command line, a text or (`None`) something else, behind what `line` has
+    /// read. `None`: it stays as it is, and what is in it is looked at.
+    pub(crate) fn argument(&self, spot: Spot, line: &mut CommandLine, text: Option<&str>) -> Option<String> {
+        let is_whole = spot.level == 1;
+        if is_whole {
+            *line = CommandLine::default();
+        }
+        let Some(text) = text else { return line.is_secret().then(|| MASK.to_owned()) };
+        let redact = |line: &mut CommandLine, text: &str| {
+            if is_whole { CommandLine::script(text) } else { line.argument(text) }
+        };
+        let hide = |text: &str| self.masks(spot)?.hide(text);
+        let Some(hidden) = hide(text) else { return redact(line, text) };
+        // Our credential may be half a word of theirs, and the other way round: one must not spoil the other.
+        let hidden = redact(&mut line.clone(), &hidden).unwrap_or(hidden);
+        let redacted = redact(line, text).map_or_else(|| hidden.clone(), |text| hide(&text).unwrap_or(text));
+        Some(if hidden == redacted { hidden } else { MASK.to_owned() })
     }
 
     /// What hides our credentials there.
@@ -86,10 +115,10 @@ impl<'a> Sieve<'a> {
 
     /// Takes out of JSON what does not go out.
     pub(crate) fn sift(&self, value: &mut Value) {
-        self.sift_at(value, self.root());
+        self.sift_at(value, self.root(), &mut CommandLine::default());
     }
 
-    fn sift_at(&self, value: &mut Value, spot: Spot) {
+    fn sift_at(&self, value: &mut Value, spot: Spot, line: &mut CommandLine) {
         let hidden = |text: &str| self.masks(spot).and_then(|masks| masks.hide(text));
         match value {
             Value::String(text) => {
@@ -103,16 +132,20 @@ impl<'a> Sieve<'a> {
                     *value = Value::from(MASK);
                 }
             }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.sift_at(item, Self::item(spot))),
+            Value::Array(items) => {
+                let below = Self::item(spot);
+                for item in items {
+                    self.sift_part(item, below.fate(), below, line);
+                }
+            }
             Value::Object(members) if self.looks_into(spot) => {
                 let mut left = Map::new();
                 for (key, mut member) in std::mem::take(members) {
                     let (fate, below) = self.member(spot, &key, member.as_str());
-                    match fate {
-                        Fate::Omit => continue,
-                        Fate::Mask => member = Value::from(MASK),
-                        Fate::Keep => self.sift_at(&mut member, below),
+                    if fate == Fate::Omit {
+                        continue;
                     }
+                    self.sift_part(&mut member, fate, below, line);
                     let hidden = self.masks(below).and_then(|masks| masks.hide(&key));
                     left.insert(hidden.unwrap_or(key), member);
                 }
@@ -120,6 +153,25 @@ impl<'a> Sieve<'a> {
             }
             Value::Object(_) | Value::Null | Value::Bool(_) => {}
         }
+    }
+
+    fn sift_part(&self, value: &mut Value, fate: Fate, spot: Spot, line: &mut CommandLine) {
+        let other = match fate {
+            Fate::Omit | Fate::Keep => None,
+            Fate::Mask => Some(MASK.to_owned()),
+            Fate::Argument => self.argument(spot, line, value.as_str()),
+        };
+        match other {
+            Some(other) => *value = Value::from(other),
+            None => self.sift_at(value, spot, line),
+        }
+    }
+}
+
+impl Spot {
+    /// What becomes of what has no name there.
+    pub(crate) fn fate(self) -> Fate {
+        if self.section == Section::Command { Fate::Argument } else { Fate::Keep }
     }
 }
 
@@ -156,6 +208,44 @@ mod tests {
         );
         // Events are what the job says.
         assert_eq!(sifted(Kind::Event, &[], &data), data);
+    }
+
+    #[test]
+    fn the_command_line_without_secrets() {
+        for (command, expected) in [
+            (
+                json!(["ansible-playbook", "-e", "db_password=x user=joe", "--vault-pass", 7, "a.yml"]),
+                json!(["ansible-playbook", "-e", "db_password=*** user=joe", "--vault-pass", "***", "a.yml"]),
+            ),
+            (
+                json!("ansible-playbook -e db_password=x a.yml"),
+                json!("ansible-playbook -e db_password=*** a.yml"),
+            ),
+            (
+                json!([["--token", "x"], {"a": ["password=x", 4711], "token": ["x"]}]),
+                json!([["--token", "***"], {"a": ["password=***", "***"], "token": "***"}]),
+            ),
+            // Ours and theirs in one: `canary` is our own.
+            (json!(["-e", "db_password=canary a=canary"]), json!(["-e", "db_password=*** a=***"])),
+            (json!(null), json!(null)),
+        ] {
+            let data = |command: Value| json!({"status": "starting", "command": command, "cwd": "/"});
+            assert_eq!(sifted(Kind::Status, &[], &data(command)), data(expected));
+        }
+    }
+
+    #[test]
+    fn a_credential_of_ours_that_is_half_a_word_of_theirs() {
+        let redaction = |own: &str| {
+            Redaction::new(Masks::new([Secret::new(own)]), StatusEnv::Redact, (Vec::new(), Vec::new()))
+        };
+        for own in ["password", "a b password=x-canary", "rd=x-can"] {
+            let (redaction, omit) = (redaction(own), Omit::default());
+            let mut data = json!({"command": ["-e", "a b password=x-canary", "c=d"]});
+            Sieve::new(Kind::Status, &omit, &redaction).sift(&mut data);
+            let text = data.to_string();
+            assert!(!text.contains("canary") && !text.contains("x-can") && text.contains("c=d"), "{text}");
+        }
     }
 
     #[test]

@@ -142,7 +142,8 @@ mod tests {
 
     fn pool(options: &serde_json::Value) -> Pool {
         let settings = json!({"nats_subject_id": "x", "nats_options": options});
-        let resolution = crate::config::resolve(settings.as_object().unwrap(), &|_| None, &|| String::new());
+        let env = crate::config::Env { get: &|_| None, names: &[] };
+        let resolution = crate::config::resolve(settings.as_object().unwrap(), env, &|| String::new());
         Pool::new(&resolution.config.unwrap().connection)
     }
 

@@ -25,7 +25,7 @@ use super::{
     settings,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Env},
     error::Error,
     fault,
     message::{self, About, Composer, Kind, Message, Template, json::Buffer},
@@ -98,9 +98,10 @@ impl Emitter {
         artifact_dir: Option<PathBuf>,
     ) -> Self {
         fault::panic_at("emitter.new");
-        let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let get = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let env = Env { get: &get, names: &Env::names() };
         let hostname = || hostname::get().unwrap_or_default().to_string_lossy().into_owned();
-        let resolution = config::resolve(&settings::ours(settings), &env, &hostname);
+        let resolution = config::resolve(&settings::ours(settings), env, &hostname);
         let level = if resolution.config.is_some() { Level::Warning } else { Level::Error };
         let notices = resolution.problems.into_iter().map(|text| Notice::new(level, text)).collect();
         let composer = match &resolution.config {

@@ -14,7 +14,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Value};
 
 use super::encode::name_of;
-use crate::config::is_off;
+use crate::config::{is_off, is_ours};
 
 /// Containers in containers. No option needs more than three.
 const MAX_DEPTH: usize = 8;
@@ -22,11 +22,32 @@ const MAX_DEPTH: usize = 8;
 /// Members of a mapping, items of a list.
 const MAX_ITEMS: usize = 10_000;
 
-/// The settings that the options are read from.
+/// The settings that the options are read from, and the names of others that look like ours: somebody may have meant
+/// one of those. What they hold is not read.
 pub(super) fn ours(settings: &Bound<'_, PyAny>) -> Map<String, Value> {
     const OURS: [&str; 3] = ["nats_subject_id", "nats_options", "nats_headers"];
     let read = |key: &str| Some((key.to_owned(), settings.get_item(key).ok().map(|value| value_of(&value))?));
-    OURS.into_iter().filter_map(read).collect()
+    let mut ours: Map<String, Value> = OURS.into_iter().filter_map(read).collect();
+    for name in names(settings).unwrap_or_default() {
+        if !OURS.contains(&name.as_str()) {
+            ours.insert(name, Value::Null);
+        }
+    }
+    ours
+}
+
+/// The names that look like ours.
+fn names(settings: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    let mut names = Vec::new();
+    for key in settings.call_method0("keys")?.try_iter()?.take(MAX_ITEMS) {
+        let key = key?;
+        let Ok(key) = key.cast::<PyString>() else { continue };
+        let key = key.to_string_lossy();
+        if is_ours(&key) {
+            names.push(key.into_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// Would the setting `nats_subject_id` of this value enable the plugin?

@@ -24,7 +24,7 @@ use self::{
 use crate::{
     error::Error,
     message::{
-        Fate, Sieve, Spot,
+        CommandLine, Fate, Sieve, Spot,
         json::{Buffer, OutOfMemory, Writer},
     },
     secret::{MASK, Masks},
@@ -45,7 +45,8 @@ const TOO_LONG: &str = "<too long>";
 
 /// Appends `value` as JSON to `out`, as far as the sieve lets it. The only failure is memory that cannot be had.
 pub(super) fn encode(value: &Bound<'_, PyAny>, out: &mut Buffer, sieve: Sieve<'_>) -> Result<(), Error> {
-    let mut walk = Walk { out: Writer::new(out), sieve, spot: sieve.root(), full: false };
+    let mut walk =
+        Walk { out: Writer::new(out), sieve, spot: sieve.root(), line: CommandLine::default(), full: false };
     walk.run(value).map_err(|OutOfMemory| Error::Memory { size: walk.out.len() })
 }
 
@@ -63,6 +64,8 @@ struct Walk<'a> {
     sieve: Sieve<'a>,
     /// Where in the data the next value is.
     spot: Spot,
+    /// What was read of the command line.
+    line: CommandLine,
     /// `MAX_BYTES` was reached.
     full: bool,
 }
@@ -164,7 +167,7 @@ impl Walk<'_> {
                 Some(key) if self.sieve.looks_into(container.spot) => self.fate(container.spot, key, &value),
                 _ => {
                     self.spot = Sieve::item(container.spot);
-                    Fate::Keep
+                    self.spot.fate()
                 }
             };
             if fate == Fate::Omit {
@@ -175,10 +178,14 @@ impl Walk<'_> {
                 self.key(&key)?;
                 self.out.raw(b":")?;
             }
-            if fate == Fate::Keep {
-                return Ok(Some(value));
+            match fate {
+                Fate::Keep => return Ok(Some(value)),
+                Fate::Argument => match self.argument(&value)? {
+                    Some(other) => self.out.string(&other)?,
+                    None => return Ok(Some(value)),
+                },
+                Fate::Mask | Fate::Omit => self.out.string(MASK)?,
             }
-            self.out.string(MASK)?;
         }
     }
 
@@ -192,12 +199,26 @@ impl Walk<'_> {
         let key = if key.is_exact_instance_of::<PyInt>() { key.str().ok() } else { key.cast().ok().cloned() };
         let Some(key) = key else {
             self.spot = Sieve::nameless(object);
-            return Fate::Keep;
+            return self.spot.fate();
         };
         let text = value.cast::<PyString>().ok().map(|text| text.to_string_lossy());
         let (fate, spot) = self.sieve.member(object, &key.to_string_lossy(), text.as_deref());
         self.spot = spot;
         fate
+    }
+
+    /// What takes the place of a part of the command line, if anything.
+    fn argument(&mut self, value: &Bound<'_, PyAny>) -> Result<Option<String>, OutOfMemory> {
+        let text = if let Ok(text) = value.cast::<PyString>() {
+            if text.len().is_ok_and(|length| length > CommandLine::LONGEST) {
+                self.line = CommandLine::default();
+                return Ok(Some(MASK.to_owned()));
+            }
+            Some(without_surrogates(text)?)
+        } else {
+            value.cast::<PyBytes>().ok().map(|bytes| String::from_utf8_lossy(bytes.as_bytes()).into_owned())
+        };
+        Ok(self.sieve.argument(self.spot, &mut self.line, text.as_deref()))
     }
 
     /// What hides our credentials here.
