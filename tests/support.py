@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -49,10 +51,26 @@ def bin_dir() -> Path:
     return Path(sys.executable).parent
 
 
+def _ports() -> Iterator[int]:
+    """Ports that the kernel gives to nobody by itself: a server that is away has its own when it comes back.
+
+    Each worker of pytest-xdist has others, and begins anywhere: somebody else may run these tests, too.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    ports = range(10_000 + worker, 32_000, 16)
+    first = random.randrange(len(ports))
+    yield from itertools.cycle([*ports[first:], *ports[:first]])
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port that nobody listens on, and nobody else takes meanwhile."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:

@@ -105,6 +105,26 @@ def test_raw_messages(server: Server) -> None:
     assert events[0]["event_data"]["task"] == "a\nb"
 
 
+def test_one_end_is_one_end_and_others_change_nothing(server: Server, bus: Bus) -> None:
+    watch = Lines("-s", server.url, "--runs", "2")
+    watch.wait_for("connected to")
+    publish(server, "x", task("first"))
+    end = bus.wait_for_end()[-1]
+    # The end of `x` once more, as after a break of the connection.
+    bus.run(bus.client.publish(end.subject, end.data, headers=end.headers))
+    assert command("check", "-s", server.url, env=ON).returncode == 0
+    for payload in (b'{"status": "gone", "runner_ident": "y"}', b'{"runner_ident": "y"}', b'"y"'):
+        bus.run(bus.client.publish(end.subject.replace(".x.", ".y."), payload))
+    bus.run(bus.client.flush())
+    publish(server, "y", task("second"))
+    status, lines = watch.end()
+    assert status == 0
+    assert [line.split()[:2] for line in lines if line.split()[1] in ("successful", "check", "gone")] == [
+        ["x", "successful"], ["x", "successful"], ["y", "successful"]
+    ]  # fmt: skip
+    assert {line.split()[0] for line in lines} == {"x", "y"}
+
+
 @pytest.mark.parametrize("how", [("--from-stream",), ("--since", "1h")])
 def test_history_first(
     start_server: Callable[..., Server], connect: Callable[..., Bus], how: tuple[str, ...]
