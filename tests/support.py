@@ -271,11 +271,12 @@ class RunnerConfig(SimpleNamespace):
     """Unlike its base class, but like ansible-runner's, one can be watched (``weakref``)."""
 
 
-def config(url: str, artifact_dir: Path, **options: Any) -> RunnerConfig:
+def config(url: str, artifact_dir: Path | None, **options: Any) -> RunnerConfig:
     """A configuration object as ansible-runner makes one."""
     options = {"servers": url, "reconnect_time_wait": 0.2, "flush_timeout": 20, **options}
     settings = {"nats_subject_id": "id", "nats_options": options}
-    return RunnerConfig(settings=settings, ident="r", artifact_dir=str(artifact_dir))
+    folder = None if artifact_dir is None else str(artifact_dir)
+    return RunnerConfig(settings=settings, ident="r", artifact_dir=folder)
 
 
 def event(counter: int) -> dict[str, Any]:

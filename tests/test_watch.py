@@ -60,7 +60,7 @@ class Lines:
 
 
 def publish(server: Server, ident: str, events: list[dict[str, Any]], end: str | None = "successful") -> None:
-    run = config(server.url, None)  # type: ignore[arg-type]
+    run = config(server.url, None)
     run.ident = ident
     for counter, data in enumerate(events, 1):
         event_handler(run, {"counter": counter, "uuid": f"{ident}-{counter}", "runner_ident": ident, **data})
@@ -285,7 +285,7 @@ def test_it_scrolls_through_hundreds_of_runs(server: Server, terminal: Callable[
 def test_a_gap_is_shown(server: Server, terminal: Callable[..., Terminal]) -> None:
     screen = terminal(80, 24, "-s", server.url)
     screen.see("connected to")
-    run = config(server.url, None)  # type: ignore[arg-type]
+    run = config(server.url, None)
     for counter in (1, 2, 7):
         event_handler(
             run, {"counter": counter, "uuid": f"u{counter}", "runner_ident": "r", "event": "verbose"}
