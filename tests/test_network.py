@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_runner_nats import event_handler, handlers, status_handler
+from ansible_runner_nats import event_handler, handlers, report, status_handler
 from cluster import Cluster
 from jwt_auth import Authority
 from proxy import Proxy
@@ -34,8 +36,12 @@ from support import (
     wait_until,
 )
 
+import nats
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from support import RunnerConfig
 
 
 @pytest.fixture
@@ -348,6 +354,68 @@ status_handler(config, {{'status': 'successful'}})
 
 
 @pytest.mark.parametrize("name", ["RUNS", "OTHER"])
+def publish_until_stored(run: RunnerConfig, first: int) -> None:
+    """A stream was made: some time messages are confirmed by it."""
+    numbers = itertools.count(first)
+
+    def is_stored() -> bool:
+        event_handler(run, event(next(numbers)))
+        known = report(run)
+        assert known is not None
+        return known["stored"] > 0
+
+    wait_until(is_stored, "a message that the stream has stored")
+
+
+def test_a_stream_that_is_made_while_a_run_goes_on(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    """Within one session: nothing breaks that would make us ask."""
+    server = start_server(jetstream=True)
+    bus = connect(server).subscribe()
+    run = config(server.url, tmp_path)
+    event_handler(run, event(0))
+    bus.wait_for(lambda messages: counters(messages) == [0])
+    bus.add_stream()
+    publish_until_stored(run, 1)
+    status_handler(run, {"status": "successful"})
+    after = report(run)
+    assert after is not None
+    assert (after["delivery"], after["undelivered"], after["resent"]) == ("jetstream", 0, 0)
+    assert after["stored"] < after["confirmed"] == after["accepted"]
+    assert is_end(bus.stream_messages()[-1])
+
+
+@pytest.mark.parametrize("how", ["restart", "reload"])
+def test_jetstream_that_is_turned_on_while_a_run_goes_on(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, how: str
+) -> None:
+    server = start_server()
+    bus = connect(server).subscribe()
+    run = config(server.url, tmp_path)
+    event_handler(run, event(0))
+    bus.wait_for(lambda messages: counters(messages) == [0])
+    server.jetstream = True
+    if how == "restart":
+        server.restart()
+    else:
+        server.reload("")
+    wait_until(lambda: made_a_stream(bus), "JetStream")
+    publish_until_stored(run, 1)
+    status_handler(run, {"status": "successful"})
+    after = report(run)
+    assert after is not None
+    assert (after["delivery"], after["undelivered"], after["lost"]) == ("jetstream", 0, 0)
+    assert is_end(bus.stream_messages()[-1])
+
+
+def made_a_stream(bus: Bus) -> bool:
+    with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+        bus.add_stream()
+        return True
+    return False
+
+
 def test_the_expected_stream(
     start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, name: str
 ) -> None:

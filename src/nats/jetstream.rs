@@ -55,7 +55,7 @@ pub(super) fn is_unanswered(message: &Message) -> bool {
 /// A stream's answer to a message (`pub_ack_response`).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ack {
-    /// It is stored, now or before.
+    /// The message is stored, now or by an earlier copy.
     Stored,
     /// For good: this message will not be stored.
     Refused {
@@ -104,13 +104,13 @@ pub(super) fn which_streams(api: &str, subject: &str) -> Question {
 /// The answer to [`which_streams`] (`stream_names_response`).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Captured {
-    /// These do.
+    /// Streams of these names do.
     By(Vec<String>),
-    /// None does; there is a JetStream that says so, for this account or in general.
+    /// No stream does; there is a JetStream that says so, for this account or in general.
     No,
     /// Nobody answers for JetStream: there is none, or none yet.
     Nobody,
-    /// It cannot be told at present.
+    /// Whether a stream does cannot be told at present.
     NotNow(String),
 }
 

@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
             }
             self.ask_again().await?;
             if self.has_others && self.troubled_since.is_some_and(|since| since.elapsed() > STALL) {
-                // This one may be cut off from its cluster.
+                // This server may be cut off from its cluster.
                 let reason = "it has had no stream for us for too long".to_owned();
                 return Err(Broken(End::Elsewhere(reason)));
             }
