@@ -50,7 +50,7 @@ def test_all_is_well(
     bus.add_stream()
     options = {"servers": server.url, "user": "me", "password": "pä:ss", "omit": ["stdout", "event_data.res"]}
     job = Job(tmp_path / "job", {"nats_subject_id": "site.a", "nats_options": options})
-    done = check(job.folder, env={"RUNNER_NATS_FLUSH_TIMEOUT": "7"})
+    done = check(job.folder, "-v", env={"RUNNER_NATS_FLUSH_TIMEOUT": "7"})
     assert (done.returncode, done.stderr, problems(done)) == (0, "", [])
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
     assert lines["nats_subject_id"][1:] == ["site.a", "nats_subject_id"]
