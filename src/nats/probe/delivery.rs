@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Delivery,
     message::{About, END_STATES, EXPECTED_STREAM, Kind, Message, OPEN_STATES, nonce},
-    nats::jetstream::{self, AccountInfo, Captured, Found, StreamInfo, Wanted},
+    nats::jetstream::{self, AccountInfo, Captured, Found, NOT_THIS_STREAM, StreamInfo, Wanted},
 };
 
 /// What ansible-runner calls its events (its callback plugin, `awx_display`): first what nearly every playbook brings.
@@ -80,8 +80,10 @@ impl Lane {
 enum Way {
     /// A stream acknowledges.
     Stream,
-    /// The server's echo.
+    /// The server's echo, as no stream takes them, or none is to be asked.
     Echo,
+    /// The same, as we may not ask for a stream.
+    Blind,
     /// A stream is asked for, and there is none.
     NoStream,
     /// None; it was said why.
@@ -96,6 +98,12 @@ struct Known {
     /// Streams that were looked at, and whether there was a problem with it.
     streams: HashMap<String, bool>,
     account: Option<AccountInfo>,
+}
+
+impl Known {
+    fn is_bad(&self, stream: &str) -> bool {
+        self.streams.get(stream) == Some(&true)
+    }
 }
 
 impl Probe<'_> {
@@ -196,11 +204,7 @@ impl Probe<'_> {
     async fn lane(&mut self, dialogue: &mut Dialogue, lane: &Lane, known: &mut Known) -> Way {
         let (found, names) = self.find_out(dialogue, lane, known).await;
         for name in &names {
-            if !known.streams.contains_key(name) {
-                let before = self.problems;
-                self.stream(dialogue, name, lane, known).await;
-                known.streams.insert(name.clone(), self.problems > before);
-            }
+            self.look_at(dialogue, name, lane, known).await;
         }
         let wanted = found.wants(self.config.connection.delivery, None);
         match wanted {
@@ -211,7 +215,8 @@ impl Probe<'_> {
                         format!("none takes {}: who does not listen at that moment misses them", lane.name()),
                     );
                 }
-                Way::Echo
+                let is_blind = found == Found::Forbidden && self.config.connection.delivery != Delivery::Core;
+                if is_blind { Way::Blind } else { Way::Echo }
             }
             Wanted::Nothing => Way::NoStream,
             Wanted::Wait => {
@@ -226,9 +231,26 @@ impl Probe<'_> {
                 if !self.is_the_right_one(&names) {
                     return Way::Nothing;
                 }
-                let is_bad = names.iter().any(|name| known.streams.get(name) == Some(&true));
-                self.store(dialogue, lane, wanted, is_bad).await
+                let is_bad = names.iter().any(|name| known.is_bad(name));
+                let (way, stream) = self.store(dialogue, lane, wanted, is_bad).await;
+                if let Some(name) = stream {
+                    // It may be one that the API has not told us of.
+                    self.look_at(dialogue, &name, lane, known).await;
+                    if known.is_bad(&name) {
+                        return Way::Nothing;
+                    }
+                }
+                way
             }
+        }
+    }
+
+    /// Each stream is looked at once.
+    async fn look_at(&mut self, dialogue: &mut Dialogue, name: &str, lane: &Lane, known: &mut Known) {
+        if !known.streams.contains_key(name) {
+            let before = self.problems;
+            self.stream(dialogue, name, lane, known).await;
+            known.streams.insert(name.to_owned(), self.problems > before);
         }
     }
 
@@ -294,11 +316,14 @@ impl Probe<'_> {
                     // A subscriber to everything keeps a server without from saying so.
                     (true, false) => Found::NotCaptured,
                 };
-                if found == Found::NotNow {
-                    self.note(STEP, format!("does not answer which stream takes our messages ({api})"));
-                } else {
-                    self.note(STEP, format!("cannot be asked ({api}): {reason}"));
-                }
+                self.note(
+                    STEP,
+                    match found {
+                        Found::NotNow => format!("does not answer which stream takes our messages ({api})"),
+                        Found::NotCaptured => format!("nobody answers for it ({api})"),
+                        _ => format!("cannot be asked ({api}): {reason}"),
+                    },
+                );
                 known.silence = Some(reason);
                 return (found, Vec::new());
             }
@@ -382,26 +407,31 @@ impl Probe<'_> {
         self.tell(step, if is_asked { state } else { State::Note }, text);
     }
 
-    /// Tries whether the stream would store these messages. `is_bad`: we know already that it would not.
-    async fn store(&mut self, dialogue: &mut Dialogue, lane: &Lane, wanted: Wanted, is_bad: bool) -> Way {
+    /// Tries whether a stream would store these messages, and says which. `is_bad`: we know already that it would not.
+    async fn store(
+        &mut self,
+        dialogue: &mut Dialogue,
+        lane: &Lane,
+        wanted: Wanted,
+        is_bad: bool,
+    ) -> (Way, Option<String>) {
         const STEP: &str = "store";
         if !dialogue.is_heard {
             // That is the problem, and was said.
-            return Way::Nothing;
+            return (Way::Nothing, None);
         }
         let name = lane.name();
         let tried = match dialogue.try_out(&lane.sample).await {
             Ok(tried) => tried,
             Err(reason) => {
                 self.problem(STEP, format!("{name}: {reason}"));
-                return Way::Nothing;
+                return (Way::Nothing, None);
             }
         };
-        let unknown = wanted == Wanted::AckIfAny;
-        match tried {
+        let problem = match tried {
             Tried::Well { stream, has_reader } => {
                 if !self.is_the_right_one(std::slice::from_ref(&stream)) {
-                    return Way::Nothing;
+                    return (Way::Nothing, None);
                 }
                 if !has_reader {
                     self.note("stream", format!("{stream} {}", limits::NO_CONSUMER));
@@ -409,57 +439,42 @@ impl Probe<'_> {
                 if !is_bad {
                     self.ok(STEP, format!("{name}: {stream} takes a large one, and its answer comes back"));
                 }
-                Way::Stream
+                return (Way::Stream, Some(stream));
             }
             Tried::Answers { stream } => {
                 if !self.is_the_right_one(std::slice::from_ref(&stream)) {
-                    return Way::Nothing;
+                    return (Way::Nothing, None);
                 }
                 self.note(
                     STEP,
                     format!("{name}: {stream} answers; whether it would store them, only a real message could tell"),
                 );
-                Way::Stream
+                return (Way::Stream, Some(stream));
             }
-            Tried::Untried(reason) if unknown => {
-                self.problem(
-                    STEP,
-                    format!("{name}: it cannot be told whether a stream takes them: {reason}"),
-                );
-                Way::Nothing
-            }
-            Tried::Untried(reason) => {
+            Tried::Untried(reason) if wanted == Wanted::Ack => {
                 let text =
                     format!("{name}: whether they would be stored was not tried ({reason}), only looked up");
                 self.note(STEP, text);
-                Way::Stream
+                return (Way::Stream, None);
             }
+            Tried::Untried(reason) => format!("it cannot be told whether a stream takes them: {reason}"),
             // Said already, and better.
-            Tried::Refused { .. } | Tried::NotNow(_) | Tried::Silent { .. } if is_bad => Way::Nothing,
-            Tried::Refused { stream, code, reason } => {
-                self.problem(STEP, format!("{name}: {stream} refuses them: {reason} ({code})"));
-                Way::Nothing
+            _ if is_bad => return (Way::Nothing, None),
+            Tried::Refused { stream, code: NOT_THIS_STREAM, .. }
+                if !self.is_the_right_one(std::slice::from_ref(&stream)) =>
+            {
+                return (Way::Nothing, None);
             }
-            Tried::NotNow(reason) => {
-                self.problem(
-                    STEP,
-                    format!("{name}: no stream takes them now: {reason}; a job would wait for it"),
-                );
-                Way::Nothing
-            }
-            Tried::Silent { stream } => {
-                self.problem(STEP, format!("{name}: {stream} gets them, and does not acknowledge (no_ack?)"));
-                Way::Nothing
-            }
-            Tried::Nobody => {
-                self.problem(STEP, format!(
-                    "{name}: none arrives at a stream (subject {}; is it mapped to another one?); a job would wait \
-                     for it",
-                    lane.subject
-                ));
-                Way::Nothing
-            }
-        }
+            Tried::Refused { stream, code, reason } => format!("{stream} refuses them: {reason} ({code})"),
+            Tried::NotNow(reason) => format!("no stream takes them now: {reason}; a job would wait for it"),
+            Tried::Silent { stream } => format!("{stream} gets them, and does not acknowledge (no_ack?)"),
+            Tried::Nobody => format!(
+                "none arrives at a stream (subject {}; is it mapped to another one?); a job would wait for it",
+                lane.subject
+            ),
+        };
+        self.problem(STEP, format!("{name}: {problem}"));
+        (Way::Nothing, None)
     }
 
     /// What delivers a run's messages, if there was no problem.
@@ -480,6 +495,11 @@ impl Probe<'_> {
             };
             return self.ok(STEP, format!("core: the server's echo confirms{why}"));
         }
+        if all(Way::Blind) {
+            let text = "core: the server's echo confirms; whether a stream takes our subject, we may not ask, so a job \
+                        does not either";
+            return self.note(STEP, text);
+        }
         for kind in [Kind::Event, Kind::Status] {
             let mut of_kind = ways.iter().filter(|(of, _)| *of == kind).map(|(_, way)| *way).peekable();
             if of_kind.peek().is_none() {
@@ -488,7 +508,7 @@ impl Probe<'_> {
             let (mut stored, mut routed) = (false, false);
             for way in of_kind {
                 stored |= way == Way::Stream;
-                routed |= way == Way::Echo;
+                routed |= matches!(way, Way::Echo | Way::Blind);
             }
             let text = match (stored, routed) {
                 (true, true) => "a stream confirms some, the server's echo the others",

@@ -258,7 +258,9 @@ mod tests {
 
     #[test]
     fn what_the_account_has_left() {
-        let config = |replicas: u64| StreamConfig { num_replicas: replicas, ..StreamConfig::default() };
+        let config = |replicas: u64| -> StreamConfig {
+            serde_json::from_str(&format!(r#"{{"num_replicas":{replicas}}}"#)).unwrap()
+        };
         let full = |account: &str, replicas: u64| {
             let account: AccountInfo = serde_json::from_str(account).unwrap();
             of_account(&account, &config(replicas)).is_some()
