@@ -337,7 +337,18 @@ pub(super) struct StreamCluster {
 #[serde(default)]
 pub(super) struct Replica {
     pub(super) name: String,
-    pub(super) offline: bool,
+    offline: bool,
+    /// How long ago the leader heard of it, in nanoseconds.
+    active: u64,
+}
+
+impl Replica {
+    /// A leader's heartbeat is answered each second.
+    const SILENT: Duration = Duration::from_secs(10);
+
+    pub(super) fn is_missing(&self) -> bool {
+        self.offline || Duration::from_nanos(self.active) > Self::SILENT
+    }
 }
 
 /// What a server tells of a message's way (NATS ADR-41).
@@ -356,6 +367,12 @@ pub(super) struct TraceEvent {
     pub(super) error: Option<String>,
     /// It went on to another server, which tells of it, too.
     hop: Option<String>,
+    /// To what kind of connection it went.
+    kind: u64,
+}
+
+impl TraceEvent {
+    const CLIENT: u64 = 0;
 }
 
 impl Trace {
@@ -368,6 +385,12 @@ impl Trace {
     /// What became of it in a stream.
     pub(super) fn stream(self) -> Option<TraceEvent> {
         self.events.into_iter().find(|event| event.r#type == "js")
+    }
+
+    /// Why another server did not get it: one that is too old to trace would deliver it.
+    pub(super) fn not_passed_on(&self) -> Option<String> {
+        let onward = |event: &&TraceEvent| event.r#type == "eg" && event.kind != TraceEvent::CLIENT;
+        self.events.iter().filter(onward).find_map(|event| event.error.clone())
     }
 
     /// Will other servers have something to tell?
@@ -436,7 +459,9 @@ mod tests {
         assert!(!here.goes_on());
         assert!(here.stream().is_some_and(|event| event.stream == "S" && event.nointerest));
         let elsewhere = trace(r#"[{"type":"in"},{"type":"eg","kind":1,"hop":"1"}]"#);
-        assert!(elsewhere.goes_on() && elsewhere.stream().is_none());
+        assert!(elsewhere.goes_on() && elsewhere.not_passed_on().is_none() && elsewhere.stream().is_none());
+        let nowhere = trace(r#"[{"type":"in"},{"type":"eg","kind":1,"error":"too old"}]"#);
+        assert_eq!(nowhere.not_passed_on().as_deref(), Some("too old"));
     }
 
     #[test]

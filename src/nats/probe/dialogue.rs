@@ -67,6 +67,8 @@ struct Return {
     trace: Option<TraceEvent>,
     /// The servers have told all there is to tell.
     is_traced: bool,
+    /// A server on the way did not get it: why.
+    not_passed_on: Option<String>,
 }
 
 impl Dialogue {
@@ -157,10 +159,11 @@ impl Dialogue {
         let refused = self.trial(message, Some(NO_STREAM), true).await?;
         let traced = refused.trace.as_ref().map(|event| event.stream.clone());
         let Some(answer) = refused.answer else {
-            return Ok(match traced {
-                Some(stream) => Tried::Silent { stream },
-                None if refused.is_traced => Tried::Nobody,
-                None => Tried::NotNow(NO_ANSWER.to_owned()),
+            return Ok(match (traced, refused.not_passed_on) {
+                (Some(stream), _) => Tried::Silent { stream },
+                (None, Some(reason)) => Tried::Untried(reason),
+                (None, None) if refused.is_traced => Tried::Nobody,
+                (None, None) => Tried::NotNow(NO_ANSWER.to_owned()),
             });
         };
         if jetstream::is_unanswered(&answer) {
@@ -221,6 +224,7 @@ impl Dialogue {
                 servers += 1;
                 let told: Trace = serde_json::from_slice(&incoming.payload).unwrap_or_default();
                 back.is_traced |= servers > 1 || !told.goes_on();
+                back.not_passed_on = back.not_passed_on.take().or(told.not_passed_on());
                 back.trace = back.trace.take().or(told.stream());
                 // Answer and trace come from the same place, at the same time.
                 deadline = deadline.min(Instant::now() + ACKNOWLEDGES);

@@ -125,8 +125,8 @@ fn note_surprises(config: &StreamConfig, info: &StreamInfo, load: Load, note: &m
         note("has one replica: it goes with its server".to_owned());
     }
     let replicas = info.cluster.iter().flat_map(|cluster| cluster.replicas.iter().flatten());
-    for replica in replicas.filter(|replica| replica.offline) {
-        note(format!("misses its replica on {}, which is offline", replica.name));
+    for replica in replicas.filter(|replica| replica.is_missing()) {
+        note(format!("misses its replica on {}, which is offline or cut off", replica.name));
     }
 }
 
