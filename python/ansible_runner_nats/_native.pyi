@@ -151,6 +151,7 @@ class NatsOptions(TypedDict, total=False):
     drain_timeout: bool | str
     """Without effect: ``flush_timeout`` bounds the end of a run."""
 
+
 # -- options: end
 
 @type_check_only

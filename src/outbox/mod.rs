@@ -9,6 +9,7 @@
 
 mod backlog;
 mod folder;
+mod queue;
 mod record;
 mod run;
 mod service;
@@ -28,7 +29,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::{backlog::Backlog, service::Service};
+use self::{
+    backlog::Backlog,
+    queue::{Slot, State},
+};
 pub(crate) use self::{
     folder::Folder,
     record::{Destination, Found, Identity, Record, RunState},
@@ -47,13 +51,6 @@ pub(crate) enum Proof {
     /// Nothing: the server forbids us to ask.
     None,
 }
-
-/// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
-/// it may have died in the server's memory, on its way to a stream or a subscriber.
-const REMEMBERED: Duration = Duration::from_secs(1);
-
-/// At most so many bytes of it are remembered, beyond the outbox's limit.
-const REMEMBERED_BYTES: usize = 4 << 20;
 
 /// A message on its way.
 #[derive(Clone, Debug)]
@@ -95,134 +92,6 @@ struct Spooled {
 }
 
 const NOTHING: u64 = u64::MAX;
-
-#[derive(Debug, Default)]
-struct State {
-    /// `None`: confirmed out of order.
-    queue: VecDeque<Option<Slot>>,
-    /// The number of the first slot.
-    base: u64,
-    /// The number of the next message to send.
-    cursor: u64,
-    /// Of the unconfirmed messages.
-    bytes: usize,
-    /// How many messages are unconfirmed.
-    unconfirmed: usize,
-    /// The messages that were routed lately and are remembered, in the order of their echoes.
-    routed: VecDeque<u64>,
-    /// Their bytes.
-    remembered: usize,
-    /// Runs that may still publish, and those that left something behind.
-    runs: Vec<Arc<Run>>,
-    /// Runs that are over, to be dropped outside the lock.
-    over: Vec<Arc<Run>>,
-    service: Service,
-    /// The courier waits for `wake`.
-    sleeping: bool,
-    /// Ends of runs that wait right now.
-    waiting: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    message: Message,
-    run: Arc<Run>,
-    sent: bool,
-    /// Confirmed by an echo at this time, and remembered.
-    routed: Option<Instant>,
-}
-
-impl State {
-    fn end(&self) -> u64 {
-        self.base + self.queue.len() as u64
-    }
-
-    fn append(&mut self, message: Message, run: &Arc<Run>) {
-        self.bytes += message.size();
-        self.unconfirmed += 1;
-        run.queued.fetch_add(1, Relaxed);
-        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
-    }
-
-    /// Is there something to send, or to bring back from disk?
-    fn has_work(&self, limit: usize) -> bool {
-        let overflows = || self.runs.iter().any(|run| run.overflows.load(Relaxed));
-        self.cursor < self.end() || (self.bytes <= limit / 2 && overflows())
-    }
-
-    fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
-        let index = seq.checked_sub(self.base)?;
-        self.queue.get_mut(usize::try_from(index).ok()?)
-    }
-
-    /// Takes an unconfirmed message out; the slots that nothing is left of go too.
-    fn remove(&mut self, seq: u64) -> Option<Slot> {
-        let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
-        self.settle_one(slot.message.size(), &slot.run);
-        self.trim();
-        Some(slot)
-    }
-
-    fn settle_one(&mut self, size: usize, run: &Run) {
-        self.bytes -= size;
-        self.unconfirmed -= 1;
-        run.queued.fetch_sub(1, Relaxed);
-    }
-
-    /// The message counts as confirmed, and stays for a while. Returns its run.
-    fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
-        let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
-        slot.routed = Some(now);
-        let (size, run) = (slot.message.size(), Arc::clone(&slot.run));
-        self.settle_one(size, &run);
-        self.routed.push_back(seq);
-        self.remembered += size;
-        Some(run)
-    }
-
-    /// Forgets what was routed long ago, or too much of it; returned, to be freed outside the lock.
-    fn forget_routed(&mut self, now: Instant) -> Vec<Slot> {
-        let mut forgotten = Vec::new();
-        while let Some(seq) = self.routed.front().copied() {
-            let Some(routed) = self.slot(seq).and_then(|slot| slot.as_ref()?.routed) else {
-                self.routed.pop_front();
-                continue;
-            };
-            if now.duration_since(routed) < REMEMBERED && self.remembered <= REMEMBERED_BYTES {
-                break;
-            }
-            self.routed.pop_front();
-            if let Some(slot) = self.slot(seq).and_then(Option::take) {
-                self.remembered -= slot.message.size();
-                forgotten.push(slot);
-            }
-        }
-        if !forgotten.is_empty() {
-            self.trim();
-        }
-        forgotten
-    }
-
-    fn trim(&mut self) {
-        while let Some(None) = self.queue.front() {
-            self.queue.pop_front();
-            self.base += 1;
-        }
-        self.cursor = self.cursor.max(self.base);
-    }
-
-    /// Is there nothing to do and nobody who could bring something?
-    fn is_idle(&mut self) -> bool {
-        self.forget_closed();
-        self.runs.is_empty() && self.unconfirmed == 0
-    }
-
-    /// Runs that are over go; what they leave to be written is not for this lock.
-    fn forget_closed(&mut self) {
-        let is_over = |run: &mut Arc<Run>| run.closed.load(Relaxed) && run.is_settled();
-        self.over.extend(self.runs.extract_if(.., is_over));
-    }
-}
 
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
