@@ -105,7 +105,7 @@ peers: build ## ansible-runner's own test suite, with the plugin off, on, and on
 	$(BIN)/python tests/peers.py $(WHEELS)/*.whl
 
 sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in an empty folder, for the Python at hand
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 	$(BIN)/pip install --quiet abi3audit twine
 	$(BIN)/abi3audit --strict dist/*.whl
 	$(BIN)/twine check --strict dist/*

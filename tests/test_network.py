@@ -246,7 +246,10 @@ assert after[2] - before[2] < 1 << 20, (before, after)
 
 
 def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -> None:
-    slow = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.command: sleep 60}]\n"
+    # What ansible-playbook has forked outlives it: it waits for the end of the task.
+    enough = tmp_path / "enough"
+    wait = f"until [ -e {enough} ]; do sleep 0.1; done"
+    slow = f"- hosts: all\n  gather_facts: false\n  tasks: [{{ansible.builtin.shell: '{wait}'}}]\n"
     job = Job(tmp_path / "job", playbook=slow)
     env = {"RUNNER_NATS_SUBJECT_ID": "id", "RUNNER_NATS_SERVERS": server.url}
     runner = subprocess.Popen(
@@ -260,6 +263,7 @@ def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -
     messages = bus.wait_for_end()
     assert body(messages[-1])["status"] == "canceled"
     assert [body(m) for m in messages if m.subject.endswith(".event")] == job.events()
+    enough.touch()
 
 
 def test_credentials_that_expire_and_are_renewed(
@@ -353,7 +357,6 @@ status_handler(config, {{'status': 'successful'}})
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("name", ["RUNS", "OTHER"])
 def publish_until_stored(run: RunnerConfig, first: int) -> None:
     """A stream was made: some time messages are confirmed by it."""
     numbers = itertools.count(first)
@@ -416,6 +419,7 @@ def made_a_stream(bus: Bus) -> bool:
     return False
 
 
+@pytest.mark.parametrize("name", ["RUNS", "OTHER"])
 def test_the_expected_stream(
     start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, name: str
 ) -> None:
