@@ -211,7 +211,7 @@ fn words(text: &str, kind: Text, depth: usize) -> Option<String> {
     let mut redacted = String::with_capacity(text.len());
     let (mut is_changed, mut is_secret) = (false, false);
     let mut before = String::new();
-    for Word { gap, raw, word } in split(text) {
+    for Word { gap, raw, text: word } in split(text) {
         if is_secret && !begins_anew(&word) {
             continue;
         }
@@ -276,7 +276,7 @@ struct Word<'a> {
     /// As it is written.
     raw: &'a str,
     /// Without quotes.
-    word: String,
+    text: String,
 }
 
 /// The words of a text, as a shell has them. A quote without an end is a character like any other; what ansible's
@@ -309,7 +309,7 @@ fn split(text: &str) -> impl Iterator<Item = Word<'_>> {
                     let (inside, behind) =
                         (inside.get(..end).unwrap_or_default(), inside.get(end + close.len()..));
                     match c {
-                        '{' => word.push_str(&format!("{{{{{inside}}}}}")),
+                        '{' => word.extend(["{{", inside, "}}"]),
                         '"' => word.push_str(&unescaped(inside)),
                         _ => word.push_str(inside),
                     }
@@ -328,7 +328,7 @@ fn split(text: &str) -> impl Iterator<Item = Word<'_>> {
             }
         }
         let raw = trimmed.strip_suffix(rest).unwrap_or_default();
-        Some(Word { gap, raw, word })
+        Some(Word { gap, raw, text: word })
     })
 }
 

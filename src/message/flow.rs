@@ -34,7 +34,7 @@ struct Scalar<'a> {
     quote: Option<char>,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     fn run(&mut self, depth: usize) -> Option<()> {
         let mut open: Vec<char> = Vec::new();
         // The items of a list may be a command line.
@@ -90,10 +90,10 @@ impl<'a> Reader<'a> {
         if let Some(other) = line.word(&scalar.text(), depth) {
             self.is_changed = true;
             self.redacted.truncate(start);
-            self.redacted.push_str(&match scalar.quote {
-                Some('\'') => format!("'{}'", other.replace('\'', "''")),
-                _ => Value::from(other).to_string(),
-            });
+            match scalar.quote {
+                Some('\'') => self.redacted.extend(["'", &other.replace('\'', "''"), "'"]),
+                _ => self.redacted.push_str(&Value::from(other).to_string()),
+            }
         }
     }
 
@@ -124,11 +124,8 @@ impl<'a> Reader<'a> {
         let blank = value.strip_suffix(rest)?;
         let blank = blank.len() - blank.trim_end().len();
         self.is_changed = true;
-        self.redacted.push_str(&if value.starts_with('\'') {
-            format!("'{MASK}'")
-        } else {
-            format!("{MASK:?}")
-        });
+        let quote = if value.starts_with('\'') { "'" } else { "\"" };
+        self.redacted.extend([quote, MASK, quote]);
         self.rest = value.get(value.len() - rest.len() - blank..)?;
         Some(())
     }
