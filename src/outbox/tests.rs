@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    queue::{REMEMBERED, REMEMBERED_BYTES},
+    *,
+};
 
 fn message(n: u64) -> Message {
     Message {
