@@ -132,7 +132,8 @@ SITUATIONS = {
     "the API is silent, and there is a stream": fine(
         "JetStream +does not answer which stream",
         {},
-        options=ME,
+        # A session waits a second for the API, once a subject.
+        options={**ME, "flush_timeout": 10},
         jetstream=False,
         credentials=ME,
         config="jetstream: { store_dir: STORE }\n" + SILENT,
@@ -140,7 +141,7 @@ SITUATIONS = {
     "the API is silent, and nothing else": fine(
         "RUNS takes our messages: duplicate window 120s",
         {},
-        options={**ME, "delivery": "jetstream"},
+        options={**ME, "flush_timeout": 10, "delivery": "jetstream"},
         jetstream=False,
         credentials=ME,
         config="jetstream: { store_dir: STORE }\n" + SILENT,

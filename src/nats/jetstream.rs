@@ -356,6 +356,8 @@ impl Replica {
 #[serde(default)]
 pub(super) struct Trace {
     pub(super) events: Vec<TraceEvent>,
+    /// So many other servers have got the message from this one, and tell of it, too.
+    pub(super) hops: usize,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -365,9 +367,7 @@ pub(super) struct TraceEvent {
     pub(super) stream: String,
     pub(super) nointerest: bool,
     pub(super) error: Option<String>,
-    /// It went on to another server, which tells of it, too.
-    hop: Option<String>,
-    /// To what kind of connection it went.
+    /// From or to what kind of connection it went.
     kind: u64,
 }
 
@@ -393,9 +393,9 @@ impl Trace {
         self.events.iter().filter(onward).find_map(|event| event.error.clone())
     }
 
-    /// Will other servers have something to tell?
-    pub(super) fn goes_on(&self) -> bool {
-        self.events.iter().any(|event| event.hop.is_some())
+    /// Is it told by the server that has got the message from us?
+    pub(super) fn is_first(&self) -> bool {
+        self.events.iter().any(|event| event.r#type == "in" && event.kind == TraceEvent::CLIENT)
     }
 }
 
@@ -455,11 +455,11 @@ mod tests {
         let trace = |events: &str| -> Trace {
             serde_json::from_str(&format!(r#"{{"server":{{}},"events":{events}}}"#)).unwrap()
         };
-        let here = trace(r#"[{"type":"in"},{"type":"js","stream":"S","nointerest":true}]"#);
-        assert!(!here.goes_on());
+        let here = trace(r#"[{"type":"in","kind":0},{"type":"js","stream":"S","nointerest":true}]"#);
+        assert!(here.is_first() && here.hops == 0);
         assert!(here.stream().is_some_and(|event| event.stream == "S" && event.nointerest));
-        let elsewhere = trace(r#"[{"type":"in"},{"type":"eg","kind":1,"hop":"1"}]"#);
-        assert!(elsewhere.goes_on() && elsewhere.not_passed_on().is_none() && elsewhere.stream().is_none());
+        let elsewhere = trace(r#"[{"type":"in","kind":1},{"type":"eg","kind":0}]"#);
+        assert!(!elsewhere.is_first() && elsewhere.not_passed_on().is_none() && elsewhere.stream().is_none());
         let nowhere = trace(r#"[{"type":"in"},{"type":"eg","kind":1,"error":"too old"}]"#);
         assert_eq!(nowhere.not_passed_on().as_deref(), Some("too old"));
     }

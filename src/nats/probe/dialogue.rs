@@ -214,16 +214,20 @@ impl Dialogue {
         self.publish(&message.subject, Some(reply.clone()), message.payload.clone(), Some(headers)).await?;
         let mut back = Return::default();
         let mut deadline = Instant::now() + self.limit;
-        let (mut servers, mut is_over) = (0_usize, false);
+        // Servers that have told, and that have something to tell; the first one's own account may come last.
+        let (mut told_by, mut servers, mut is_over) = (0, 1, false);
+        let mut is_first_known = false;
         while !is_over {
             let Ok(incoming) = timeout_at(deadline, self.next()).await else { break };
             let incoming = incoming?;
             if incoming.subject.as_str() == reply {
                 back.answer = Some(incoming);
             } else if incoming.subject.as_str() == trace {
-                servers += 1;
                 let told: Trace = serde_json::from_slice(&incoming.payload).unwrap_or_default();
-                back.is_traced |= servers > 1 || !told.goes_on();
+                told_by += 1;
+                servers += told.hops;
+                is_first_known |= told.is_first();
+                back.is_traced = is_first_known && told_by >= servers;
                 back.not_passed_on = back.not_passed_on.take().or(told.not_passed_on());
                 back.trace = back.trace.take().or(told.stream());
                 // Answer and trace come from the same place, at the same time.
@@ -233,7 +237,7 @@ impl Dialogue {
                 (Some(answer), _) if jetstream::is_unanswered(answer) => true,
                 (Some(_), Some(_)) => true,
                 (None, Some(event)) => !answered && event.error.is_none(),
-                (None, None) => back.is_traced && servers == 1,
+                (None, None) => back.is_traced,
                 (Some(_), None) => false,
             };
         }
