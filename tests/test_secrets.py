@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,13 @@ if TYPE_CHECKING:
     from support import Bus, Server
 
 #: Must be seen nowhere. With what has to be escaped in URLs, in JSON and in Python.
-CANARY = "canary\"4711'ö/@:#?%"
-IN_URL = "canary%224711%27%C3%B6%2F%40%3A%23%3F%25"
+CANARY = "canary\"kolibri'ö/@:#?%"
+IN_URL = "canary%22kolibri%27%C3%B6%2F%40%3A%23%3F%25"
 SEED = Key(nkeys.PREFIX_BYTE_USER)
 TESTER = '{user: "tester", password: "t"}'
 
-#: Pieces of any of the above that would be a leak.
-TELLTALES = ["canary", "4711", SEED.seed.decode()]
+#: Pieces of any of the above that would be a leak. No digits: they are in addresses, ports and nonces by chance.
+TELLTALES = ["canary", "kolibri", SEED.seed.decode()]
 
 
 def quoted(text: str) -> str:
@@ -179,9 +178,7 @@ def test_failure(tmp_path: Path, start_server: Callable[..., Server], form: str,
         more["spill_dir"] = "/dev/null/nothing"
         (tmp_path / "artifacts").write_text("")
     done = run(url, tmp_path, form, authority, more)
-    # Addresses of a backtrace, and a port, may have the canary's digits.
-    said = re.sub("0x[0-9a-f]+", "", (done.stdout + done.stderr).replace(url.rpartition(":")[2], ""))
-    no_canary(said, in_file(tmp_path))
+    no_canary(done.stdout + done.stderr, in_file(tmp_path))
     kept = check_files(tmp_path / "artifacts", in_file(tmp_path))
     assert kept == (3 if failure in {"refused", "nobody there"} else 0)
     expected = {
