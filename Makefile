@@ -5,10 +5,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # One build serves the demo and the tests: optimised dependencies, checked arithmetic, faults on demand.
 WHEELS := target/wheels-dev
+# That build for every Python from 3.9 on.
+WHEELS_ABI3 := target/wheels-abi3
+DEV_WHEEL := $(BIN)/maturin build --locked --quiet --interpreter $(BIN)/python
+# Most of the time tests wait. PYTEST_ARGS come last and win: PYTEST_ARGS='-n 0 -x tests/test_jobs.py'.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz test-asan lint format build wheels sdist matrix peers \
-	bench clean
+.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan lint \
+	format build wheels sdist matrix peers bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,9 +27,11 @@ test-rust:
 	cargo test --locked --quiet --no-default-features
 
 test-python: build
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
-test-pythons: build ## the Python tests on every CPython from 3.9 on that is installed
+test-pythons: $(VENV)/complete ## the Python tests on every CPython from 3.9 on that is installed
+	@rm -rf $(WHEELS_ABI3)
+	$(DEV_WHEEL) --features faults,abi3-py39 --out $(WHEELS_ABI3)
 	@for python in $$($(BIN)/python tests/find_pythons.py); do \
 		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 		echo "== CPython $$version"; \
@@ -32,20 +39,31 @@ test-pythons: build ## the Python tests on every CPython from 3.9 on that is ins
 	done
 
 test-installed: $(VENV)/complete
-	$(BIN)/pip install -q --force-reinstall --no-deps $(WHEELS)/*.whl
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/pip install -q --force-reinstall --no-deps $(WHEELS_ABI3)/*.whl
+	$(PYTEST) $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 120
+FUZZ_TARGETS := options spill address cut
 CARGO_FUZZ := cargo +nightly fuzz run --fuzz-dir fuzz --target-dir target/fuzz
 
-fuzz: build ## look for trouble for minutes: libFuzzer on the parsers, ten times the property tests
-	@cargo fuzz --version >/dev/null || cargo install --locked cargo-fuzz
-	@for target in options spill address cut; do \
+fuzz: build fuzz-run ## look for trouble for minutes: libFuzzer on the parsers, ten times the property tests
+	FUZZ_FACTOR=10 $(BIN)/python -m pytest --timeout 3600 tests/test_encode.py
+
+fuzz-build: ## check that the fuzz targets build (any Rust, no C++ compiler)
+	cargo check --locked --quiet --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target/fuzz-build
+
+fuzz-briefly: fuzz-build ## the same, and a few seconds of each where nightly Rust and a C++ compiler are
+	@if cargo +nightly --version >/dev/null 2>&1 && c++ --version >/dev/null 2>&1; then \
+		$(MAKE) --no-print-directory fuzz-run FUZZ_SECONDS=5; \
+	else echo "no nightly Rust or no C++ compiler: the fuzz targets are built, not run"; fi
+
+fuzz-run:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p target/fuzz-corpus/$$target; \
 		$(CARGO_FUZZ) $$target target/fuzz-corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
 	done
-	FUZZ_FACTOR=10 $(BIN)/python -m pytest --timeout 3600 tests/test_encode.py
 
 test-asan: ## the Rust tests under AddressSanitizer (nightly)
 	ASAN_OPTIONS=allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --quiet --no-default-features --lib \
@@ -54,7 +72,7 @@ test-asan: ## the Rust tests under AddressSanitizer (nightly)
 lint: build ## formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
 	@if cargo tree --locked --edges features,normal | grep -q 'tokio feature "signal"'; then \
-		echo "tokio's feature signal is on: a forked child would share a socket pair with its parent (src/process.rs)"; \
+		echo "tokio's feature signal is on: a forked child would share a socket pair with its parent (src/plugin/process.rs)"; \
 		exit 1; fi
 	cargo clippy --locked --quiet --all-targets -- -D warnings
 	cargo clippy --locked --quiet --all-targets --no-default-features -- -D warnings
@@ -70,7 +88,7 @@ format: $(VENV)/complete ## let the formatters have their way
 
 build: $(VENV)/complete ## build the wheel and install it into .venv
 	@rm -rf $(WHEELS)
-	$(BIN)/maturin build --locked --quiet --features faults --interpreter $(BIN)/python --out $(WHEELS)
+	$(DEV_WHEEL) --features faults --out $(WHEELS)
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 
 RELEASE := $(BIN)/maturin build --release --locked --quiet --interpreter $(BIN)/python --no-default-features
@@ -86,12 +104,14 @@ matrix: $(VENV)/complete ## the release wheels in dist with each Python, ansible
 peers: build ## ansible-runner's own test suite, with the plugin off, on, and on without a server (network, 15 minutes)
 	$(BIN)/python tests/peers.py $(WHEELS)/*.whl
 
-sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in an empty folder
-	$(BIN)/maturin sdist --quiet --out dist
+sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in an empty folder, for the Python at hand
+	$(BIN)/maturin sdist --out dist
 	$(BIN)/pip install --quiet abi3audit twine
 	$(BIN)/abi3audit --strict dist/*.whl
 	$(BIN)/twine check --strict dist/*
-	folder=$$(mktemp -d) && cd $$folder && $(abspath $(BIN))/pip wheel -q --no-deps -w out $(abspath dist)/*.tar.gz; \
+	tag=$$($(BIN)/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
+		folder=$$(mktemp -d) && cd $$folder && $(abspath $(BIN))/pip wheel -q --no-deps -w out $(abspath dist)/*.tar.gz && \
+		ls out && ls out/*-$$tag-$$tag*.whl >/dev/null; \
 		status=$$?; rm -rf $$folder; exit $$status
 
 bench: wheels ## measure ours beside 0.4.0, orjson and plain async-nats: one table (BENCH_ARGS: see benches/bench.py)

@@ -92,9 +92,9 @@ pub(crate) enum Error {
     /// A message that no server would take, and that cannot be shortened.
     #[error("a message of {size} bytes cannot be cut to {limit} bytes")]
     TooLarge {
-        /// Of its payload.
+        /// The size of the payload, in bytes.
         size: usize,
-        /// What would do.
+        /// The size that the server takes, in bytes.
         limit: usize,
     },
     /// The background thread cannot be started.

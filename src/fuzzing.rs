@@ -37,7 +37,7 @@ pub struct Resolved {
     pub problems: Vec<String>,
     /// Is anything published?
     pub enabled: bool,
-    /// What `Debug` shows of it.
+    /// What `Debug` shows of the configuration.
     pub shown: String,
     /// Headers of each message.
     pub headers: Vec<(String, String)>,

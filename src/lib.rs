@@ -25,7 +25,7 @@
 //! command into a folder of `cli`.
 
 // Without Python nobody calls what only the plugin uses; the build with Python finds what is dead.
-#![cfg_attr(not(feature = "python"), allow(dead_code))]
+#![cfg_attr(not(feature = "python"), allow(dead_code, unused_imports))]
 
 mod cli;
 mod config;

@@ -82,7 +82,7 @@ pub(crate) struct Notices {
 
 #[derive(Debug, Default)]
 struct Ring {
-    /// The youngest, with their numbers from `latest - len + 1` on.
+    /// The youngest notices, numbered from `latest - len + 1` on.
     notices: VecDeque<Notice>,
     /// What is wrong now and why, for runs that start while it is.
     problem: Option<(String, Notice)>,
@@ -132,7 +132,7 @@ impl Notices {
         self.put(notice);
     }
 
-    /// The same thing said twice in a row is said once.
+    /// Adds a notice, unless the youngest has its cause and level: what is said twice in a row is said once.
     fn put(&self, notice: Notice) {
         let mut ring = self.lock();
         if ring.notices.back().is_some_and(|last| last.cause == notice.cause && last.level == notice.level) {

@@ -52,7 +52,7 @@ pub(crate) fn shown_path(path: &str) -> &str {
 /// Our own credentials, to be masked wherever they occur.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Masks {
-    /// In every spelling, the longest first: one may be part of another.
+    /// The credentials in every spelling, the longest first: one may be part of another.
     secrets: Vec<Secret>,
 }
 
@@ -60,14 +60,14 @@ pub(crate) struct Masks {
 const SHORT: usize = 4;
 
 impl Masks {
-    /// Of all that the user gave us.
+    /// Masks for all credentials that the user gave us.
     pub(crate) fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
         let mut masks = Self::default();
         masks.learn(secrets);
         masks
     }
 
-    /// More of them.
+    /// Adds more credentials.
     pub(crate) fn learn(&mut self, secrets: impl IntoIterator<Item = Secret>) {
         self.secrets.extend(secrets.into_iter().flat_map(|secret| spellings(secret.reveal().trim())));
         self.secrets.retain(|secret| !secret.reveal().is_empty());
@@ -98,12 +98,12 @@ impl Masks {
         self.hide(&text).unwrap_or(text)
     }
 
-    /// Is this one of them, and nothing else?
+    /// Is this text one of our credentials, and nothing else?
     pub(crate) fn is_secret(&self, text: &[u8]) -> bool {
         self.secrets.iter().any(|secret| secret.reveal().as_bytes() == text)
     }
 
-    /// What must not be part of a text.
+    /// Every spelling that must not be part of a text.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &str> {
         self.secrets.iter().map(Secret::reveal).filter(|secret| secret.len() >= SHORT)
     }

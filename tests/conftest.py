@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import PATIENCE, Bus, Server, clean_env
+from support import MARK, PATIENCE, Bus, Server, clean_env, kill_started_by, started_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-#: Set in the environment of everything that a test starts: how it is found again (on Linux).
-MARK = "ANSIBLE_RUNNER_NATS_TEST"
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -28,23 +22,10 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(tmp_path / "ansible-tmp"))
     monkeypatch.setenv(MARK, str(tmp_path))
     yield
-    mark = f"{MARK}={tmp_path}".encode()
-
-    def left() -> dict[int, str]:
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                # Who has exited has no environment any more.
-                if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return found
-
     deadline = time.monotonic() + PATIENCE
-    while (running := left()) and time.monotonic() < deadline:
+    while (running := started_by(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for pid in running:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_started_by(tmp_path)
     assert running == {}
 
 

@@ -71,8 +71,9 @@ PLAYBOOK = """
     - name: change a file
       ansible.builtin.copy: {content: "new\\n", dest: "{{ playbook_dir }}/file", mode: "0600"}
     - name: background
-      ansible.builtin.command: sleep 2
-      async: 30
+      # A busy machine may take seconds to look, and has to find it at work.
+      ansible.builtin.command: sleep 8
+      async: 60
       poll: 1
     - name: background that fails
       ansible.builtin.command: "false"

@@ -61,16 +61,17 @@ class Authority:
     def __init__(self) -> None:
         self.operator = Key(nkeys.PREFIX_BYTE_OPERATOR)
         self.account = Key(nkeys.PREFIX_BYTE_ACCOUNT)
+        # Once, as it has a time: a server does not reload another operator.
+        self.signed_operator = self.operator.sign(self.operator, "operator", {"type": "operator"})
 
     def server_config(self, limits: dict[str, int] | None = None, *, revoke_all: bool = False) -> str:
         """Operator mode with a memory resolver; the account may have limits, or have revoked its users."""
-        operator = self.operator.sign(self.operator, "operator", {"type": "operator"})
         rights: dict[str, Any] = {"type": "account", "limits": {**UNLIMITED, **(limits or {})}}
         if revoke_all:
             rights["revocations"] = {"*": int(time.time()) + 60}
         account = self.operator.sign(self.account, "account", rights)
         return (
-            f"operator: {operator}\nresolver: MEMORY\n"
+            f"operator: {self.signed_operator}\nresolver: MEMORY\n"
             f"resolver_preload: {{ {self.account.public}: {account} }}"
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -49,10 +51,26 @@ def bin_dir() -> Path:
     return Path(sys.executable).parent
 
 
+def _ports() -> Iterator[int]:
+    """Ports that the kernel gives to nobody by itself: a server that is away has its own when it comes back.
+
+    Each worker of pytest-xdist has others, and begins anywhere: somebody else may run these tests, too.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    ports = range(10_000 + worker, 32_000, 16)
+    first = random.randrange(len(ports))
+    yield from itertools.cycle([*ports[first:], *ports[:first]])
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port that nobody listens on, and nobody else takes meanwhile."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
@@ -186,6 +204,11 @@ class Bus:
         info = self.run(self.client.jetstream(timeout=PATIENCE).stream_info(name))
         return info.state.messages
 
+    def stream_subjects(self, name: str = "RUNS") -> dict[str, int]:
+        """How many messages there are on each subject of a stream."""
+        js = self.client.jetstream(timeout=PATIENCE)
+        return dict(self.run(js.stream_info(name, subjects_filter=">")).state.subjects or {})
+
     def stream_messages(self, name: str = "RUNS") -> list[Msg]:
         """All messages of a stream, in its order."""
         count = self.stream_count(name)
@@ -253,11 +276,12 @@ class RunnerConfig(SimpleNamespace):
     """Unlike its base class, but like ansible-runner's, one can be watched (``weakref``)."""
 
 
-def config(url: str, artifact_dir: Path, **options: Any) -> RunnerConfig:
+def config(url: str, artifact_dir: Path | None, **options: Any) -> RunnerConfig:
     """A configuration object as ansible-runner makes one."""
     options = {"servers": url, "reconnect_time_wait": 0.2, "flush_timeout": 20, **options}
     settings = {"nats_subject_id": "id", "nats_options": options}
-    return RunnerConfig(settings=settings, ident="r", artifact_dir=str(artifact_dir))
+    folder = None if artifact_dir is None else str(artifact_dir)
+    return RunnerConfig(settings=settings, ident="r", artifact_dir=folder)
 
 
 def event(counter: int) -> dict[str, Any]:
@@ -312,6 +336,29 @@ class Job:
     def copy(self, folder: Path) -> Job:
         shutil.copytree(self.folder, folder)
         return Job(folder, self.settings, self.playbook)
+
+
+#: Set to a test's folder in the environment of all that it starts: how that is found again (on Linux).
+MARK = "ANSIBLE_RUNNER_NATS_TEST"
+
+
+def started_by(folder: Path) -> dict[int, str]:
+    """The processes that the test with this folder has started and that still run, and what they are."""
+    mark = f"{MARK}={folder}".encode()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        # Who has exited has no environment any more.
+        with contextlib.suppress(OSError):
+            if int(process.name) != os.getpid() and mark in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def kill_started_by(folder: Path) -> None:
+    """Kill whatever a test has started, however it was lost sight of."""
+    for pid in started_by(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def processes_of(pid: int) -> list[int]:

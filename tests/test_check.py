@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from ansible_runner_nats import event_handler, status_handler
 from certificates import FAILURES, Authority, tls
 from support import (
     CANARY,
@@ -20,6 +21,8 @@ from support import (
     bin_dir,
     clean_env,
     command,
+    config,
+    event,
     free_port,
     talking_nonsense,
 )
@@ -50,7 +53,7 @@ def test_all_is_well(
     bus.add_stream()
     options = {"servers": server.url, "user": "me", "password": "pä:ss", "omit": ["stdout", "event_data.res"]}
     job = Job(tmp_path / "job", {"nats_subject_id": "site.a", "nats_options": options})
-    done = check(job.folder, env={"RUNNER_NATS_FLUSH_TIMEOUT": "7"})
+    done = check(job.folder, "-v", env={"RUNNER_NATS_FLUSH_TIMEOUT": "7"})
     assert (done.returncode, done.stderr, problems(done)) == (0, "", [])
     lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
     assert lines["nats_subject_id"][1:] == ["site.a", "nats_subject_id"]
@@ -208,6 +211,88 @@ def test_options_that_contradict_each_other(start_server: Callable[..., Server])
         "did you mean flush_timeout?" in line
         for line in problems(check(*args, "-o", "flush_timout=1", env=ON))
     )
+
+
+def test_what_was_set_comes_first(server: Server) -> None:
+    args = ("-s", server.url, "-o", "flush_timeout=3")
+    short, long = check(*args, env=ON), check(*args, "-v", env=ON)
+    assert short.returncode == long.returncode == 0
+    options = [line.split()[0] for line in short.stdout.split("\n\n")[0].splitlines()]
+    assert sorted(options) == ["flush_timeout", "nats_subject_id", "servers"]
+    assert " default" not in short.stdout
+    all_options = [line.split()[0] for line in long.stdout.split("\n\n")[0].splitlines()]
+    assert all_options[:3] == options
+    assert len(all_options) > 20
+    assert len(json.loads(check(*args, "--json", env=ON).stdout)["options"]) == len(all_options)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("-o", "connect_timeout=abc"), '-o connect_timeout="abc": expected a number of seconds'),
+        (("-o", "flush_timout=1"), "-o flush_timout: no such option, ignored; did you mean flush_timeout?"),
+        (("-o", "tls={}"), "-o tls: expected tls_ca, tls_cert and tls_key"),
+        (("-s", "http://x"), "-s ***: expected server URLs"),
+        (("-o", "servers=http://x"), "-o servers=***: expected server URLs"),
+        (("-c", "no-such"), "context no-such: cannot read"),
+    ],
+)
+def test_errors_name_what_was_typed(server: Server, args: tuple[str, ...], expected: str) -> None:
+    others = () if "-s" in args or "servers" in args[1] else ("-s", server.url)
+    done = check(*others, *args, env=ON)
+    assert done.returncode == 1
+    assert any(line.startswith(expected) for line in problems(done)), done.stdout
+    assert "nats_options" not in done.stdout
+
+
+def test_errors_in_the_settings_name_these(tmp_path: Path, server: Server) -> None:
+    options = {"servers": server.url, "connect_timeout": "abc"}
+    done = check(Job(tmp_path / "job", {"nats_options": options}).folder, "-o", "flush_timeout=1", env=ON)
+    assert [line.split("=")[0] for line in problems(done)] == ["nats_options.connect_timeout"]
+
+
+def test_several_servers(server: Server) -> None:
+    nobody = f"nats://127.0.0.1:{free_port()}"
+    done = check(
+        "--json", "-s", server.url, "-s", nobody, "-s", server.url.replace("127.0.0.1", "localhost"), env=ON
+    )
+    report = json.loads(done.stdout)
+    assert set(report) == {"ok", "options", "problems", "notes", "servers"}
+    assert (done.returncode, report["ok"], len(report["servers"])) == (1, False, 3)
+    assert [server["steps"][-1]["state"] for server in report["servers"]] == ["ok", "problem", "ok"]
+
+
+def test_the_spool(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "file").touch()
+    bad, good = tmp_path / "file/spool", tmp_path / "new/spool"
+    job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}})
+    [problem] = problems(check("-s", server.url, "-o", f"spill_dir={bad}", env=ON))
+    assert problem.startswith(f"spill_dir cannot be written: {bad}: ")
+    # A run falls back to its artifact directory.
+    done = check(job.folder, "-o", f"spill_dir={bad}", env=ON)
+    assert (done.returncode, problems(done)) == (0, [])
+    assert "note    spill_dir cannot be written, runs use their artifact directory instead" in done.stdout
+    assert check(job.folder, "-o", f"spill_dir={good}", env=ON).returncode == 0
+    assert not good.parent.exists()
+    assert not (job.folder / "artifacts").exists()
+    (job.folder / "artifacts").touch()
+    for spill_dir in ("", str(bad)):
+        done = check(job.folder, "-o", f"spill_dir={spill_dir}", env=ON)
+        [problem] = problems(done)
+        assert problem.startswith("what is not delivered cannot be kept: ")
+    assert check(job.folder, "-o", f"spill_dir={good}", env=ON).returncode == 0
+
+
+def test_what_is_not_delivered_without_a_spool_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `check` says: a spool that cannot be used, and no artifact directory either."""
+    (tmp_path / "file").touch()
+    options = {"spill_dir": str(tmp_path / "file/spool"), "connect_timeout": 1, "flush_timeout": 0.5}
+    run = config(f"nats://127.0.0.1:{free_port()}", tmp_path / "file/artifacts", **options)
+    event_handler(run, event(0))
+    status_handler(run, {"status": "successful"})
+    assert "2 LOST" in caplog.text
 
 
 def test_what_is_no_server() -> None:

@@ -487,7 +487,7 @@ thread.join()
         done = python(script.replace("FOLDER", repr(folder)))
         assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
         assert "nats_options.name" in done.stderr
-        lines = [path.read_text().splitlines() for path in Path(folder).glob("*.jsonl")]
+        lines = [path.read_text().splitlines() for path in Path(folder).rglob("*.jsonl")]
         assert sorted(map(len, lines)) == [1, 3]
 
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import ansible_runner
 import pytest
-from support import PATIENCE, Job, Server, bin_dir, body, clean_env, cli, events_of, statuses_of
+from support import (
+    PATIENCE,
+    Job,
+    Server,
+    bin_dir,
+    body,
+    clean_env,
+    cli,
+    events_of,
+    statuses_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +132,10 @@ def test_ad_hoc_module_that_fails(job: Job, bus: Bus) -> None:
 
 
 def test_timeout_and_cancel(job: Job, bus: Bus) -> None:
-    slow = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.command: sleep 60}]\n"
+    # What ansible-playbook has forked outlives it: it waits for the end of the task.
+    enough = job.folder / "enough"
+    wait = f"until [ -e {enough} ]; do sleep 0.1; done"
+    slow = f"- hosts: all\n  gather_facts: false\n  tasks: [{{ansible.builtin.shell: '{wait}'}}]\n"
     (job.folder / "project/slow.yml").write_text(slow)
     arguments: dict[str, Any] = {"private_data_dir": str(job.folder), "playbook": "slow.yml", "quiet": True}
     timed_out = ansible_runner.run(**arguments, timeout=1)
@@ -131,6 +144,7 @@ def test_timeout_and_cancel(job: Job, bus: Bus) -> None:
     assert canceled.status == "canceled"
     ends = [s for s in statuses_of(bus.wait_for_end(2)) if s not in ("starting", "running")]
     assert ends == ["timeout", "canceled"]
+    enough.touch()
 
 
 def stream_through(job: Job, tmp_path: Path, worker_env: dict[str, str], process_env: dict[str, str]) -> Job:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -12,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_runner_nats import event_handler, handlers, status_handler
+from ansible_runner_nats import event_handler, handlers, report, status_handler
+from cluster import Cluster
 from jwt_auth import Authority
 from proxy import Proxy
 from support import (
@@ -33,10 +36,12 @@ from support import (
     wait_until,
 )
 
+import nats
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nats.aio.msg import Msg
+    from support import RunnerConfig
 
 
 @pytest.fixture
@@ -102,65 +107,6 @@ def test_a_slow_network(proxied: tuple[Server, Proxy], connect: Callable[..., Bu
         event_handler(run, event(counter))
     status_handler(run, {"status": "successful"})
     assert counters(connect(server).stream_messages()) == list(range(2000))
-
-
-class Cluster:
-    """Three nodes with JetStream, and a stream with three replicas."""
-
-    def __init__(self, start_server: Callable[..., Server]) -> None:
-        ports = [free_port() for _ in range(3)]
-        routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
-        self.nodes: list[Server] = []
-
-        def start(port: int) -> None:
-            listen = f'cluster {{ name: "c", listen: "127.0.0.1:{port}", routes: [{routes}] }}'
-            self.nodes.append(start_server(jetstream=True, config=listen))
-
-        for port in ports:
-            start(port)
-
-    def node(self, name: str) -> Server:
-        return next(node for node in self.nodes if node.folder.name == name)
-
-    def bus(self) -> Bus:
-        alive = [node.url for node in self.nodes if node.process is not None]
-        return Bus(alive[0])
-
-    def add_stream(self) -> None:
-        bus = self.bus()
-
-        def try_it() -> bool:
-            try:
-                bus.add_stream(num_replicas=3)
-            except Exception:  # noqa: BLE001 - no leader yet
-                return False
-            return True
-
-        wait_until(try_it, "the cluster to elect its leader")
-        bus.close()
-
-    def leader(self) -> str:
-        """The name of the stream's leader."""
-        bus = self.bus()
-        try:
-
-            def ask() -> str | None:
-                try:
-                    info = bus.run(bus.client.jetstream(timeout=1).stream_info("RUNS"))
-                except Exception:  # noqa: BLE001 - being elected
-                    return None
-                return info.cluster.leader if info.cluster else None
-
-            return wait_until(ask, "a leader") or ""
-        finally:
-            bus.close()
-
-    def messages(self) -> list[Msg]:
-        bus = self.bus()
-        try:
-            return bus.stream_messages()
-        finally:
-            bus.close()
 
 
 @pytest.mark.timeout(240)
@@ -300,7 +246,10 @@ assert after[2] - before[2] < 1 << 20, (before, after)
 
 
 def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -> None:
-    slow = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.command: sleep 60}]\n"
+    # What ansible-playbook has forked outlives it: it waits for the end of the task.
+    enough = tmp_path / "enough"
+    wait = f"until [ -e {enough} ]; do sleep 0.1; done"
+    slow = f"- hosts: all\n  gather_facts: false\n  tasks: [{{ansible.builtin.shell: '{wait}'}}]\n"
     job = Job(tmp_path / "job", playbook=slow)
     env = {"RUNNER_NATS_SUBJECT_ID": "id", "RUNNER_NATS_SERVERS": server.url}
     runner = subprocess.Popen(
@@ -314,6 +263,7 @@ def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -
     messages = bus.wait_for_end()
     assert body(messages[-1])["status"] == "canceled"
     assert [body(m) for m in messages if m.subject.endswith(".event")] == job.events()
+    enough.touch()
 
 
 def test_credentials_that_expire_and_are_renewed(
@@ -405,6 +355,68 @@ status_handler(config, {{'status': 'successful'}})
         assert len(kept) + lost == 1001, report
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def publish_until_stored(run: RunnerConfig, first: int) -> None:
+    """A stream was made: some time messages are confirmed by it."""
+    numbers = itertools.count(first)
+
+    def is_stored() -> bool:
+        event_handler(run, event(next(numbers)))
+        known = report(run)
+        assert known is not None
+        return known["stored"] > 0
+
+    wait_until(is_stored, "a message that the stream has stored")
+
+
+def test_a_stream_that_is_made_while_a_run_goes_on(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    """Within one session: nothing breaks that would make us ask."""
+    server = start_server(jetstream=True)
+    bus = connect(server).subscribe()
+    run = config(server.url, tmp_path)
+    event_handler(run, event(0))
+    bus.wait_for(lambda messages: counters(messages) == [0])
+    bus.add_stream()
+    publish_until_stored(run, 1)
+    status_handler(run, {"status": "successful"})
+    after = report(run)
+    assert after is not None
+    assert (after["delivery"], after["undelivered"], after["resent"]) == ("jetstream", 0, 0)
+    assert after["stored"] < after["confirmed"] == after["accepted"]
+    assert is_end(bus.stream_messages()[-1])
+
+
+@pytest.mark.parametrize("how", ["restart", "reload"])
+def test_jetstream_that_is_turned_on_while_a_run_goes_on(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, how: str
+) -> None:
+    server = start_server()
+    bus = connect(server).subscribe()
+    run = config(server.url, tmp_path)
+    event_handler(run, event(0))
+    bus.wait_for(lambda messages: counters(messages) == [0])
+    server.jetstream = True
+    if how == "restart":
+        server.restart()
+    else:
+        server.reload("")
+    wait_until(lambda: made_a_stream(bus), "JetStream")
+    publish_until_stored(run, 1)
+    status_handler(run, {"status": "successful"})
+    after = report(run)
+    assert after is not None
+    assert (after["delivery"], after["undelivered"], after["lost"]) == ("jetstream", 0, 0)
+    assert is_end(bus.stream_messages()[-1])
+
+
+def made_a_stream(bus: Bus) -> bool:
+    with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError):
+        bus.add_stream()
+        return True
+    return False
 
 
 @pytest.mark.parametrize("name", ["RUNS", "OTHER"])

@@ -483,6 +483,44 @@ def test_required_in_a_service(
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+SIGNALS = """
+import os, signal, socket, threading, types
+from ansible_runner_nats import NatsRequiredError, event_handler, status_handler
+first, second = (socket.create_server(('127.0.0.1', 0)) for _ in range(2))
+options = {'servers': [f'nats://127.0.0.1:{silent.getsockname()[1]}' for silent in (first, second)],
+           'dont_randomize': True, 'required': True, 'connect_timeout': 1, 'flush_timeout': 0.2}
+def config(ident):
+    return types.SimpleNamespace(settings={'nats_subject_id': 'id', 'nats_options': options}, ident=ident,
+                                 artifact_dir=os.path.join(FOLDER, ident))
+begun, new = config('begun'), config('new')
+def ends_other_runs(*_):
+    for other in (begun, new):
+        event_handler(other, {'counter': 2, 'uuid': 'u2'})
+        status_handler(other, {'status': 'canceled'})
+    print('ended', flush=True)
+signal.signal(signal.SIGUSR1, ends_other_runs)
+def while_it_waits():
+    # The first server was tried in vain: by now the run waits for the second.
+    connection = second.accept()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    ended.wait()
+ended = threading.Event()
+threading.Thread(target=while_it_waits, daemon=True).start()
+event_handler(begun, {'counter': 1, 'uuid': 'u1'})
+try:
+    status_handler(config('waiting'), {'status': 'starting'})
+except NatsRequiredError:
+    print('refused', flush=True)
+"""
+
+
+def test_a_signal_that_ends_other_runs_while_one_waits_for_its_connection(tmp_path: Path) -> None:
+    done = python(SIGNALS.replace("FOLDER", repr(str(tmp_path))))
+    assert (done.returncode, done.stdout) == (0, "ended\nrefused\n"), done.stderr
+    kept = {ident: (tmp_path / ident / "nats-undelivered.jsonl").read_text() for ident in ("begun", "new")}
+    assert {ident: len(text.splitlines()) for ident, text in kept.items()} == {"begun": 3, "new": 2}
+
+
 def test_required_without_the_native_library() -> None:
     script = """
 import sys, types

@@ -76,9 +76,8 @@ def test_a_real_job_without_a_server(stored: tuple[Server, Bus], tmp_path: Path)
     assert len(lines) == len(job.events()) + 3
     done = replay(job.folder, server=server)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(
-        rf"nats-undelivered.jsonl: {len(lines)} messages confirmed; removed$", done.stdout.strip()
-    )
+    confirmed = rf"artifacts/[-0-9a-f]+: {len(lines)} messages confirmed; nothing is left to send$"
+    assert re.search(confirmed, done.stdout.strip())
     messages = bus.stream_messages()
     assert [(m.subject, m.data.decode(), m.headers) for m in messages] == [
         (line["subject"], line["payload"], dict(line["headers"])) for line in lines
@@ -86,11 +85,13 @@ def test_a_real_job_without_a_server(stored: tuple[Server, Bus], tmp_path: Path)
     assert [body(m) for m in messages if m.subject.endswith(".event")] == job.events()
     assert statuses_of(messages) == ["starting", "running", "successful"]
     assert job.spilled() == []
-    # Nothing is left to do: of a run that ended, all else was confirmed. The artifacts are another matter.
-    again = replay(next((job.folder / "artifacts").iterdir()), server=server)
-    assert again.returncode == 0
+    # Nothing is left to do, whoever asks.
+    for path in (job.folder, next((job.folder / "artifacts").iterdir())):
+        again = replay(path, server=server)
+        assert (again.returncode, again.stderr) == (0, "")
+        assert f"nothing to send: all {len(lines)} messages were confirmed" in again.stdout
     assert first_times(bus.stream_messages()) == [event["counter"] for event in job.events()]
-    assert bus.stream_count() <= len(lines) + 3
+    assert bus.stream_count() == len(lines)
 
 
 SLOW = """
@@ -143,7 +144,12 @@ def test_secrets_stay_where_they_are(stored: tuple[Server, Bus], tmp_path: Path)
     (job.folder / "env/envvars").write_text(json.dumps({"DB_PASSWORD": "canary-1", "PLAIN": "own-canary-2"}))
     assert cli("run", job.folder, "-p", "play.yml").returncode == 0
     env = {"RUNNER_NATS_OMIT": "event_data.res,stdout", "RUNNER_NATS_EVENTS": "!verbose"}
-    done = replay(job.folder, "-o", "user=u", "-o", "password=own-canary-2", server=server, env=env)
+    # It was not published: nobody says that it should be.
+    left = replay(job.folder, server=server, env=env)
+    assert (left.returncode, bus.stream_count()) == (0, 0)
+    assert "left alone: there is no record of it" in left.stdout
+    args = ("--all", "-o", "user=u", "-o", "password=own-canary-2")
+    done = replay(job.folder, *args, server=server, env=env)
     assert done.returncode == 0, done.stderr
     messages = bus.stream_messages()
     assert statuses_of(messages) == ["starting", "running", "successful"]

@@ -176,7 +176,8 @@ def test_failure(tmp_path: Path, start_server: Callable[..., Server], form: str,
         more["env"] = {"ANSIBLE_RUNNER_NATS_FAULT": "emitter.publish=panic", "RUST_BACKTRACE": "full"}
     elif failure == "no disk":
         more["spill_dir"] = "/dev/null/nothing"
-        (tmp_path / "artifacts").write_text("")
+        # What takes its place is no directory, either.
+        (tmp_path / "artifacts").touch()
     done = run(url, tmp_path, form, authority, more)
     no_canary(done.stdout + done.stderr, in_file(tmp_path))
     kept = check_files(tmp_path / "artifacts", in_file(tmp_path))

@@ -60,7 +60,7 @@ class Lines:
 
 
 def publish(server: Server, ident: str, events: list[dict[str, Any]], end: str | None = "successful") -> None:
-    run = config(server.url, None)  # type: ignore[arg-type]
+    run = config(server.url, None)
     run.ident = ident
     for counter, data in enumerate(events, 1):
         event_handler(run, {"counter": counter, "uuid": f"{ident}-{counter}", "runner_ident": ident, **data})
@@ -103,6 +103,26 @@ def test_raw_messages(server: Server) -> None:
     events = [json.loads(line) for line in lines]
     assert [event.get("counter", event.get("status")) for event in events] == [1, 2, "successful"]
     assert events[0]["event_data"]["task"] == "a\nb"
+
+
+def test_one_end_is_one_end_and_others_change_nothing(server: Server, bus: Bus) -> None:
+    watch = Lines("-s", server.url, "--runs", "2")
+    watch.wait_for("connected to")
+    publish(server, "x", task("first"))
+    end = bus.wait_for_end()[-1]
+    # The end of `x` once more, as after a break of the connection.
+    bus.run(bus.client.publish(end.subject, end.data, headers=end.headers))
+    assert command("check", "-s", server.url, env=ON).returncode == 0
+    for payload in (b'{"status": "gone", "runner_ident": "y"}', b'{"runner_ident": "y"}', b'"y"'):
+        bus.run(bus.client.publish(end.subject.replace(".x.", ".y."), payload))
+    bus.run(bus.client.flush())
+    publish(server, "y", task("second"))
+    status, lines = watch.end()
+    assert status == 0
+    assert [line.split()[:2] for line in lines if line.split()[1] in ("successful", "check", "gone")] == [
+        ["x", "successful"], ["x", "successful"], ["y", "successful"]
+    ]  # fmt: skip
+    assert {line.split()[0] for line in lines} == {"x", "y"}
 
 
 @pytest.mark.parametrize("how", [("--from-stream",), ("--since", "1h")])
@@ -265,7 +285,7 @@ def test_it_scrolls_through_hundreds_of_runs(server: Server, terminal: Callable[
 def test_a_gap_is_shown(server: Server, terminal: Callable[..., Terminal]) -> None:
     screen = terminal(80, 24, "-s", server.url)
     screen.see("connected to")
-    run = config(server.url, None)  # type: ignore[arg-type]
+    run = config(server.url, None)
     for counter in (1, 2, 7):
         event_handler(
             run, {"counter": counter, "uuid": f"u{counter}", "runner_ident": "r", "event": "verbose"}

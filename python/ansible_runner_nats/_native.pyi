@@ -96,15 +96,17 @@ class NatsOptions(TypedDict, total=False):
     """The stream that must take the messages; implies ``delivery: jetstream``."""
 
     required: bool | str
-    """The job does not start without a connection: then ``NatsRequiredError`` says why. Once it runs,
-    nothing stops it.
+    """The job does not start unless its first status, ``starting``, was confirmed: connection, permission,
+    stream and room in it. ``NatsRequiredError`` says why not. Once it runs, nothing stops it.
     """
 
     flush_timeout: float | str
     """The most that the end of a run waits for confirmations; what is not confirmed by then goes to disk."""
 
     spill_dir: str | PathLike[str]
-    """Where undelivered messages go, instead of the run's artifact directory."""
+    """Where undelivered messages go, instead of the run's artifact directory: a folder a run. What is left
+    there is sent by the next run that reaches the servers.
+    """
 
     pending_size: int | str
     """Bytes held in memory while they wait; more goes to disk until there is room again."""
@@ -150,6 +152,7 @@ class NatsOptions(TypedDict, total=False):
 
     drain_timeout: bool | str
     """Without effect: ``flush_timeout`` bounds the end of a run."""
+
 
 # -- options: end
 
@@ -247,10 +250,11 @@ class Emitter:
         """
 
     def refuse_start(self) -> str | None:
-        """Why the job must not start: ``required`` is set and no server can be reached.
+        """Why the job must not start: ``required`` is set, and ``starting`` was published and not confirmed.
 
-        Waits until every server was tried, ``connect_timeout`` each. ``None`` if all is well, or nothing is
-        required. Runs without the GIL; a signal ends the waiting with its exception.
+        Waits until every server was tried, ``connect_timeout`` each, and then ``flush_timeout`` for the
+        confirmation. ``None`` if all is well, or nothing is required; otherwise nothing of the run is sent or
+        kept. Runs without the GIL; a signal ends the waiting with its exception.
         """
 
     def report(self) -> RunReport | None:

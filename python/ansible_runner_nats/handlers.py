@@ -1,6 +1,7 @@
 """What ansible-runner calls: forwards dicts to the native emitter, and never lets an exception out.
 
-But for one, which the user asks for: with the option ``required`` a job does not start without a connection.
+But for one, which the user asks for: with the option ``required`` a job does not start unless its first
+status is confirmed.
 """
 
 from __future__ import annotations
@@ -67,15 +68,15 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
 
     The status that ends a run waits until the server has confirmed everything, at most ``flush_timeout``.
 
-    :raises ansible_runner_nats.NatsRequiredError: at ``starting``, if ``required`` is set and there is no
-        connection.
+    :raises ansible_runner_nats.NatsRequiredError: at ``starting``, if ``required`` is set and that status is
+        not confirmed.
     """
     refusal = None
     try:
         status = data.get("status") if isinstance(data, dict) else None
         if status == "starting":
-            refusal = _refuse_start(runner_config)
-        if refusal is None:
+            refusal = _start(runner_config, data)
+        else:
             emitter = _emitter(runner_config)
             if emitter is not None:
                 try:
@@ -133,15 +134,17 @@ def _is_end(status: object) -> bool:
     return isinstance(status, str) and status in END_STATES
 
 
-def _refuse_start(runner_config: Any) -> str | None:
-    """Why the job must not start."""
+def _start(runner_config: Any, data: dict[str, Any]) -> str | None:
+    """Publish ``starting``; return why the job must not start."""
     if not _is_enabled(runner_config):
         return None
     try:
         emitter = _emitter(runner_config)
         if emitter is None:
             return _broken if _asks_for_required(runner_config) else None
+        notices = emitter.publish("status", data)
         refusal = emitter.refuse_start()
+        _tell(notices)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
         _contain(exception)
         if not _asks_for_required(runner_config):

@@ -1,6 +1,10 @@
 //! `check`: what the plugin would do, and whether it would get through.
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -16,10 +20,11 @@ use crate::{
     nats::{Finding, State, probe},
 };
 
-/// Show which options are in force, connect, and say what works and what does not.
+/// Connect as a job would, try what it would do, and say what works and what does not.
 ///
 /// Reads the environment and, if a private data directory is given, its env/settings, by the same code as the
-/// plugin. Nothing is left in anybody's stream. Exit status: 0 it would work, 1 there is a problem.
+/// plugin. Nothing is left in anybody's stream. Exit status: 0 a job's messages would be delivered, 1 there is a
+/// problem.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// ansible-runner's private data directory
@@ -27,6 +32,9 @@ pub(super) struct Arguments {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Show all options, not only those that are set
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -66,7 +74,14 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         resolution = arguments.options.resolve(settings, Some("check"));
     }
     problems.extend(resolution.problems);
-    let notes = several_ways(&resolution.settings).into_iter().collect();
+    let mut notes: Vec<String> = several_ways(&resolution.settings).into_iter().collect();
+    if let Some(config) = &resolution.config {
+        match spool(config, arguments.private_data_dir.as_deref()) {
+            Some(Remark::Note(text)) => notes.push(config.hidden(text)),
+            Some(Remark::Problem(text)) => problems.push(config.hidden(text)),
+            None => {}
+        }
+    }
     let mut report = Report {
         ok: problems.is_empty(),
         options: resolution.settings,
@@ -74,7 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         notes,
         servers: Vec::new(),
     };
-    let mut show = Show { silent: arguments.json };
+    let mut show = Show { silent: arguments.json, all: arguments.verbose };
     show.options(&report)?;
     if let Some(config) = &resolution.config {
         probe_all(config, &mut report, &mut show)?;
@@ -101,6 +116,49 @@ fn several_ways(settings: &[Setting]) -> Option<String> {
     (!others.is_empty()).then(|| format!("{used} is used; {} is left aside", others.join(", ")))
 }
 
+enum Remark {
+    Note(String),
+    Problem(String),
+}
+
+/// Can what is not delivered be kept? In the spool, or where a run turns to without it: its artifact directory, of
+/// which we know nothing but where ansible-runner usually makes it.
+fn spool(config: &Config, private_data_dir: Option<&Path>) -> Option<Remark> {
+    let fails =
+        |folder: &Path| try_to_write(folder).err().map(|error| format!("{}: {error}", folder.display()));
+    let artifacts = private_data_dir.map(|folder| folder.join("artifacts"));
+    let no_artifacts = artifacts.as_deref().map(fails);
+    let no_spool = config.spill_dir.as_deref().map(fails);
+    match (no_spool, no_artifacts) {
+        (Some(Some(spool)), Some(None)) => Some(Remark::Note(format!(
+            "spill_dir cannot be written, runs use their artifact directory instead: {spool}"
+        ))),
+        (Some(Some(spool)), Some(Some(artifacts))) => Some(Remark::Problem(format!(
+            "what is not delivered cannot be kept: spill_dir cannot be written: {spool}; nor the artifacts: {artifacts}"
+        ))),
+        (Some(Some(spool)), None) => Some(Remark::Problem(format!("spill_dir cannot be written: {spool}"))),
+        (None, Some(Some(artifacts))) => {
+            Some(Remark::Problem(format!("what is not delivered cannot be kept: {artifacts}")))
+        }
+        (None | Some(None), _) => None,
+    }
+}
+
+/// Makes a file in a folder, which is made too if need be, and takes away again what it made.
+fn try_to_write(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|path| !path.exists()).collect();
+    let written = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).and_then(|()| {
+        let probe = folder.join(format!(".nats-check-{}", std::process::id()));
+        fs::File::create_new(&probe)?;
+        fs::remove_file(&probe)
+    });
+    for made in missing {
+        // The deepest first. One that somebody else has begun to use stays.
+        let _ = fs::remove_dir(made);
+    }
+    written
+}
+
 fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for server in &config.connection.servers {
@@ -125,6 +183,8 @@ fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Resul
 /// Text as it comes, unless it is JSON in the end.
 struct Show {
     silent: bool,
+    /// Options that nobody has set, too.
+    all: bool,
 }
 
 impl Show {
@@ -133,7 +193,10 @@ impl Show {
     }
 
     fn options(&mut self, report: &Report) -> io::Result<()> {
-        for Setting { option, value, source } in &report.options {
+        let all = self.all;
+        let (set, defaults): (Vec<_>, Vec<_>) =
+            report.options.iter().partition(|setting| setting.source != "default");
+        for Setting { option, value, source } in set.into_iter().chain(defaults.into_iter().filter(|_| all)) {
             let value = printable(if value.is_empty() { "-" } else { value });
             let line = format!("{option:22} {value:40} {}", printable(source));
             self.line(&if source == "default" { Tone::Faint.paint(line.trim_end()) } else { line })?;

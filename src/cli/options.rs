@@ -62,7 +62,27 @@ impl Options {
                 "the command line".clone_into(&mut setting.source);
             }
         }
+        for problem in &mut resolution.problems {
+            let named = given.iter().find_map(|(key, _)| {
+                let rest = problem.strip_prefix("nats_options.")?.strip_prefix(key.as_str())?;
+                // Not one whose name only begins like this.
+                rest.starts_with(['=', ':', ' ']).then(|| self.as_given(key, rest))
+            });
+            if let Some(named) = named {
+                *problem = named;
+            }
+        }
         resolution
+    }
+
+    /// What is said of an option, with the name by which it was given here.
+    fn as_given(&self, key: &str, rest: &str) -> String {
+        let flag = match key {
+            "servers" if !self.server.is_empty() => "-s",
+            "context" if self.context.is_some() => "-c",
+            key => return format!("-o {key}{rest}"),
+        };
+        rest.strip_prefix('=').map_or_else(|| format!("{flag}{rest}"), |value| format!("{flag} {value}"))
     }
 
     fn given(&self) -> Vec<(String, String)> {

@@ -328,7 +328,8 @@ pub(super) const REQUIRED: Opt = tuning(
     &["RUNNER_NATS_REQUIRED"],
     NOW,
     Takes::Flag(false),
-    "The job does not start without a connection: then `NatsRequiredError` says why. Once it runs, nothing stops it.",
+    "The job does not start unless its first status, `starting`, was confirmed: connection, permission, stream and room in \
+     it. `NatsRequiredError` says why not. Once it runs, nothing stops it.",
 );
 pub(super) const FLUSH_TIMEOUT: Opt = tuning(
     "flush_timeout",
@@ -342,7 +343,8 @@ pub(super) const SPILL_DIR: Opt = tuning(
     &["RUNNER_NATS_SPILL_DIR"],
     NOW,
     Takes::Path,
-    "Where undelivered messages go, instead of the run's artifact directory.",
+    "Where undelivered messages go, instead of the run's artifact directory: a folder a run. What is left there is sent \
+     by the next run that reaches the servers.",
 );
 pub(super) const PENDING_SIZE: Opt = tuning(
     "pending_size",

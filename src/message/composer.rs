@@ -22,7 +22,7 @@ pub(crate) struct Composer {
     ident: String,
     event: Arc<str>,
     status: Arc<str>,
-    /// Of events by name, if the subject depends on it.
+    /// Subjects of events by name, if the template has `{name}`.
     named: HashMap<String, Arc<str>>,
     /// What all message ids of this ident begin with.
     id: String,
@@ -35,9 +35,9 @@ pub(crate) struct About<'a> {
     pub(crate) kind: Kind,
     /// The event's name, or the status.
     pub(crate) name: &'a str,
-    /// What tells it from all others of this ident, the same each time it is sent.
+    /// What tells this message from all others of the ident, the same each time it is sent.
     pub(crate) own_id: &'a [&'a str],
-    /// When it was, as ansible-runner writes it.
+    /// When the event was, as ansible-runner writes it.
     pub(crate) created: Option<&'a str>,
 }
 

@@ -124,7 +124,7 @@ struct Found {
     texts: Vec<Span>,
     /// Arrays and objects that are not the whole.
     containers: Vec<Span>,
-    /// The smallest of these that is enough by itself.
+    /// The smallest array or object that is enough by itself.
     smallest: Option<Span>,
 }
 

@@ -22,7 +22,7 @@ pub(super) fn longer_id(id: &str, parts: &[&str]) -> String {
     longer
 }
 
-/// The most that a part takes, in bytes. Each by itself: what makes the id unique stands at its end.
+/// The most that a part of an id takes, in bytes. A limit for the whole would cost its end, which makes it unique.
 const LONGEST_PART: usize = 256;
 
 fn push_part(id: &mut String, part: &str) {

@@ -218,8 +218,8 @@ fn word_at(text: &[u8], start: usize) -> (u64, usize) {
     (word | BLANKS << bits, length)
 }
 
-/// The same of a word, the high bit of each byte. The lowest one that is set is right, those above it may be
-/// wrong.
+/// Which bytes of a word cannot stand in a string as they are: the high bit of each. The lowest bit that is set
+/// is right, those above may be wrong.
 #[inline]
 fn specials(word: u64) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);

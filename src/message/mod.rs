@@ -59,7 +59,7 @@ impl Kind {
 /// The states that end a run (`ansible_runner.runner.Runner`; `error` comes from `ansible-runner process` alone).
 pub(crate) const END_STATES: [&str; 5] = ["successful", "failed", "canceled", "timeout", "error"];
 
-/// The states before.
+/// The states of a run that goes on.
 pub(crate) const OPEN_STATES: [&str; 2] = ["starting", "running"];
 
 /// The header by which a stream drops repeats (NATS ADR-31).
@@ -88,7 +88,7 @@ impl Message {
     /// What the message costs while it is held: its bytes and some for the bookkeeping.
     pub(crate) fn size(&self) -> usize {
         const BOOKKEEPING: usize = 256;
-        // Those of a run are shared; those of CloudEvents are the message's own.
+        // The headers of a run are shared; those of CloudEvents are the message's own.
         let own = self.headers.iter().any(|(name, _)| name == "ce-specversion");
         let headers = self.headers.iter().filter(|_| own).map(|(name, value)| name.len() + value.len() + 64);
         self.payload.len() + self.id.len() + self.subject.len() + headers.sum::<usize>() + BOOKKEEPING

@@ -111,9 +111,9 @@ struct Node {
 /// What becomes of a member of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Member {
-    /// It is left out.
+    /// The member is left out.
     Gone,
-    /// Something below it is left out: the place in the tree.
+    /// Something inside the member is left out: its place in the tree.
     Partly(usize),
 }
 

@@ -14,11 +14,11 @@ use super::{
     session::{End, Learnt, Session, Terms},
 };
 use crate::{
-    config::{Connection, Server, secrets_of},
+    config::{Auth, Connection, Server, secrets_of},
     error::Error,
     fault,
     message::Message,
-    outbox::{Outbox, Record, Run},
+    outbox::{Destination, Outbox, Record, Run},
     report::{self, Level, Notices},
 };
 
@@ -75,7 +75,7 @@ struct State {
 impl Courier {
     /// A courier without a thread: the first message starts it.
     pub(crate) fn new(connection: Connection) -> Arc<Self> {
-        let outbox = Outbox::new(connection.pending_size);
+        let outbox = Outbox::new(connection.pending_size, destination_of(&connection));
         let notices = Notices::new(connection.masks());
         Arc::new(Self {
             connection,
@@ -121,32 +121,50 @@ impl Courier {
         }
     }
 
-    /// Waits until there is a connection, or until every server has been tried (anew) without success: then
-    /// the reason. `interrupted` is asked now and then whether to stop waiting.
-    pub(crate) fn require(self: &Arc<Self>, interrupted: &mut dyn FnMut() -> bool) -> Result<(), String> {
-        const LOOK_UP: Duration = Duration::from_millis(100);
+    /// Waits until the first message of a run is confirmed. If it is not (no server can be reached, a permission, no
+    /// stream, no room in it), the run is withdrawn, and an error says why. `interrupted` is asked now and then whether
+    /// to stop waiting.
+    pub(crate) fn require(
+        self: &Arc<Self>,
+        run: &Run,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<(), String> {
+        const LOOK_UP: Duration = Duration::from_millis(50);
         let servers = self.connection.servers.len();
         let each = self.connection.connect_timeout + self.connection.reconnect_time_wait * 2;
-        let deadline = Instant::now() + each.saturating_mul(u32::try_from(servers).unwrap_or(u32::MAX));
+        let connecting = each.saturating_mul(u32::try_from(servers).unwrap_or(u32::MAX));
+        let deadline = Instant::now() + connecting + run.flush_timeout;
         let enough = self.contact().failures + servers;
+        let (_, seen) = self.notices.start();
         loop {
             self.ensure_started();
-            {
+            let confirmed = run.is_confirmed();
+            if confirmed == Some(true) {
+                return Ok(());
+            }
+            let unreachable = {
                 let contact = self.contact();
-                if contact.connected {
-                    return Ok(());
-                }
                 let given_up = contact.failures >= enough || self.outbox.is_given_up();
-                if given_up || Instant::now() >= deadline {
-                    return Err(contact.reason.clone());
-                }
-                drop(self.changed.wait_timeout(contact, LOOK_UP).unwrap_or_else(PoisonError::into_inner));
-            }
+                (!contact.connected && given_up).then(|| contact.reason.clone())
+            };
             // No lock is held here: a signal handler may end another run of this connection.
-            if interrupted() {
-                return Err(self.contact().reason.clone());
+            if confirmed.is_none() && unreachable.is_none() && Instant::now() < deadline && !interrupted() {
+                let _ = self.outbox.wait_settled(run, Instant::now() + LOOK_UP);
+                continue;
             }
+            self.outbox.withdraw(run);
+            return Err(unreachable.unwrap_or_else(|| self.why_not(run, seen)));
         }
+    }
+
+    /// Why a message was not confirmed, as far as the background said so after notice number `seen`.
+    fn why_not(&self, run: &Run, seen: u64) -> String {
+        let mut said = self.notices.since(seen).0.into_iter().filter(|notice| notice.level >= Level::Warning);
+        let problem = || self.notices.start().0;
+        said.next_back().or_else(problem).map_or_else(
+            || format!("the first message was not confirmed within {:?} (flush_timeout)", run.flush_timeout),
+            |notice| notice.text,
+        )
     }
 
     /// The end of a run: waits until all is confirmed, at most `flush_timeout` from `began` on; the rest goes to
@@ -245,6 +263,7 @@ impl Courier {
 
     async fn deliver(&self, state: &mut State) -> Next {
         fault::panic_at("courier.run");
+        self.outbox.put_back();
         self.outbox.rewind();
         self.begin_records();
         let Some((server, not_before)) = state.pool.next() else {
@@ -417,6 +436,19 @@ impl Courier {
         if self.connection.verbose {
             self.notices.say(Level::Info, text());
         }
+    }
+}
+
+/// Where messages of this connection go: what a spool's files are sent by.
+pub(crate) fn destination_of(connection: &Connection) -> Destination {
+    let login = |auth: &Auth| auth.to_string();
+    Destination {
+        servers: connection.servers.iter().map(|server| server.address.clone()).collect(),
+        login: connection
+            .auth
+            .as_ref()
+            .or_else(|| connection.servers.iter().find_map(|server| server.auth.as_ref()))
+            .map(login),
     }
 }
 

@@ -3,10 +3,12 @@
 //! Requests and answers are those of nats-server (its `jetstream_api.go`; schemas `io.nats.jetstream.api.v1`). They are
 //! read leniently: a later server may say more than we know.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_nats::{Message, StatusCode, jetstream::ErrorCode};
 use serde::Deserialize;
+
+use crate::config::Delivery;
 
 /// An error of the API.
 #[derive(Debug, Deserialize)]
@@ -55,7 +57,7 @@ pub(super) fn is_unanswered(message: &Message) -> bool {
 /// A stream's answer to a message (`pub_ack_response`).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ack {
-    /// It is stored, now or before.
+    /// The message is stored, now or by an earlier copy.
     Stored,
     /// For good: this message will not be stored.
     Refused {
@@ -93,6 +95,18 @@ impl Ack {
     }
 }
 
+/// What a stream says to a message that is meant for another one: nothing is stored, and the stream is well.
+pub(super) const NOT_THIS_STREAM: u64 = ErrorCode::STREAM_NOT_MATCH.0;
+
+/// Which stream is it that answers a message? Refusals say so, too.
+pub(super) fn answering_stream(message: &Message) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        stream: String,
+    }
+    serde_json::from_slice::<Named>(&message.payload).ok().map(|named| named.stream)
+}
+
 /// The subject and the payload of a question.
 pub(super) type Question = (String, String);
 
@@ -104,13 +118,13 @@ pub(super) fn which_streams(api: &str, subject: &str) -> Question {
 /// The answer to [`which_streams`] (`stream_names_response`).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Captured {
-    /// These do.
+    /// Streams of these names do.
     By(Vec<String>),
-    /// None does; there is a JetStream that says so, for this account or in general.
+    /// No stream does; there is a JetStream that says so, for this account or in general.
     No,
     /// Nobody answers for JetStream: there is none, or none yet.
     Nobody,
-    /// It cannot be told at present.
+    /// Whether a stream does cannot be told at present.
     NotNow(String),
 }
 
@@ -138,32 +152,148 @@ impl Captured {
     }
 }
 
-/// How is this stream made, and what is in it?
-pub(super) fn about_stream(api: &str, name: &str) -> Question {
-    (format!("{api}.STREAM.INFO.{name}"), String::new())
+/// What is known of the stream that takes a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Captured,
+    NotCaptured,
+    /// We may not ask.
+    Forbidden,
+    /// It cannot be told at present.
+    NotNow,
+    /// Nobody answers for the JetStream that the user insists on.
+    NotYet,
+}
+
+/// What is to prove that messages on a subject arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A stream's acknowledgement.
+    Ack,
+    /// The same, and it says whether there is a stream at all.
+    AckIfAny,
+    /// The server's echo.
+    Echo,
+    /// A stream is asked for, and there is none.
+    Nothing,
+    /// A stream is asked for, and JetStream is not there yet.
+    Wait,
+}
+
+impl Found {
+    /// `is_expected`: the server says that it has JetStream.
+    pub(super) fn new(answer: &Captured, is_expected: bool, delivery: Delivery) -> Self {
+        match answer {
+            Captured::By(_) => Self::Captured,
+            // It has JetStream and does not answer for it yet, or it is another domain's.
+            Captured::Nobody if is_expected && delivery == Delivery::Jetstream => Self::NotYet,
+            Captured::No | Captured::Nobody => Self::NotCaptured,
+            Captured::NotNow(_) => Self::NotNow,
+        }
+    }
+
+    /// `was_captured`: what was known of the subject before.
+    pub(super) fn wants(self, delivery: Delivery, was_captured: Option<bool>) -> Wanted {
+        match (self, delivery) {
+            (_, Delivery::Core) | (Self::NotCaptured | Self::Forbidden, Delivery::Auto) => Wanted::Echo,
+            (Self::Captured, _) | (Self::Forbidden, Delivery::Jetstream) => Wanted::Ack,
+            (Self::NotCaptured, Delivery::Jetstream) => Wanted::Nothing,
+            (Self::NotNow, Delivery::Auto) if was_captured == Some(false) => Wanted::Echo,
+            // An acknowledgement will say it.
+            (Self::NotNow, _) => Wanted::AckIfAny,
+            (Self::NotYet, _) => Wanted::Wait,
+        }
+    }
+}
+
+/// How is this stream made, and what is in it? `counted`: a subject whose messages are to be counted.
+pub(super) fn about_stream(api: &str, name: &str, counted: &str) -> Question {
+    (format!("{api}.STREAM.INFO.{name}"), serde_json::json!({ "subjects_filter": counted }).to_string())
+}
+
+/// What may this account store, and what does it?
+pub(super) fn about_account(api: &str) -> Question {
+    (format!("{api}.INFO"), String::new())
+}
+
+/// The answer to [`about_account`] (`account_info_response`), as far as it concerns us.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct AccountInfo {
+    #[serde(flatten)]
+    pub(super) all: Usage,
+    /// By number of replicas (`R1`, `R3`), if that is how the account is limited.
+    pub(super) tiers: HashMap<String, Usage>,
+}
+
+/// What is stored, and how much may be.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Usage {
+    pub(super) memory: u64,
+    pub(super) storage: u64,
+    pub(super) limits: Limits,
+}
+
+/// In bytes; negative means no limit.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Limits {
+    pub(super) max_memory: i64,
+    pub(super) max_storage: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_memory: -1, max_storage: -1 }
+    }
 }
 
 /// The answer to [`about_stream`] (`stream_info_response`), as far as it concerns us.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct StreamInfo {
     pub(super) config: Option<StreamConfig>,
     #[serde(default)]
     pub(super) state: StreamState,
+    pub(super) cluster: Option<StreamCluster>,
+    error: Option<ApiError>,
 }
 
-/// How a stream is made; -1 means no limit.
+impl StreamInfo {
+    /// What the API says instead, if it does.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.error.as_ref().map(|error| error.description.as_str())
+    }
+}
+
+/// How a stream is made; what is not positive is no limit.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct StreamConfig {
     pub(super) max_msgs: i64,
     pub(super) max_bytes: i64,
+    pub(super) max_msgs_per_subject: i64,
+    pub(super) max_msg_size: i64,
     /// Nanoseconds.
     max_age: i64,
     /// Nanoseconds.
     duplicate_window: u64,
     pub(super) num_replicas: u64,
+    pub(super) retention: String,
+    pub(super) storage: String,
     pub(super) discard: String,
+    pub(super) discard_new_per_subject: bool,
     pub(super) no_ack: bool,
+    pub(super) sealed: bool,
+    pub(super) subject_transform: Option<Transform>,
+}
+
+/// Stored under another subject.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Transform {
+    pub(super) src: String,
+    pub(super) dest: String,
 }
 
 impl StreamConfig {
@@ -183,6 +313,90 @@ impl StreamConfig {
 pub(super) struct StreamState {
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    pub(super) consumer_count: u64,
+    /// Messages by subject, of those that were asked for.
+    subjects: Option<HashMap<String, u64>>,
+}
+
+impl StreamState {
+    /// How many messages of the subject that was asked for.
+    pub(super) fn counted(&self) -> u64 {
+        self.subjects.iter().flatten().map(|(_, count)| *count).sum()
+    }
+}
+
+/// Where a stream lives.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct StreamCluster {
+    pub(super) leader: String,
+    pub(super) replicas: Option<Vec<Replica>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Replica {
+    pub(super) name: String,
+    offline: bool,
+    /// How long ago the leader heard of it, in nanoseconds.
+    active: u64,
+}
+
+impl Replica {
+    /// A leader's heartbeat is answered each second.
+    const SILENT: Duration = Duration::from_secs(10);
+
+    pub(super) fn is_missing(&self) -> bool {
+        self.offline || Duration::from_nanos(self.active) > Self::SILENT
+    }
+}
+
+/// What a server tells of a message's way (NATS ADR-41).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Trace {
+    pub(super) events: Vec<TraceEvent>,
+    /// So many other servers have got the message from this one, and tell of it, too.
+    pub(super) hops: usize,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TraceEvent {
+    r#type: String,
+    pub(super) stream: String,
+    pub(super) nointerest: bool,
+    pub(super) error: Option<String>,
+    /// From or to what kind of connection it went.
+    kind: u64,
+}
+
+impl TraceEvent {
+    const CLIENT: u64 = 0;
+}
+
+impl Trace {
+    /// Where the answers go that make up a trace, and that nobody is to get the message.
+    pub(super) const DESTINATION: &'static str = "Nats-Trace-Dest";
+    pub(super) const ONLY: &'static str = "Nats-Trace-Only";
+    /// The first nats-server that traces; earlier ones would deliver the message.
+    pub(super) const SINCE: (u64, u64) = (2, 11);
+
+    /// What became of it in a stream.
+    pub(super) fn stream(self) -> Option<TraceEvent> {
+        self.events.into_iter().find(|event| event.r#type == "js")
+    }
+
+    /// Why another server did not get it: one that is too old to trace would deliver it.
+    pub(super) fn not_passed_on(&self) -> Option<String> {
+        let onward = |event: &&TraceEvent| event.r#type == "eg" && event.kind != TraceEvent::CLIENT;
+        self.events.iter().filter(onward).find_map(|event| event.error.clone())
+    }
+
+    /// Is it told by the server that has got the message from us?
+    pub(super) fn is_first(&self) -> bool {
+        self.events.iter().any(|event| event.r#type == "in" && event.kind == TraceEvent::CLIENT)
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +434,34 @@ mod tests {
         for garbage in ["", "{}", "[]", "null", r#"{"seq":0}"#, "\u{0}"] {
             assert!(!matches!(read(garbage, None), Ack::Stored), "{garbage}");
         }
+    }
+
+    #[test]
+    fn what_is_to_prove_delivery() {
+        let wants = |found: Found, delivery| found.wants(delivery, None);
+        assert_eq!(wants(Found::Captured, Delivery::Auto), Wanted::Ack);
+        assert_eq!(wants(Found::Captured, Delivery::Core), Wanted::Echo);
+        assert_eq!(wants(Found::NotCaptured, Delivery::Auto), Wanted::Echo);
+        assert_eq!(wants(Found::NotCaptured, Delivery::Jetstream), Wanted::Nothing);
+        assert_eq!(wants(Found::Forbidden, Delivery::Jetstream), Wanted::Ack);
+        assert_eq!(wants(Found::NotNow, Delivery::Auto), Wanted::AckIfAny);
+        assert_eq!(Found::NotNow.wants(Delivery::Auto, Some(false)), Wanted::Echo);
+        let nobody = |is_expected| Found::new(&Captured::Nobody, is_expected, Delivery::Jetstream);
+        assert_eq!((nobody(true), nobody(false)), (Found::NotYet, Found::NotCaptured));
+    }
+
+    #[test]
+    fn what_a_trace_tells() {
+        let trace = |events: &str| -> Trace {
+            serde_json::from_str(&format!(r#"{{"server":{{}},"events":{events}}}"#)).unwrap()
+        };
+        let here = trace(r#"[{"type":"in","kind":0},{"type":"js","stream":"S","nointerest":true}]"#);
+        assert!(here.is_first() && here.hops == 0);
+        assert!(here.stream().is_some_and(|event| event.stream == "S" && event.nointerest));
+        let elsewhere = trace(r#"[{"type":"in","kind":1},{"type":"eg","kind":0}]"#);
+        assert!(!elsewhere.is_first() && elsewhere.not_passed_on().is_none() && elsewhere.stream().is_none());
+        let nowhere = trace(r#"[{"type":"in"},{"type":"eg","kind":1,"error":"too old"}]"#);
+        assert_eq!(nowhere.not_passed_on().as_deref(), Some("too old"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     secret::MASK,
 };
 
-/// async-nats must not reconnect; see above.
+/// What async-nats is told to wait before it reconnects: it never shall.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// A client that is connected, and does not come back once it is not.
@@ -33,7 +33,7 @@ const NEVER: Duration = Duration::from_secs(365 * 86_400);
 pub(super) struct Link {
     /// To publish and subscribe with.
     pub client: Client,
-    /// What it has to say.
+    /// What async-nats has to say about the connection.
     pub events: mpsc::UnboundedReceiver<Event>,
     /// Is the connection gone?
     pub gone: watch::Receiver<bool>,
@@ -185,9 +185,9 @@ fn connect_error(
 /// `Permissions Violation for Publish to "subject"`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Violation {
-    /// To publish, not to subscribe.
+    /// The server forbids to publish; otherwise, to subscribe.
     pub publish: bool,
-    /// What it is about.
+    /// The subject that we may not use.
     pub subject: String,
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum From {
     Now,
     /// With the first message that a stream has.
     First,
-    /// With a stream's messages since then.
+    /// With a stream's messages since this time.
     Since(SystemTime),
 }
 
@@ -39,13 +39,13 @@ pub(crate) enum From {
 pub(crate) enum Heard {
     /// There is a connection to this server now.
     Connected(String),
-    /// There is none any more, or none yet, and why.
+    /// There is no connection any more, or none yet, and why.
     Lost(String),
     /// A message.
     Message {
-        /// Its id, if it has one.
+        /// The header `Nats-Msg-Id`, if the message has one.
         id: Option<String>,
-        /// What it says.
+        /// The message's payload.
         payload: Bytes,
     },
 }
@@ -83,7 +83,7 @@ struct Listener<'a> {
     connection: &'a Connection,
     subject: &'a str,
     from: From,
-    /// The last sequence of the stream that was read.
+    /// The sequence of the message that was read from the stream last.
     last: Option<u64>,
     heard: SyncSender<Heard>,
 }

@@ -1,6 +1,7 @@
 //! Everything that talks to NATS: the only room that knows async-nats and rustls.
 
 mod courier;
+mod held;
 mod jetstream;
 mod link;
 mod listen;
@@ -10,7 +11,8 @@ mod session;
 mod tls;
 
 pub(crate) use self::{
-    courier::Courier,
+    courier::{Courier, destination_of},
+    held::{Held, held},
     listen::{From, Heard, listen},
     probe::{Finding, State, probe},
 };

@@ -124,7 +124,7 @@ fn is_plain(address: &str) -> bool {
     address.len() <= LONGEST && url::Url::parse(address).is_ok_and(plain)
 }
 
-/// Up to a tenth more, so that not all clients of a server come back at the same moment.
+/// A wait and up to a tenth more, so that not all clients of a server come back at the same moment.
 fn jittered(pause: Duration) -> Duration {
     let tenths = u32::try_from(random_below(1000)).unwrap_or(0);
     pause + pause * tenths / 10_000

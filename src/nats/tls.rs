@@ -35,7 +35,7 @@ pub(super) fn client_config(tls: &Tls, server: &Server) -> Result<ClientConfig, 
         Some(name) => {
             let name = ServerName::try_from(name.to_owned())
                 .map_err(|error| fail(format!("tls_hostname {name:?}: {error}")))?;
-            // It does verify, only against another name than the one that we dial.
+            // Our verifier does verify, only against another name than the one that we dial.
             builder.dangerous().with_custom_certificate_verifier(Arc::new(NamedVerifier { verifier, name }))
         }
     };

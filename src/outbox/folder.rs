@@ -67,6 +67,16 @@ impl Folder {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner).complaint.take()
     }
 
+    /// The spool.
+    pub(super) fn spool(&self) -> Option<&Path> {
+        self.spool.as_deref().and_then(Path::parent)
+    }
+
+    /// ansible-runner's artifact directory.
+    pub(super) fn artifacts(&self) -> Option<&Path> {
+        self.artifacts.as_deref()
+    }
+
     /// Is it to be in the spool?
     pub(super) fn is_spool(&self) -> bool {
         self.spool.is_some()

@@ -7,7 +7,9 @@
 //!
 //! Locks: a run's spill before the queue, never the other way round. No lock is held while anything is sent.
 
+mod backlog;
 mod folder;
+mod queue;
 mod record;
 mod run;
 mod service;
@@ -16,7 +18,8 @@ mod spill;
 mod tests;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -26,12 +29,15 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::service::Service;
+use self::{
+    backlog::Backlog,
+    queue::{Slot, State},
+};
 pub(crate) use self::{
     folder::Folder,
-    record::{Found, Identity, Record},
+    record::{Destination, Found, Identity, Record, RunState},
     run::Run,
-    spill::Leftovers,
+    spill::{Leftovers, files_in as spill_files_in},
 };
 use crate::{error::Error, fault, message::Message};
 
@@ -45,13 +51,6 @@ pub(crate) enum Proof {
     /// Nothing: the server forbids us to ask.
     None,
 }
-
-/// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
-/// it may have died in the server's memory, on its way to a stream or a subscriber.
-const REMEMBERED: Duration = Duration::from_secs(1);
-
-/// At most so many bytes of it are remembered, beyond the outbox's limit.
-const REMEMBERED_BYTES: usize = 4 << 20;
 
 /// A message on its way.
 #[derive(Clone, Debug)]
@@ -75,137 +74,28 @@ pub(crate) struct Outbox {
     at_work_on: AtomicU64,
     /// There are runs whose record is not written yet.
     has_new_runs: AtomicBool,
+    /// The spools of our runs.
+    spools: Mutex<Vec<PathBuf>>,
+    /// What earlier runs have left there: the courier's business alone, as it takes its time.
+    spooled: Mutex<Spooled>,
+    may_be_spooled: AtomicBool,
+    destination: Destination,
+}
+
+/// What is taken up from spools.
+#[derive(Debug, Default)]
+struct Spooled {
+    /// The file that is being sent.
+    current: Option<Backlog>,
+    /// What no server takes: left to people.
+    refused: HashSet<PathBuf>,
 }
 
 const NOTHING: u64 = u64::MAX;
 
-#[derive(Debug, Default)]
-struct State {
-    /// `None`: confirmed out of order.
-    queue: VecDeque<Option<Slot>>,
-    /// The number of the first slot.
-    base: u64,
-    /// The number of the next message to send.
-    cursor: u64,
-    /// Of the unconfirmed messages.
-    bytes: usize,
-    /// How many messages are unconfirmed.
-    unconfirmed: usize,
-    /// The messages that were routed lately and are remembered, in the order of their echoes.
-    routed: VecDeque<u64>,
-    /// Their bytes.
-    remembered: usize,
-    /// Runs that may still publish, and those that left something behind.
-    runs: Vec<Arc<Run>>,
-    service: Service,
-    /// The courier waits for `wake`.
-    sleeping: bool,
-    /// Ends of runs that wait right now.
-    waiting: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    message: Message,
-    run: Arc<Run>,
-    sent: bool,
-    /// Confirmed by an echo at this time, and remembered.
-    routed: Option<Instant>,
-}
-
-impl State {
-    fn end(&self) -> u64 {
-        self.base + self.queue.len() as u64
-    }
-
-    fn append(&mut self, message: Message, run: &Arc<Run>) {
-        self.bytes += message.size();
-        self.unconfirmed += 1;
-        run.queued.fetch_add(1, Relaxed);
-        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
-    }
-
-    /// Is there something to send, or to bring back from disk?
-    fn has_work(&self, limit: usize) -> bool {
-        let overflows = || self.runs.iter().any(|run| run.overflows.load(Relaxed));
-        self.cursor < self.end() || (self.bytes <= limit / 2 && overflows())
-    }
-
-    fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
-        let index = seq.checked_sub(self.base)?;
-        self.queue.get_mut(usize::try_from(index).ok()?)
-    }
-
-    /// Takes an unconfirmed message out; the slots that nothing is left of go too.
-    fn remove(&mut self, seq: u64) -> Option<Slot> {
-        let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
-        self.settle_one(slot.message.size(), &slot.run);
-        self.trim();
-        Some(slot)
-    }
-
-    fn settle_one(&mut self, size: usize, run: &Run) {
-        self.bytes -= size;
-        self.unconfirmed -= 1;
-        run.queued.fetch_sub(1, Relaxed);
-    }
-
-    /// The message counts as confirmed, and stays for a while. Returns its run.
-    fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
-        let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
-        slot.routed = Some(now);
-        let (size, run) = (slot.message.size(), Arc::clone(&slot.run));
-        self.settle_one(size, &run);
-        self.routed.push_back(seq);
-        self.remembered += size;
-        Some(run)
-    }
-
-    /// Forgets what was routed long ago, or too much of it; returned, to be freed outside the lock.
-    fn forget_routed(&mut self, now: Instant) -> Vec<Slot> {
-        let mut forgotten = Vec::new();
-        while let Some(seq) = self.routed.front().copied() {
-            let Some(routed) = self.slot(seq).and_then(|slot| slot.as_ref()?.routed) else {
-                self.routed.pop_front();
-                continue;
-            };
-            if now.duration_since(routed) < REMEMBERED && self.remembered <= REMEMBERED_BYTES {
-                break;
-            }
-            self.routed.pop_front();
-            if let Some(slot) = self.slot(seq).and_then(Option::take) {
-                self.remembered -= slot.message.size();
-                forgotten.push(slot);
-            }
-        }
-        if !forgotten.is_empty() {
-            self.trim();
-        }
-        forgotten
-    }
-
-    fn trim(&mut self) {
-        while let Some(None) = self.queue.front() {
-            self.queue.pop_front();
-            self.base += 1;
-        }
-        self.cursor = self.cursor.max(self.base);
-    }
-
-    /// Is there nothing to do and nobody who could bring something?
-    fn is_idle(&mut self) -> bool {
-        self.forget_closed();
-        self.runs.is_empty() && self.unconfirmed == 0
-    }
-
-    fn forget_closed(&mut self) {
-        self.runs.retain(|run| !run.closed.load(Relaxed) || !run.is_settled());
-    }
-}
-
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, destination: Destination) -> Self {
         Self {
             state: Mutex::new(State::default()),
             settled: Condvar::new(),
@@ -213,6 +103,10 @@ impl Outbox {
             limit,
             at_work_on: AtomicU64::new(NOTHING),
             has_new_runs: AtomicBool::new(false),
+            spools: Mutex::default(),
+            spooled: Mutex::default(),
+            may_be_spooled: AtomicBool::new(false),
+            destination,
         }
     }
 
@@ -227,15 +121,99 @@ impl Outbox {
         state.runs.push(Arc::clone(run));
         self.has_new_runs.store(true, Relaxed);
         state.service.open();
+        drop(state);
+        if let Some(spool) = run.spool() {
+            let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
+            if !spools.iter().any(|known| known == spool) {
+                spools.push(spool.to_owned());
+            }
+            self.may_be_spooled.store(true, Relaxed);
+        }
+    }
+
+    fn spooled(&self) -> MutexGuard<'_, Spooled> {
+        self.spooled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is a connection: takes up what earlier runs have left in the spools, a little at a time and behind
+    /// everything that is live.
+    pub(crate) fn feed(&self) {
+        if !self.may_be_spooled.load(Relaxed) || self.has_live_work() {
+            return;
+        }
+        let mut guard = self.spooled();
+        let spooled = &mut *guard;
+        loop {
+            let claim = |spool: &PathBuf| Backlog::claim(spool, &self.destination, &spooled.refused);
+            if spooled.current.is_none() {
+                let spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                spooled.current = spools.iter().find_map(claim);
+            }
+            let Some(backlog) = &mut spooled.current else {
+                self.may_be_spooled.store(false, Relaxed);
+                return;
+            };
+            if let Some(messages) = backlog.next() {
+                let mut state = self.lock();
+                for message in messages {
+                    backlog.run().counters.accepted.fetch_add(1, Relaxed);
+                    state.append(message, backlog.run());
+                }
+                return;
+            }
+            let refused = spooled.current.take().map(Backlog::finish);
+            spooled.refused.extend(refused.into_iter().flatten());
+        }
+    }
+
+    fn has_live_work(&self) -> bool {
+        let state = self.lock();
+        state.cursor < state.end() || state.runs.iter().any(|run| run.overflows.load(Relaxed))
+    }
+
+    /// The connection is gone: what was taken up and is not confirmed is still in its file.
+    pub(crate) fn put_back(&self) {
+        let current = self.spooled().current.take();
+        if let Some(backlog) = current {
+            drop(self.take_out(backlog.run()));
+            self.may_be_spooled.store(true, Relaxed);
+        }
+    }
+
+    /// The run shall leave nothing behind: its messages are neither sent nor kept.
+    pub(crate) fn withdraw(&self, run: &Run) {
+        let mut spill = run.spill();
+        drop(self.take_out(run));
+        for file in spill.close().1.files {
+            let _ = std::fs::remove_file(file);
+        }
+        drop(spill);
+        run.overflows.store(false, Relaxed);
+        run.withdraw_record();
+        self.close(run);
+    }
+
+    /// Takes all of a run out of the queue.
+    fn take_out(&self, run: &Run) -> Vec<Slot> {
+        let mut state = self.lock();
+        let of_run =
+            |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run));
+        let seqs: Vec<u64> =
+            (state.base..).zip(&state.queue).filter(|(_, slot)| of_run(slot)).map(|(seq, _)| seq).collect();
+        seqs.into_iter().filter_map(|seq| state.remove(seq)).collect()
     }
 
     /// Writes the records of runs that have begun; returns what is to be said about their files.
     pub(crate) fn begin_records(&self) -> Vec<Error> {
+        let over = std::mem::take(&mut self.lock().over);
+        drop(over);
         if !self.has_new_runs.swap(false, Relaxed) {
             return Vec::new();
         }
         let runs = self.runs();
-        runs.iter().for_each(|run| run.begin_record());
+        for run in &runs {
+            run.begin_record();
+        }
         runs.iter().filter_map(|run| run.complaint()).collect()
     }
 
@@ -506,19 +484,7 @@ impl Outbox {
     /// The end of a run: what is not confirmed goes to disk, in order. Says what is left there.
     pub(crate) fn settle(&self, run: &Run) -> Leftovers {
         let mut spill = run.spill();
-        let mut slots = Vec::new();
-        {
-            let mut state = self.lock();
-            let of_run = |slot: &Option<Slot>| {
-                slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run))
-            };
-            let seqs: Vec<u64> = (state.base..)
-                .zip(&state.queue)
-                .filter(|(_, slot)| of_run(slot))
-                .map(|(seq, _)| seq)
-                .collect();
-            slots.extend(seqs.into_iter().filter_map(|seq| state.remove(seq)));
-        }
+        let slots = self.take_out(run);
         let mut error = None;
         for slot in &slots {
             if let Err(failure) = run.keep(&mut spill, &slot.message) {

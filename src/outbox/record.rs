@@ -48,6 +48,10 @@ pub(crate) struct Record {
     pub(crate) started: String,
     /// When it ended.
     pub(crate) ended: Option<String>,
+    /// Where its messages were to go.
+    pub(crate) destination: Destination,
+    /// ansible-runner's artifact directory, which has all events.
+    pub(crate) artifact_dir: Option<PathBuf>,
     /// Name and address of the last server.
     pub(crate) server: Option<String>,
     /// What confirmed its messages: `jetstream`, `core` or `none`.
@@ -74,6 +78,15 @@ pub(crate) struct Record {
     pub(crate) problem: Option<String>,
     /// Seconds that the end of the run waited.
     pub(crate) waited: f64,
+}
+
+/// Where messages are to go, without secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Destination {
+    /// Addresses of the servers.
+    pub(crate) servers: Vec<String>,
+    /// Who publishes, if somebody in particular.
+    pub(crate) login: Option<String>,
 }
 
 /// Does a run go on?
@@ -104,6 +117,11 @@ impl Record {
         self.state == RunState::Ended
             && self.undelivered + self.lost + self.unproven == 0
             && self.unconfirmed_counters.is_empty()
+    }
+
+    /// Writes it in the place of another one.
+    pub(crate) fn write_to(&self, path: &Path) -> io::Result<()> {
+        write(path, self, false).map(drop)
     }
 
     /// The line at the end of a run: a warning if anything was not confirmed.
@@ -167,13 +185,20 @@ pub(crate) struct Identity {
     pub(crate) subject_id: String,
     /// What the user knows it by.
     pub(crate) ident: String,
+    /// Where its messages are to go.
+    pub(crate) destination: Destination,
     started: SystemTime,
 }
 
 impl Identity {
     /// A run that begins now.
-    pub(crate) fn new(subject_id: &str, ident: &str) -> Self {
-        Self { subject_id: subject_id.to_owned(), ident: ident.to_owned(), started: SystemTime::now() }
+    pub(crate) fn new(subject_id: &str, ident: &str, destination: Destination) -> Self {
+        Self {
+            subject_id: subject_id.to_owned(),
+            ident: ident.to_owned(),
+            destination,
+            started: SystemTime::now(),
+        }
     }
 
     /// The record of this run before anything has happened to it.
@@ -188,6 +213,8 @@ impl Identity {
             host: host(),
             started: rfc3339(self.started),
             ended: None,
+            destination: self.destination.clone(),
+            artifact_dir: None,
             server: None,
             delivery: Delivery::None,
             accepted: 0,
@@ -280,7 +307,7 @@ impl RecordFile {
 
     /// The run has ended: the file says so, and is not locked any more.
     pub(super) fn finish(self, record: &Record) -> io::Result<()> {
-        write(&self.path, record, false).map(drop)
+        record.write_to(&self.path)
     }
 
     /// The file has had its use.
@@ -383,14 +410,16 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Identity::new("site", "run 1").record()
+        Identity::new("site", "run 1", Destination::default()).record()
     }
 
     #[test]
     fn numbers_become_ranges() {
         let ranges = |numbers: &[u64]| {
             let mut ranges = Ranges::default();
-            numbers.iter().for_each(|number| ranges.add(*number));
+            for number in numbers {
+                ranges.add(*number);
+            }
             ranges.to_vec()
         };
         assert_eq!(ranges(&[1, 2, 3, 7, 8, 5]), [(1, 3), (5, 5), (7, 8)]);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -11,7 +12,7 @@ use std::{
 
 use super::{
     folder::Folder,
-    record::{Delivery, Identity, Ranges, Record, RecordFile, RunState, in_seconds, rfc3339},
+    record::{Delivery, Destination, Identity, Ranges, Record, RecordFile, RunState, in_seconds, rfc3339},
     spill::{Leftovers, Spill},
 };
 use crate::{
@@ -63,8 +64,8 @@ impl Run {
     }
 
     /// Somebody else's messages, sent by us: there is no record of that.
-    pub(crate) fn unrecorded(name: String, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
-        Self::with(Identity::new("", &name), folder, flush_timeout, OnDisk::Never)
+    pub(crate) fn unrecorded(name: &str, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
+        Self::with(Identity::new("", name, Destination::default()), folder, flush_timeout, OnDisk::Never)
     }
 
     fn with(identity: Identity, folder: Folder, flush_timeout: Duration, record: OnDisk) -> Arc<Self> {
@@ -91,6 +92,11 @@ impl Run {
 
     pub(super) fn spill(&self) -> MutexGuard<'_, Spill> {
         lock(&self.spill)
+    }
+
+    /// Where runs of this kind leave what they could not deliver, if not with their artifacts.
+    pub(super) fn spool(&self) -> Option<&Path> {
+        self.folder.spool()
     }
 
     /// A server that the run's messages go to.
@@ -153,6 +159,7 @@ impl Run {
             unproven: count(&counters.unproven),
             lost: count(&counters.dropped),
             unconfirmed_counters: lock(&self.unconfirmed).to_vec(),
+            artifact_dir: self.folder.artifacts().map(Path::to_owned),
             ..self.identity.record()
         }
     }
@@ -196,6 +203,26 @@ impl Run {
             Some(folder) if record.is_clean() => begun.remove().and_then(|()| fs::remove_dir(folder)),
             _ => begun.finish(record),
         };
+    }
+
+    /// There was no such run.
+    pub(super) fn withdraw_record(&self) {
+        if let OnDisk::Begun(file) = std::mem::replace(&mut *lock(&self.record), OnDisk::Done) {
+            let _ = file.remove();
+            if let Some(folder) = self.folder.in_spool() {
+                let _ = fs::remove_dir(folder);
+            }
+        }
+    }
+
+    /// Is there a message, and is it confirmed? `None`: that is not known yet.
+    pub(crate) fn is_confirmed(&self) -> Option<bool> {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let Counters { stored, routed, unproven, spilled, dropped, .. } = &self.counters;
+        match (count(stored) + count(routed), count(unproven) + count(spilled) + count(dropped)) {
+            (0, 0) => None,
+            (_, lost) => Some(lost == 0),
+        }
     }
 
     /// What is to be said about the run's files, once.

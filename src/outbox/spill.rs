@@ -9,7 +9,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -69,7 +69,7 @@ impl Spill {
         let overflow = match &mut self.overflow {
             Some(overflow) => overflow,
             None => {
-                let lines = Lines::create(&self.folder, "nats-overflow")?;
+                let lines = Lines::create(&self.folder, OVERFLOW)?;
                 let reader = lines.reader()?;
                 self.overflow.insert(Overflow { lines, reader, unread: 0 })
             }
@@ -121,7 +121,7 @@ impl Spill {
     pub(crate) fn keep(&mut self, message: &Message) -> Result<(), Error> {
         let lines = match &mut self.undelivered {
             Some(lines) => lines,
-            None => self.undelivered.insert(Lines::create(&self.folder, "nats-undelivered")?),
+            None => self.undelivered.insert(Lines::create(&self.folder, UNDELIVERED)?),
         };
         lines.append(message)
     }
@@ -156,12 +156,39 @@ impl Spill {
         }
         let lines = match &mut self.undelivered {
             Some(lines) => lines,
-            None => self.undelivered.insert(Lines::create(&self.folder, "nats-undelivered")?),
+            None => self.undelivered.insert(Lines::create(&self.folder, UNDELIVERED)?),
         };
         let copied = io::copy(&mut overflow.reader, &mut lines.file);
         lines.settle(copied)
     }
 }
+
+/// The spill files in a folder, the oldest name first.
+pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let is_spill = |name: &str| {
+        let stem = name.strip_suffix(".jsonl").unwrap_or_default();
+        [OVERFLOW, UNDELIVERED].into_iter().any(|known| {
+            stem.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_spill))
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+/// How many lines a file has, as far as it can be read.
+pub(crate) fn count_lines(path: &Path) -> u64 {
+    let Ok(file) = File::open(path) else { return 0 };
+    BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64
+}
+
+const OVERFLOW: &str = "nats-overflow";
+const UNDELIVERED: &str = "nats-undelivered";
 
 impl Lines {
     fn create(folder: &Folder, stem: &str) -> Result<Self, Error> {
@@ -245,10 +272,7 @@ impl Read for Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        os::unix::fs::{MetadataExt, symlink},
-        path::Path,
-    };
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     fn spill_in(dir: &Path) -> Spill {
         Spill::new(Arc::new(Folder::of(Some(dir.to_owned()))))

@@ -29,7 +29,7 @@ use crate::{
     error::Error,
     fault,
     message::{self, About, Composer, Kind, Message, Template, json::Buffer},
-    nats::Courier,
+    nats::{Courier, destination_of},
     outbox::{Folder, Identity, Record, Run},
     report::{Level, Notice},
 };
@@ -135,26 +135,27 @@ impl Emitter {
         Ok(self.accept(config, kind, data))
     }
 
-    /// Why the job must not start: there is no connection, and the option `required` asks for one. Waits
-    /// until every server was tried. `None` if all is well, or nothing is required.
+    /// Why the job must not start: the option `required` asks that the status `starting`, which was published just
+    /// now, is confirmed, and it is not. Then nothing of the run is sent or kept. `None` if all is well, or nothing is
+    /// required.
     fn refuse_start(&self, py: Python<'_>) -> PyResult<Option<String>> {
         if !self.required {
             return Ok(None);
         }
-        let Some(config) = &self.config else {
+        let channel = self.lock().channel.clone();
+        let Some(channel) = channel else {
             let problems: Vec<String> = self.tell().into_iter().map(|(_, text)| text).collect();
             return Ok(Some(problems.join("; ")));
         };
-        let channel = {
-            let mut state = self.lock();
-            state.address(self.fallback_ident.as_deref());
-            self.channel(&mut state, config)
-        };
-        let (refusal, interrupt) = unless_interrupted(py, |interrupted| channel.courier.require(interrupted));
-        if let Some(interrupt) = interrupt {
-            return Err(interrupt);
+        let (refusal, interrupt) =
+            unless_interrupted(py, |interrupted| channel.courier.require(&channel.run, interrupted));
+        if refusal.is_err() {
+            self.lock().channel = None;
         }
-        Ok(refusal.err())
+        match interrupt {
+            Some(interrupt) => Err(interrupt),
+            None => Ok(refusal.err()),
+        }
     }
 
     /// What became of the messages so far, or until the end; `None` if nothing was published.
@@ -261,7 +262,11 @@ impl Emitter {
         let courier = process.courier(&config.connection);
         let ident = state.composer.ident();
         let folder = Folder::new(config.spill_dir.as_deref(), self.artifact_dir.clone(), ident);
-        let run = Run::new(Identity::new(&config.subject_id, ident), folder, config.flush_timeout);
+        let run = Run::new(
+            Identity::new(&config.subject_id, ident, destination_of(&config.connection)),
+            folder,
+            config.flush_timeout,
+        );
         courier.open(&run);
         let (problem, seen) = courier.notices.start();
         state.notices.extend(problem);

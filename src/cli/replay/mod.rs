@@ -1,12 +1,11 @@
-//! `replay`: publishes what is on disk as the live run would have.
+//! `replay`: publishes what is missing of runs, as the live run would have.
 
+mod lines;
+mod plan;
 mod recorded;
 
 use std::{
-    collections::HashSet,
-    fs::{self, File},
-    io::{self, BufRead, BufReader, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,36 +17,39 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
-use self::recorded::Recorded;
+use self::plan::{Decision, Plan};
 use super::{
     Exit,
     options::{Options, settings_of},
     terminal::{Tone, complain, printable, stdout},
 };
 use crate::{
-    config::Config,
+    config::{Config, Delivery},
     message::Message,
-    nats::Courier,
-    outbox::{Folder, Run},
+    nats::{Courier, Held, held},
+    outbox::{Folder, Found, Run, spill_files_in},
     report::Level,
 };
 
-/// Publish what is on disk: what could not be delivered, or a whole run from its artifacts.
+/// Publish what is missing of runs: what could not be delivered, or what a killed run had no time for.
 ///
-/// Same subjects, headers and message ids as the live run's, confirmed like those, so that a stream does not get
-/// an event twice (within its duplicate window). A spill file is removed when all of it is confirmed; what is
-/// interrupted or refused stays in it. From an artifact directory come the events by counter, then the statuses.
-/// Of a run that ended properly and left a spill file, only that is sent: the rest was confirmed.
+/// Goes by the records that runs leave (nats-run.json), and asks the stream first what it holds: what is missing is
+/// sent, by counter, and nothing else. Same subjects, headers and message ids as the live run's, confirmed like those.
+/// Spill files are removed when all of them is confirmed; what is interrupted or refused stays in them. A run that goes
+/// on is left alone, and so is one without a record, unless it is named itself.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Spill files (nats-undelivered.jsonl), artifact directories, or private data directories with all their runs
+    /// Private data directories or spools with all their runs, artifact directories, or spill files
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Show what would be sent, and send nothing
+    /// Show what would be sent and why, and send nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Whatever the records say, and also of runs without one: all that the stream does not hold
+    #[arg(short, long)]
+    all: bool,
     /// Most messages per second
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
@@ -62,14 +64,6 @@ fn rate(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate| rate.is_finite() && *rate > 0.0)
         .ok_or_else(|| "expected a number such as 100".to_owned())
-}
-
-/// Something to replay.
-enum Source {
-    /// A spill file: its messages as they are.
-    File(PathBuf),
-    /// A run's artifacts, and the spill files among them.
-    Run(Recorded, Vec<PathBuf>),
 }
 
 pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
@@ -116,31 +110,27 @@ impl From<String> for Failure {
 }
 
 fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Result<Exit, Failure> {
-    let (sources, settings) = sources_of(path)?;
-    // A spill file has its subjects; for those that have not, the subject id must be the live run's.
-    let needs_id = sources.iter().any(|source| matches!(source, Source::Run(..)));
-    let resolution = arguments.options.resolve(settings, (!needs_id).then_some("replay"));
-    for problem in &resolution.problems {
-        complain(&printable(problem));
-    }
-    let Some(config) = resolution.config else {
-        let reason =
-            "the run's subject id is needed (RUNNER_NATS_SUBJECT_ID, or nats_subject_id in env/settings)";
-        return Err(Failure::Said(
-            if resolution.problems.is_empty() { reason } else { "the options are wrong" }.to_owned(),
-        ));
-    };
-    if sources.is_empty() {
-        stdout(|out| writeln!(out, "{}: nothing to replay", printable(&path.display().to_string())))?;
-        return Ok(Exit::Success);
-    }
-    let mut replay = Replay::new(arguments, &config, interrupted);
+    let (plans, settings) = plans_of(path, arguments.all)?;
+    let mut replay: Option<Replay<'_>> = None;
     let mut exit = Exit::Success;
-    for source in sources {
-        exit = exit.worse(match source {
-            Source::File(path) => replay.file(&path)?,
-            Source::Run(recorded, spills) => replay.recorded(&recorded, &spills)?,
-        });
+    for (folder, decision) in plans {
+        let shown = printable(&folder.display().to_string());
+        let mut plan = match decision? {
+            Decision::Send(plan) => plan,
+            Decision::Nothing(why) => {
+                stdout(|out| writeln!(out, "{shown}: nothing to send: {why}"))?;
+                continue;
+            }
+            Decision::LeftAlone(why) => {
+                stdout(|out| writeln!(out, "{}", Tone::Faint.paint(&format!("{shown}: left alone: {why}"))))?;
+                continue;
+            }
+        };
+        let config = config_for(arguments, &settings, &plan)?;
+        plan.list(&config)?;
+        // One courier for all runs of a path: they go to the same servers.
+        let replay = replay.get_or_insert_with(|| Replay::new(arguments, &config, interrupted));
+        exit = exit.worse(replay.send_plan(&shown, &config, *plan)?);
         if replay.has_to_stop() {
             break;
         }
@@ -148,64 +138,85 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
     Ok(exit)
 }
 
-/// What is to be replayed of a path, and the settings that go with it.
-fn sources_of(path: &Path) -> Result<(Vec<Source>, Map<String, serde_json::Value>), String> {
-    if path.is_file() {
-        return Ok((vec![Source::File(path.to_owned())], Map::new()));
+/// The options for a run: those of the environment and the settings, but for its subject id, which the record knows.
+fn config_for(arguments: &Arguments, settings: &Map<String, Value>, plan: &Plan) -> Result<Config, String> {
+    let fallback = plan.subject_id().or((!plan.needs_subject_id()).then_some("replay"));
+    let resolution = arguments.options.resolve(settings.clone(), fallback);
+    for problem in &resolution.problems {
+        complain(&printable(problem));
     }
-    let sources = |folder: &Path| {
-        let spills = spills_of(folder);
-        match Recorded::open(folder) {
-            // It ended by itself, and all but this was confirmed.
-            Some(recorded) if recorded.has_ended() && !spills.is_empty() => {
-                drop(recorded);
-                spills.into_iter().map(Source::File).collect()
-            }
-            Some(recorded) => vec![Source::Run(recorded, spills)],
-            None => spills.into_iter().map(Source::File).collect::<Vec<_>>(),
+    let Some(mut config) = resolution.config else {
+        return Err(if resolution.problems.is_empty() {
+            "the run's subject id is needed (RUNNER_NATS_SUBJECT_ID, or nats_subject_id in env/settings)"
+        } else {
+            "the options are wrong"
         }
+        .to_owned());
     };
+    if let Some(id) = plan.subject_id() {
+        id.clone_into(&mut config.subject_id);
+    }
+    Ok(config)
+}
+
+type Decided = (PathBuf, Result<Decision, String>);
+
+/// What is to be replayed of a path, run by run, and the settings that go with it.
+fn plans_of(path: &Path, all: bool) -> Result<(Vec<Decided>, Map<String, Value>), String> {
+    if path.is_file() {
+        let plan = Plan::of_file(path).map(|plan| Decision::Send(Box::new(plan)));
+        // Its name is part of what the user reads then.
+        let plan = plan.map_err(|reason| format!("{} {reason}", path.display()));
+        return Ok((vec![(path.to_owned(), plan)], Map::new()));
+    }
+    if !path.is_dir() {
+        return Err("no such file or directory".to_owned());
+    }
+    let decide = |folder: &Path, named: bool| (folder.to_owned(), Plan::of_folder(folder, named, all));
     if path.join("job_events").is_dir() {
         // The settings are those of the private data directory around it, if there is one.
         let around = path.parent().and_then(Path::parent).filter(|folder| folder.join("env").is_dir());
-        return Ok((sources(path), around.map(settings_of).transpose()?.unwrap_or_default()));
+        return Ok((vec![decide(path, true)], around.map(settings_of).transpose()?.unwrap_or_default()));
     }
-    if path.join("artifacts").is_dir() {
-        let mut runs: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(path.join("artifacts"))
-            .map_err(|error| error.to_string())?
-            .flatten()
-            .filter(|entry| entry.path().is_dir())
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
-        runs.sort();
-        return Ok((runs.iter().flat_map(|(_, folder)| sources(folder)).collect(), settings_of(path)?));
+    let artifacts = path.join("artifacts");
+    if artifacts.is_dir() {
+        // `ansible-runner process` has one run, whose files are in this folder itself.
+        let own = has_something(&artifacts) || artifacts.join("job_events").is_dir();
+        let mut decided: Vec<Decided> = own.then(|| decide(&artifacts, false)).into_iter().collect();
+        let is_run = |folder: &PathBuf| folder.join("job_events").is_dir() || has_something(folder);
+        decided.extend(
+            folders_in(&artifacts)?
+                .iter()
+                .filter(|folder| is_run(folder))
+                .map(|folder| decide(folder, false)),
+        );
+        return Ok((decided, settings_of(path)?));
     }
-    if path.is_dir() {
-        let found = sources(path);
-        if found.is_empty() {
-            return Err("no spill file, artifact directory or private data directory".to_owned());
-        }
-        return Ok((found, Map::new()));
+    // A spool, or a run's folder in one.
+    let mut decided: Vec<Decided> = has_something(path).then(|| decide(path, true)).into_iter().collect();
+    decided.extend(
+        folders_in(path)?.iter().filter(|folder| has_something(folder)).map(|folder| decide(folder, false)),
+    );
+    if decided.is_empty() {
+        return Err("no spill file, artifact directory, spool or private data directory".to_owned());
     }
-    Err("no such file or directory".to_owned())
+    Ok((decided, Map::new()))
 }
 
-/// The spill files in a folder, the oldest name first.
-fn spills_of(folder: &Path) -> Vec<PathBuf> {
-    let is_spill = |name: &str| {
-        let stem = name.strip_suffix(".jsonl").unwrap_or_default();
-        ["nats-overflow", "nats-undelivered"].into_iter().any(|known| {
-            stem.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-    };
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_spill))
-        .map(|entry| entry.path())
-        .filter(|path| path.is_file())
+fn has_something(folder: &Path) -> bool {
+    !spill_files_in(folder).is_empty() || !Found::all_in(folder).is_empty()
+}
+
+/// The folders in a folder, the oldest first.
+fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut folders: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(folder)
+        .map_err(|error| error.to_string())?
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    files.sort();
-    files
+    folders.sort();
+    Ok(folders.into_iter().map(|(_, folder)| folder).collect())
 }
 
 struct Replay<'a> {
@@ -213,7 +224,8 @@ struct Replay<'a> {
     /// Between two messages.
     pause: Option<Duration>,
     next: Instant,
-    config: &'a Config,
+    pending_size: usize,
+    flush_timeout: Duration,
     courier: Arc<Courier>,
     seen: u64,
     interrupted: &'a AtomicBool,
@@ -232,12 +244,13 @@ struct Outcome {
 }
 
 impl<'a> Replay<'a> {
-    fn new(arguments: &Arguments, config: &'a Config, interrupted: &'a AtomicBool) -> Self {
+    fn new(arguments: &Arguments, config: &Config, interrupted: &'a AtomicBool) -> Self {
         Self {
             dry_run: arguments.dry_run,
             pause: arguments.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
             next: Instant::now(),
-            config,
+            pending_size: config.connection.pending_size,
+            flush_timeout: config.flush_timeout,
             courier: Courier::new(config.connection.clone()),
             seen: 0,
             interrupted,
@@ -249,141 +262,107 @@ impl<'a> Replay<'a> {
         self.stalled || self.interrupted.load(Relaxed)
     }
 
-    /// A spill file. What is not confirmed takes its place.
-    fn file(&mut self, path: &Path) -> Result<Exit, Failure> {
-        let shown = printable(&path.display().to_string());
-        let fail = |error: io::Error| Failure::Said(error.to_string());
-        let file = File::options().read(true).append(true).open(path).map_err(fail)?;
-        if file.try_lock().is_err() {
-            return Err(Failure::Said(format!("{shown} is still being written by a run; it is left alone")));
+    fn send_plan(&mut self, shown: &str, config: &Config, mut plan: Plan) -> Result<Exit, Failure> {
+        let is_file = plan.path.is_file();
+        for file in &plan.files {
+            let name = printable(&file.path.display().to_string());
+            if file.bad > 0 && plan.items.is_empty() && is_file {
+                return Err(Failure::Said(format!(
+                    "{name} is no spill file of this plugin: no line of it is a message"
+                )));
+            }
+            if file.bad > 0 {
+                complain(&format!("{name}: {} lines are no messages; they stay there", file.bad));
+            }
         }
-        let (good, bad) = count(&file).map_err(fail)?;
-        if good == 0 && bad > 0 {
-            return Err(Failure::Said(format!(
-                "{shown} is no spill file of this plugin: no line of it is a message"
-            )));
+        for text in &plan.bad {
+            complain(&printable(text));
         }
-        if bad > 0 {
-            complain(&format!("{shown}: {bad} lines are no messages; they stay there"));
-        }
+        let held = Self::leave_out_held(config, &mut plan)?;
         if self.dry_run {
-            let subjects = lines(&file).map_err(fail)?.filter_map(|line| readable(&line.ok()?));
-            self.show(&shown, subjects)?;
-            return Ok(if bad > 0 { Exit::Problem } else { Exit::Success });
+            show(shown, config, &plan, held)?;
         }
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let run =
-            Run::unrecorded(shown.clone(), Folder::of(Some(folder.to_owned())), self.config.flush_timeout);
-        let bar = self.begin(&run, good, &shown);
+        let is_bad = plan.bad_lines() > 0 || !plan.bad.is_empty();
+        let exit = if is_bad { Exit::Problem } else { Exit::Success };
+        if self.dry_run {
+            return Ok(exit);
+        }
+        // What is not confirmed goes into the first spill file; without one it is in the artifacts.
+        let folder = plan.files.first().and_then(|file| file.path.parent());
+        let folder = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        let folder = Folder::of(folder.map(Path::to_owned));
+        let run = Run::unrecorded(shown, folder, self.flush_timeout);
+        let bar = self.begin(&run, plan.items.len() as u64, shown);
+        let mut composer = config.composer();
         let mut sent = 0;
-        for line in lines(&file).map_err(fail)? {
+        for item in &plan.items {
             if self.has_to_stop() {
                 break;
             }
-            if let Some(message) = readable(&line.map_err(fail)?) {
+            if let Some(message) = plan.read(item, config, &mut composer) {
                 self.send(&run, message, &bar);
-                sent += 1;
             }
+            sent += 1;
         }
         let outcome = self.end(&run, &bar);
-        let left = bad + (good - sent) + outcome.left;
-        let fate = if left == 0 {
-            fs::remove_file(path).map_err(fail)?;
-            "removed".to_owned()
-        } else if outcome.unsure > 0 {
+        let (left, fate) = if outcome.unsure > 0 {
             // What became of these is not known: all of it stays.
-            "left as it is".to_owned()
+            for spilled in &outcome.files {
+                fs::remove_file(spilled).map_err(|error| error.to_string())?;
+            }
+            (outcome.left, "left as it is".to_owned())
         } else {
-            shrink(path, &file, &outcome.files, sent).map_err(fail)?;
-            format!("{left} lines are left in it")
+            let left = plan.settle(sent, &outcome.files, outcome.left)?;
+            let fate = match (left, is_file) {
+                (0, true) => "removed".to_owned(),
+                (0, false) => "nothing is left to send".to_owned(),
+                (left, true) => format!("{left} lines are left in it"),
+                (left, false) => format!("{left} are left"),
+            };
+            (left, fate)
         };
-        for spilled in &outcome.files {
-            fs::remove_file(spilled).map_err(fail)?;
-        }
-        self.summary(&shown, &outcome, left == 0, &fate)
+        let already = if held > 0 { format!(", {held} were in the stream already") } else { String::new() };
+        Ok(self.summary(shown, &outcome, &already, left == 0, &fate)?.worse(exit))
     }
 
-    /// A run from its artifacts, and what was spilled of it.
-    fn recorded(&mut self, recorded: &Recorded, spills: &[PathBuf]) -> Result<Exit, Failure> {
-        let shown = printable(&recorded.folder.display().to_string());
-        let fail = |error: io::Error| Failure::Said(error.to_string());
-        // Statuses have ids that only the live run knew.
-        let mut spilled: Vec<Message> = Vec::new();
-        for path in spills {
-            let file = File::options().read(true).append(true).open(path).map_err(fail)?;
-            if file.try_lock().is_err() {
-                return Err(Failure::Said(format!(
-                    "{} is still being written; the run is left alone",
-                    path.display()
-                )));
-            }
-            spilled.extend(lines(&file).map_err(fail)?.filter_map(|line| readable(&line.ok()?)));
+    /// Leaves out what the stream holds already; says how many messages that are.
+    fn leave_out_held(config: &Config, plan: &mut Plan) -> Result<usize, Failure> {
+        if plan.items.is_empty() || config.connection.delivery == Delivery::Core {
+            return Ok(0);
         }
-        let spilled_ids: HashSet<Arc<str>> = spilled.iter().map(|message| Arc::clone(&message.id)).collect();
-        let mut bad = Vec::new();
-        let messages = recorded.messages(self.config, &mut bad);
-        let known = |message: &Message| spilled_ids.contains(&message.id);
-        let all = messages.filter(|message| !known(message)).chain(spilled.iter().cloned());
-        if self.dry_run {
-            self.show(&shown, all)?;
-        } else {
-            let run = Run::unrecorded(shown.clone(), Folder::default(), self.config.flush_timeout);
-            let bar = self.begin(&run, recorded.count() as u64 + spilled.len() as u64, &shown);
-            for message in all {
-                if self.has_to_stop() {
-                    break;
-                }
-                self.send(&run, message, &bar);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let found = runtime.block_on(held(&config.connection, &plan.subjects()));
+        runtime.shutdown_background();
+        Ok(match found {
+            Held::Ids(ids) => plan.leave_out(&ids),
+            Held::NoStream => {
+                complain(
+                    "no stream takes these messages: what was delivered before cannot be told from what was not",
+                );
+                0
             }
-            let stopped = self.has_to_stop();
-            let outcome = self.end(&run, &bar);
-            let done = outcome.left == 0 && !stopped && !self.has_to_stop();
-            if done {
-                for path in spills {
-                    fs::remove_file(path).map_err(fail)?;
-                }
+            Held::Unknown(reason) => {
+                complain(&printable(&config.hidden(format!(
+                    "cannot ask the stream what it holds ({reason}): it drops repeats within its duplicate window only"
+                ))));
+                0
             }
-            let fate = if done { "all of it" } else { "not all of it: run it again" };
-            self.summary(&shown, &outcome, done, fate)?;
-            if !done {
-                return Ok(Exit::Problem);
-            }
-        }
-        for text in &bad {
-            complain(&printable(text));
-        }
-        Ok(if bad.is_empty() { Exit::Success } else { Exit::Problem })
-    }
-
-    fn show(&self, name: &str, messages: impl Iterator<Item = Message>) -> Result<(), Failure> {
-        let mut subjects: Vec<(Arc<str>, u64, u64)> = Vec::new();
-        for message in messages {
-            let size = message.payload.len() as u64;
-            match subjects.iter_mut().find(|(subject, ..)| *subject == message.subject) {
-                Some((_, count, bytes)) => {
-                    *count += 1;
-                    *bytes += size;
-                }
-                None => subjects.push((message.subject, 1, size)),
-            }
-        }
-        stdout(|out| {
-            writeln!(out, "{}", Tone::Strong.paint(name))?;
-            for (subject, count, bytes) in &subjects {
-                writeln!(out, "  {count:>8} messages {bytes:>12} bytes  {}", printable(subject))?;
-            }
-            let servers: Vec<&str> =
-                self.config.connection.servers.iter().map(|server| server.address.as_str()).collect();
-            writeln!(out, "  would go to {}", servers.join(", "))
-        })?;
-        Ok(())
+        })
     }
 
     fn begin(&self, run: &Arc<Run>, total: u64, name: &str) -> ProgressBar {
-        self.courier.open(run);
-        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {per_sec}, {eta} left");
+        // As wide as the terminal, in one line: of a long path the end tells most.
+        const NAME: usize = 24;
+        let length = name.chars().count();
+        let name: String = if length > NAME {
+            "…".chars().chain(name.chars().skip(length - NAME + 1)).collect()
+        } else {
+            name.to_owned()
+        };
+        let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta:>4}");
         // Nothing of it is shown where there is no terminal.
-        let bar = ProgressBar::new(total).with_message(name.to_owned());
+        let bar = ProgressBar::new(total).with_message(name);
+        self.courier.open(run);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar
     }
@@ -391,7 +370,7 @@ impl<'a> Replay<'a> {
     /// Hands a message over when there is room for it, and its time has come.
     fn send(&mut self, run: &Arc<Run>, message: Message, bar: &ProgressBar) {
         let mut progress = Progress::new(self.patience());
-        let limit = self.config.connection.pending_size / 2;
+        let limit = self.pending_size / 2;
         while self.courier.outbox.bytes() > limit {
             self.listen(run, bar);
             if self.interrupted.load(Relaxed) {
@@ -441,9 +420,16 @@ impl<'a> Replay<'a> {
         Outcome { confirmed: record.confirmed, left, unsure, files: record.files }
     }
 
-    fn summary(&self, name: &str, outcome: &Outcome, done: bool, fate: &str) -> Result<Exit, Failure> {
+    fn summary(
+        &self,
+        name: &str,
+        outcome: &Outcome,
+        already: &str,
+        done: bool,
+        fate: &str,
+    ) -> Result<Exit, Failure> {
         let confirmed = outcome.confirmed;
-        let line = format!("{name}: {confirmed} messages confirmed; {fate}");
+        let line = format!("{name}: {confirmed} messages confirmed{already}; {fate}");
         stdout(|out| writeln!(out, "{}", if done { line } else { Tone::Odd.paint(&line) }))?;
         if self.stalled {
             complain("nothing was confirmed for a while: giving up (flush_timeout says how long)");
@@ -466,7 +452,7 @@ impl<'a> Replay<'a> {
 
     /// How long nothing may be confirmed.
     fn patience(&self) -> Duration {
-        self.config.flush_timeout * 3
+        self.flush_timeout * 3
     }
 }
 
@@ -495,58 +481,31 @@ fn confirmed(run: &Run) -> u64 {
     run.counters.stored.load(Relaxed) + run.counters.routed.load(Relaxed)
 }
 
-/// Leaves in a spill file what was not confirmed (it is in `unconfirmed` now), what is no message, and what comes
-/// after the first `sent` messages.
-fn shrink(path: &Path, file: &File, unconfirmed: &[PathBuf], sent: u64) -> io::Result<()> {
-    let rest = path.with_extension("jsonl.rest");
-    let _ = fs::remove_file(&rest);
-    let mut kept = File::options().write(true).create_new(true).mode(0o600).open(&rest)?;
-    for spilled in unconfirmed {
-        io::copy(&mut File::open(spilled)?, &mut kept)?;
-    }
-    let mut good = 0;
-    for line in lines(file)? {
-        let line = line?;
-        let is_good = readable(&line).is_some();
-        good += u64::from(is_good);
-        if !is_good || good > sent {
-            kept.write_all(&line)?;
+/// What would be sent, by subject, and why.
+fn show(name: &str, config: &Config, plan: &Plan, held: usize) -> Result<(), Failure> {
+    let mut composer = config.composer();
+    let mut subjects: Vec<(Arc<str>, u64, u64)> = Vec::new();
+    for item in &plan.items {
+        let size = plan.read(item, config, &mut composer).map_or(0, |message| message.payload.len() as u64);
+        match subjects.iter_mut().find(|(subject, ..)| *subject == item.subject) {
+            Some((_, count, bytes)) => {
+                *count += 1;
+                *bytes += size;
+            }
+            None => subjects.push((Arc::clone(&item.subject), 1, size)),
         }
     }
-    kept.sync_all()?;
-    fs::rename(&rest, path)
-}
-
-/// The message in a line, if it is one that can be sent.
-fn readable(line: &[u8]) -> Option<Message> {
-    Message::from_line(line).filter(Message::is_sendable)
-}
-
-/// Good and bad lines.
-fn count(file: &File) -> io::Result<(u64, u64)> {
-    let mut found = (0, 0);
-    for line in lines(file)? {
-        if readable(&line?).is_some() {
-            found.0 += 1;
-        } else {
-            found.1 += 1;
+    stdout(|out| {
+        writeln!(out, "{}: {}", Tone::Strong.paint(name), printable(&plan.why))?;
+        for (subject, count, bytes) in &subjects {
+            writeln!(out, "  {count:>8} messages {bytes:>12} bytes  {}", printable(subject))?;
         }
-    }
-    Ok(found)
-}
-
-/// The lines of a file from its beginning, each with its end.
-fn lines(file: &File) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>>> {
-    use std::io::Seek;
-    let mut file = file.try_clone()?;
-    file.rewind()?;
-    let mut reader = BufReader::new(file);
-    Ok(std::iter::from_fn(move || {
-        let mut line = Vec::new();
-        match reader.read_until(b'\n', &mut line) {
-            Ok(0) => None,
-            Ok(_) => Some(Ok(line)),
-            Err(error) => Some(Err(error)),
+        if held > 0 {
+            writeln!(out, "  {held:>8} more are in the stream already")?;
         }
-    }))
+        let servers: Vec<&str> =
+            config.connection.servers.iter().map(|server| server.address.as_str()).collect();
+        writeln!(out, "  would go to {}", servers.join(", "))
+    })?;
+    Ok(())
 }

@@ -10,16 +10,16 @@ use serde_json::{Map, Value};
 
 use crate::{
     config::Config,
-    message::{About, Kind, Message},
+    message::{About, Composer, Kind, Message},
 };
 
 /// An artifact directory (`ansible_runner.config._base.BaseConfig.artifact_dir`).
+#[derive(Debug)]
 pub(super) struct Recorded {
-    /// The directory.
-    pub(super) folder: PathBuf,
-    ident: String,
+    folder: PathBuf,
+    pub(super) ident: String,
     /// The files of its events, by counter.
-    events: Vec<(u64, PathBuf)>,
+    pub(super) events: Vec<(u64, PathBuf)>,
 }
 
 /// What of an event is outside its payload.
@@ -33,6 +33,14 @@ struct Event {
     name: String,
     #[serde(default)]
     created: Option<String>,
+}
+
+/// The statuses of a run, in the order in which they are published: the number in their live ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StatusKind {
+    Starting = 1,
+    Running = 2,
+    Final = 3,
 }
 
 impl Recorded {
@@ -53,37 +61,13 @@ impl Recorded {
         Some(Self { folder: folder.to_owned(), ident, events })
     }
 
-    /// Did ansible-runner end it itself? It writes `status` last.
-    pub(super) fn has_ended(&self) -> bool {
-        self.folder.join("status").exists()
-    }
-
-    /// About how many messages there are.
-    pub(super) fn count(&self) -> usize {
-        self.events.len()
-            + if self.folder.join("command").exists() { 2 } else { 0 }
-            + usize::from(self.has_ended())
-    }
-
-    /// The messages: events by counter, then statuses. What cannot be read is named in `bad`.
-    pub(super) fn messages<'a>(
-        &'a self,
-        config: &'a Config,
-        bad: &'a mut Vec<String>,
-    ) -> impl Iterator<Item = Message> + 'a {
-        let statuses = self.statuses();
-        let events = self.events.iter().filter_map(move |(_, path)| match self.event(config, path) {
-            Ok(message) => message,
-            Err(reason) => {
-                bad.push(format!("{}: {reason}", path.display()));
-                None
-            }
-        });
-        events.chain(statuses.into_iter().map(move |(name, data)| self.status(config, &name, data)))
-    }
-
-    /// `None`: it is not wanted (option `events`).
-    fn event(&self, config: &Config, path: &Path) -> Result<Option<Message>, String> {
+    /// The event in this file; `None`: it is not wanted (option `events`).
+    pub(super) fn event(
+        &self,
+        config: &Config,
+        composer: &mut Composer,
+        path: &Path,
+    ) -> Result<Option<Message>, String> {
         let text = fs::read(path).map_err(|error| error.to_string())?;
         let event: Event =
             serde_json::from_slice(&text).map_err(|_| "no event (half written?)".to_owned())?;
@@ -99,7 +83,6 @@ impl Recorded {
             sieve.sift(&mut value);
             value.to_string().into()
         };
-        let mut composer = config.composer();
         composer.address(event.runner_ident.as_deref().unwrap_or(&self.ident));
         let counter = event.counter.to_string();
         let about = About {
@@ -111,36 +94,40 @@ impl Recorded {
         Ok(Some(composer.message(&about, payload)))
     }
 
-    /// What ansible-runner kept of them: the command, and the last one.
-    fn statuses(&self) -> Vec<(String, Map<String, Value>)> {
+    /// What ansible-runner kept of the statuses: the command, and the last one.
+    pub(super) fn statuses(&self) -> Vec<(StatusKind, String, Map<String, Value>)> {
         let mut statuses = Vec::new();
         let command = fs::read(self.folder.join("command")).ok();
         if let Some(Value::Object(command)) = command.and_then(|text| serde_json::from_slice(&text).ok()) {
-            statuses.push(("starting".to_owned(), command));
-            statuses.push(("running".to_owned(), Map::new()));
+            statuses.push((StatusKind::Starting, "starting".to_owned(), command));
+            statuses.push((StatusKind::Running, "running".to_owned(), Map::new()));
         }
-        if let Ok(status) = fs::read_to_string(self.folder.join("status")) {
-            statuses.push((status.trim().to_owned(), Map::new()));
+        // Empty if the disk was full.
+        let last = fs::read_to_string(self.folder.join("status")).unwrap_or_default();
+        if !last.trim().is_empty() {
+            statuses.push((StatusKind::Final, last.trim().to_owned(), Map::new()));
         }
         statuses
     }
 
-    fn status(&self, config: &Config, name: &str, more: Map<String, Value>) -> Message {
+    /// A status as the live run would have published it, but for its id, which nobody knows any more.
+    pub(super) fn status(
+        &self,
+        config: &Config,
+        composer: &mut Composer,
+        name: &str,
+        more: Map<String, Value>,
+    ) -> Message {
         let mut data = Map::new();
         data.insert("status".to_owned(), Value::from(name));
         data.insert("runner_ident".to_owned(), Value::from(&*self.ident));
         data.extend(more);
         let mut data = Value::Object(data);
         config.sieve(Kind::Status).sift(&mut data);
-        let mut composer = config.composer();
         composer.address(&self.ident);
-        // The same each time it is replayed; the live run's nonce is not known any more.
-        let about = About {
-            kind: Kind::Status,
-            name,
-            own_id: &[Kind::Status.as_str(), "replay", name],
-            created: None,
-        };
+        // Each time it is replayed it has this one.
+        let own_id = [Kind::Status.as_str(), "replay", name];
+        let about = About { kind: Kind::Status, name, own_id: &own_id, created: None };
         composer.message(&about, data.to_string().into())
     }
 }

@@ -36,7 +36,7 @@ struct Payload<'a> {
     event_data: Option<&'a RawValue>,
 }
 
-/// It may be a note that it was cut, instead.
+/// `event_data`. Of an event that was cut to fit it may be a note that says so, instead.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Data<'a> {
@@ -87,7 +87,7 @@ pub(super) struct Job {
     pub(super) ended: Option<SystemTime>,
     /// The highest counter so far; `None` before the first event.
     highest: Option<u64>,
-    /// Of those below, as many as are remembered.
+    /// Counters below `highest` that were not heard, as many as are remembered.
     missing: BTreeSet<u64>,
 }
 
@@ -230,7 +230,7 @@ impl Jobs {
         }
     }
 
-    /// All of them, in no order.
+    /// All runs, in no order.
     pub(super) fn all(&self) -> impl Iterator<Item = &Job> {
         self.all.values()
     }

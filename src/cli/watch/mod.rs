@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (connection, masks) = (config.connection, config.redaction.masks);
     let subject = arguments.subject.clone();
-    // It ends with the process, or when nobody wants to know any more.
+    // The thread ends with the process, or when nobody wants to know any more.
     thread::Builder::new().name("listen".to_owned()).spawn(move || {
         runtime.block_on(listen(&connection, &subject, from, sender));
         runtime.shutdown_background();

@@ -16,7 +16,7 @@ const SLOWEST: u64 = 1 << 20;
 /// Messages in flight, unconfirmed, of the present attempt.
 #[derive(Default)]
 pub(super) struct Flights {
-    /// From number `base` on; `None`: confirmed, or never sent.
+    /// Messages from number `base` on; `None`: confirmed, or never sent.
     slots: VecDeque<Option<Flight>>,
     base: u64,
     count: usize,
@@ -26,7 +26,7 @@ pub(super) struct Flights {
 pub(super) struct Flight {
     pub(super) subject: Arc<str>,
     pub(super) bytes: usize,
-    /// Headers included: what limits are about.
+    /// Bytes on the wire, headers included: what a server's limits are about.
     pub(super) wire_size: usize,
     pub(super) proof: Proof,
     pub(super) sent: Instant,
@@ -37,7 +37,7 @@ impl Flights {
         self.count
     }
 
-    /// Numbers rise from one call to the next.
+    /// Adds a message; numbers rise from one call to the next.
     pub(super) fn add(&mut self, seq: u64, flight: Flight) {
         if self.slots.is_empty() {
             self.base = seq;
@@ -50,7 +50,8 @@ impl Flights {
         self.slots.push_back(Some(flight));
     }
 
-    /// From the oldest one in flight to the youngest, those between them that are confirmed included.
+    /// How many messages there are from the oldest in flight to the youngest, those between that are confirmed
+    /// included.
     pub(super) fn span(&self) -> usize {
         self.slots.len()
     }
@@ -99,7 +100,7 @@ impl Flights {
         seqs
     }
 
-    /// Does any on this subject wait for a stream?
+    /// Does any message on this subject wait for a stream?
     pub(super) fn any_stored(&self, subject: &str) -> bool {
         self.slots.iter().flatten().any(|flight| flight.proof == Proof::Stored && &*flight.subject == subject)
     }
@@ -108,7 +109,7 @@ impl Flights {
         self.slots.front().and_then(Option::as_ref)
     }
 
-    /// The oldest one, if it waits for a stream.
+    /// The oldest message in flight, if it waits for a stream.
     pub(super) fn oldest_stored(&self) -> Option<(u64, &Flight)> {
         self.oldest().filter(|flight| flight.proof == Proof::Stored).map(|flight| (self.base, flight))
     }
@@ -118,7 +119,7 @@ impl Flights {
         self.oldest_stored().is_some_and(|(_, flight)| flight.sent.elapsed() > HOLD)
     }
 
-    /// When to lose patience with the oldest: a stream may lose one message and confirm all others.
+    /// When to lose patience with the oldest message: a stream may lose one message and confirm all others.
     pub(super) fn stalls_at(&self, stall: Duration) -> Instant {
         let transfer = Duration::from_secs(self.bytes as u64 / SLOWEST);
         self.oldest().map_or_else(Instant::now, |flight| flight.sent) + stall + transfer

@@ -4,9 +4,9 @@
 #[derive(Debug)]
 pub(super) struct Inbox {
     subject: String,
-    /// May we publish to it, and hear from it?
+    /// May we publish to our inbox, and hear from it?
     pub(super) echoes: bool,
-    /// May we at least hear from it?
+    /// May we at least hear from our inbox?
     pub(super) acks: bool,
 }
 

@@ -221,12 +221,13 @@ impl<'a> Session<'a> {
             if let Err(error) = self.outbox.refill() {
                 self.notices.problem(&error.cause(), error.to_string());
             }
+            self.outbox.feed();
             if self.fill().await? {
                 drained_at = None;
             }
             self.ask_again().await?;
             if self.has_others && self.troubled_since.is_some_and(|since| since.elapsed() > STALL) {
-                // This one may be cut off from its cluster.
+                // This server may be cut off from its cluster.
                 let reason = "it has had no stream for us for too long".to_owned();
                 return Err(Broken(End::Elsewhere(reason)));
             }

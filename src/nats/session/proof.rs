@@ -22,7 +22,7 @@ const FIND_OUT: Duration = Duration::from_secs(1);
 const NO_JETSTREAM: Duration = Duration::from_millis(500);
 /// Where no stream takes a subject, we ask again after this long: one may have been made, or come back.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// A stream that does not answer may be gone: asked so often at most.
+/// A stream that does not answer may be gone: we ask about it so often at most.
 const ASK_IN_DOUBT: Duration = Duration::from_secs(1);
 /// Pause before JetStream is asked again for which nobody answers.
 const NOT_YET: Duration = Duration::from_millis(250);
@@ -54,15 +54,15 @@ pub(super) struct Proofs<'a> {
     delivery: Delivery,
     /// Where the JetStream API is.
     api: String,
-    /// The server says that it has JetStream. Without, it may still reach some (as a leaf node does).
+    /// The server says that it has JetStream. One without may still reach that of others (as a leaf node does).
     is_expected: bool,
     /// The server lets us ask.
     may_ask: bool,
     /// What confirms the messages of a subject.
     known: HashMap<Arc<str>, Proof>,
-    /// The last one asked for: messages of one run come one after the other.
+    /// The subject that was looked up last, and its proof: messages of one run come one after the other.
     last: Option<(Arc<str>, Proof)>,
-    /// The last one that a stream acknowledged.
+    /// The subject on which a stream acknowledged a message last.
     acknowledged: Option<Arc<str>>,
     /// Subjects that cannot be published to at present, why, and until when we believe that.
     closed: HashMap<Arc<str>, (String, Instant)>,
@@ -131,7 +131,7 @@ impl<'a> Proofs<'a> {
         self.doubted = Some(Arc::clone(subject));
     }
 
-    /// Have we published to this subject?
+    /// Have we published to this subject in this session?
     pub(super) fn is_in_use(&self, subject: &str) -> bool {
         self.known.contains_key(subject)
     }
@@ -184,7 +184,7 @@ enum Found {
     NotCaptured,
     /// We may not ask.
     Forbidden,
-    /// It cannot be told at present.
+    /// Whether a stream takes the subject cannot be told at present.
     NotNow,
     /// Nobody answers for the JetStream that the user insists on.
     NotYet,
@@ -330,7 +330,7 @@ impl Proofs<'_> {
                 self.learnt.learn(subject, true);
                 Found::Captured
             }
-            // It has JetStream and does not answer for it yet, or it is another domain's.
+            // The server has JetStream that does not answer yet, or JetStream is another domain's.
             Captured::Nobody if self.is_expected && self.delivery == Delivery::Jetstream => Found::NotYet,
             Captured::No | Captured::Nobody => {
                 self.learnt.learn(subject, false);

@@ -24,18 +24,18 @@ pub(super) const BATCH: usize = 256;
 /// How much may be in flight now, and what we know about the link.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Messages.
+    /// How many messages may be in flight.
     size: usize,
     /// Nothing came back for this long: the link is stuck.
     pub(super) stall: Duration,
-    /// The last attempt in which something was answered. Before, one message at a time: a stream that is just
-    /// coming back must not miss the first ones and store the next.
+    /// The last attempt in which something was answered. Until then one message at a time is sent: a stream that
+    /// is just coming back must not miss the first ones and store the next.
     pub(super) answered: Option<u64>,
-    /// Every number below was sent in this session, or before it.
+    /// Every message with a lower number was sent in this session, or before it.
     pub(super) sent_below: u64,
-    /// As `sent_below`, of the present batch alone.
+    /// Every message of the present batch with a lower number was sent.
     batch_sent_below: u64,
-    /// Nothing is sent before, after a transient error of the stream.
+    /// Nothing is sent before this time: the stream had a transient error.
     pub(super) paused_until: Option<Instant>,
     /// Does the server have what we sent? Then it is the stream that does not answer, not the link.
     probe: Option<Probe>,
@@ -46,7 +46,7 @@ pub(super) struct Window {
 struct Probe {
     attempt: u64,
     seq: u64,
-    /// When its echo came.
+    /// When the marker's echo came.
     back: Option<Instant>,
 }
 

@@ -1,0 +1,145 @@
+//! The queue itself: what is unconfirmed, in order, and how far it was sent.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use super::{run::Run, service::Service};
+use crate::message::Message;
+
+/// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
+/// it may have died in the server's memory, on its way to a stream or a subscriber.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// At most so many bytes of it are remembered, beyond the outbox's limit.
+pub(super) const REMEMBERED_BYTES: usize = 4 << 20;
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// `None`: confirmed out of order.
+    pub(super) queue: VecDeque<Option<Slot>>,
+    /// The number of the first slot.
+    pub(super) base: u64,
+    /// The number of the next message to send.
+    pub(super) cursor: u64,
+    /// Of the unconfirmed messages.
+    pub(super) bytes: usize,
+    /// How many messages are unconfirmed.
+    pub(super) unconfirmed: usize,
+    /// The messages that were routed lately and are remembered, in the order of their echoes.
+    pub(super) routed: VecDeque<u64>,
+    /// Their bytes.
+    pub(super) remembered: usize,
+    /// Runs that may still publish, and those that left something behind.
+    pub(super) runs: Vec<Arc<Run>>,
+    /// Runs that are over, to be dropped outside the lock.
+    pub(super) over: Vec<Arc<Run>>,
+    pub(super) service: Service,
+    /// The courier waits for `wake`.
+    pub(super) sleeping: bool,
+    /// Ends of runs that wait right now.
+    pub(super) waiting: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) message: Message,
+    pub(super) run: Arc<Run>,
+    pub(super) sent: bool,
+    /// Confirmed by an echo at this time, and remembered.
+    pub(super) routed: Option<Instant>,
+}
+
+impl State {
+    pub(super) fn end(&self) -> u64 {
+        self.base + self.queue.len() as u64
+    }
+
+    pub(super) fn append(&mut self, message: Message, run: &Arc<Run>) {
+        self.bytes += message.size();
+        self.unconfirmed += 1;
+        run.queued.fetch_add(1, Relaxed);
+        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
+    }
+
+    /// Is there something to send, or to bring back from disk?
+    pub(super) fn has_work(&self, limit: usize) -> bool {
+        let overflows = || self.runs.iter().any(|run| run.overflows.load(Relaxed));
+        self.cursor < self.end() || (self.bytes <= limit / 2 && overflows())
+    }
+
+    pub(super) fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
+        let index = seq.checked_sub(self.base)?;
+        self.queue.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// Takes an unconfirmed message out; the slots that nothing is left of go too.
+    pub(super) fn remove(&mut self, seq: u64) -> Option<Slot> {
+        let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
+        self.settle_one(slot.message.size(), &slot.run);
+        self.trim();
+        Some(slot)
+    }
+
+    pub(super) fn settle_one(&mut self, size: usize, run: &Run) {
+        self.bytes -= size;
+        self.unconfirmed -= 1;
+        run.queued.fetch_sub(1, Relaxed);
+    }
+
+    /// The message counts as confirmed, and stays for a while. Returns its run.
+    pub(super) fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
+        let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
+        slot.routed = Some(now);
+        let (size, run) = (slot.message.size(), Arc::clone(&slot.run));
+        self.settle_one(size, &run);
+        self.routed.push_back(seq);
+        self.remembered += size;
+        Some(run)
+    }
+
+    /// Forgets what was routed long ago, or too much of it; returned, to be freed outside the lock.
+    pub(super) fn forget_routed(&mut self, now: Instant) -> Vec<Slot> {
+        let mut forgotten = Vec::new();
+        while let Some(seq) = self.routed.front().copied() {
+            let Some(routed) = self.slot(seq).and_then(|slot| slot.as_ref()?.routed) else {
+                self.routed.pop_front();
+                continue;
+            };
+            if now.duration_since(routed) < REMEMBERED && self.remembered <= REMEMBERED_BYTES {
+                break;
+            }
+            self.routed.pop_front();
+            if let Some(slot) = self.slot(seq).and_then(Option::take) {
+                self.remembered -= slot.message.size();
+                forgotten.push(slot);
+            }
+        }
+        if !forgotten.is_empty() {
+            self.trim();
+        }
+        forgotten
+    }
+
+    pub(super) fn trim(&mut self) {
+        while let Some(None) = self.queue.front() {
+            self.queue.pop_front();
+            self.base += 1;
+        }
+        self.cursor = self.cursor.max(self.base);
+    }
+
+    /// Is there nothing to do and nobody who could bring something?
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.forget_closed();
+        self.runs.is_empty() && self.unconfirmed == 0
+    }
+
+    /// Runs that are over go; what they leave to be written is not for this lock.
+    pub(super) fn forget_closed(&mut self) {
+        let is_over = |run: &mut Arc<Run>| run.closed.load(Relaxed) && run.is_settled();
+        self.over.extend(self.runs.extract_if(.., is_over));
+    }
+}
