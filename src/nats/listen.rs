@@ -2,7 +2,7 @@
 
 use std::{
     sync::mpsc::SyncSender,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_nats::jetstream::{
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::{Connection, Server},
     error::Error,
-    message::MSG_ID,
+    message::{MSG_ID, nonce},
 };
 
 /// Where to begin.
@@ -101,10 +101,13 @@ impl Listener<'_> {
     async fn serve(&mut self, server: &Server, mut link: Link, pool: &mut Pool) -> Result<(), Enough> {
         let info = link.client.server_info();
         pool.learn(server, &info.connect_urls, info.tls_required);
-        self.tell(Heard::Connected(format!("{} at {}", info.server_name, server.address)))?;
+        let name = format!("{} at {}", info.server_name, server.address);
         let reason = match self.from {
-            From::Now => self.live(&mut link).await?,
-            From::First | From::Since(_) => self.history(&mut link).await?,
+            From::Now => self.live(&mut link, name).await?,
+            From::First | From::Since(_) => {
+                self.tell(Heard::Connected(name))?;
+                self.history(&mut link).await?
+            }
         };
         match reason {
             None => {
@@ -116,11 +119,14 @@ impl Listener<'_> {
     }
 
     /// `None`: the connection is gone. Otherwise what is in the way.
-    async fn live(&mut self, link: &mut Link) -> Result<Option<String>, Enough> {
+    async fn live(&mut self, link: &mut Link, name: String) -> Result<Option<String>, Enough> {
         let mut messages = match link.client.subscribe(self.subject.to_owned()).await {
             Ok(messages) => messages,
             Err(error) => return Ok(Some(error.to_string())),
         };
+        self.until_subscribed(link).await;
+        // Now: whoever reads this misses nothing that is published after it.
+        self.tell(Heard::Connected(name))?;
         loop {
             tokio::select! {
                 biased;
@@ -136,6 +142,19 @@ impl Listener<'_> {
                 },
             }
         }
+    }
+
+    /// Returns when the server knows our subscription: it has then handled what we sent after it, too. Where we may not
+    /// send to an inbox, a moment has to do.
+    async fn until_subscribed(&self, link: &mut Link) {
+        const MOMENT: Duration = Duration::from_millis(500);
+        let inbox = format!("{}.{}", self.connection.inbox_prefix, nonce());
+        let echo = async {
+            let mut own = link.client.subscribe(inbox.clone()).await.ok()?;
+            link.client.publish(inbox, Bytes::new()).await.ok()?;
+            own.next().await
+        };
+        let _ = timeout(MOMENT, echo).await;
     }
 
     async fn history(&mut self, link: &mut Link) -> Result<Option<String>, Enough> {
