@@ -30,7 +30,7 @@ IN_URL = "canary%22kolibri%27%C3%B6%2F%40%3A%23%3F%25"
 SEED = Key(nkeys.PREFIX_BYTE_USER)
 TESTER = '{user: "tester", password: "t"}'
 
-#: Pieces of any of the above that would be a leak. No digits: they are in addresses, ports and nonces by chance.
+#: Pieces of any of the above that would be a leak. No digits: addresses and nonces have them by chance.
 TELLTALES = ["canary", "kolibri", SEED.seed.decode()]
 
 
