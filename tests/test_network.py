@@ -234,15 +234,19 @@ def test_a_thousand_runs_one_after_the_other(server: Server, bus: Bus) -> None:
         + """
 for n in range(1000): run(f'warm{n}')
 before = tasks(), descriptors(), memory()
-for n in range(1000): run(f'r{n}')
-after = tasks(), descriptors(), memory()
-assert after[:2] <= before[:2], (before, after)
-assert after[2] - before[2] < 1 << 20, (before, after)
+held = []
+for turn in range(3):
+    for n in range(1000): run(f'r{turn}.{n}')
+    after = tasks(), descriptors()
+    assert after <= before[:2], (before, after)
+    held.append(memory())
+# What was routed lately is held for a second: it comes and goes with the machine's load. A leak only comes.
+assert min(held) - before[2] < 1 << 20, (before, held)
 """
     )
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
-    bus.wait_for_end(2000)
+    bus.wait_for_end(4000)
 
 
 def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -> None:

@@ -182,7 +182,7 @@ SHAPES = {
     "numbers": "event({'res': [12345678] * 22_000_000})",
     "lists": "event({f'k{n}': [12345678] * 220_000 for n in range(100)})",
     "bytes": "event({'stdout': b'\\xff' * 66_000_000})",
-    "status": "status({'status': 'starting', 'command': ['ü' * 100_000_000], 'env': {}, 'cwd': '/'})",
+    "status": "status({'status': 'starting', 'command': ['a'], 'env': {}, 'cwd': 'ü' * 100_000_000})",
     "status of many": "status({'command': ['x' * 70 for _ in range(2_700_000)]})",
 }
 

@@ -153,7 +153,6 @@ class NatsOptions(TypedDict, total=False):
     drain_timeout: bool | str
     """Without effect: ``flush_timeout`` bounds the end of a run."""
 
-
 # -- options: end
 
 @type_check_only

@@ -169,7 +169,7 @@ fn the_document_is_what_the_table_says() {
 #[test]
 fn the_stub_is_what_the_table_says() {
     let marks = ("# -- options: begin\n", "# -- options: end\n");
-    hold("python/ansible_runner_nats/_native.pyi", Some(marks), &(stub() + "\n"));
+    hold("python/ansible_runner_nats/_native.pyi", Some(marks), &stub());
 }
 
 #[test]
