@@ -67,3 +67,12 @@ def connect() -> Iterator[Callable[..., Bus]]:
 def bus(server: Server, connect: Callable[..., Bus]) -> Bus:
     """A subscriber to everything on the plain server."""
     return connect(server).subscribe()
+
+
+@pytest.fixture
+def stored(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> tuple[Server, Bus]:
+    """A server with a stream that takes all our messages."""
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream()
+    return server, bus

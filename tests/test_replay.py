@@ -41,14 +41,6 @@ if TYPE_CHECKING:
 ON = {"RUNNER_NATS_SUBJECT_ID": "id"}
 
 
-@pytest.fixture
-def stored(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> tuple[Server, Bus]:
-    server = start_server(jetstream=True)
-    bus = connect(server)
-    bus.add_stream()
-    return server, bus
-
-
 def replay(*args: str | Path, server: Server, env: dict[str, str] | None = None) -> Any:
     return command("replay", *args, "-s", server.url, env={**ON, **(env or {})})
 

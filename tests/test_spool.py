@@ -26,18 +26,9 @@ from support import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 END = {"status": "successful"}
-
-
-@pytest.fixture
-def stored(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> tuple[Server, Bus]:
-    server = start_server(jetstream=True)
-    bus = connect(server)
-    bus.add_stream()
-    return server, bus
 
 
 def leave(server: Server, spool: Path, ident: str, count: int, artifacts: Path) -> None:

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Answer, Incoming, Session, Step};
 use crate::{
     config::{Connection, Delivery},
-    nats::jetstream::{self, Captured},
+    nats::jetstream::{self, Captured, Found, Wanted},
     outbox::Proof,
 };
 
@@ -178,44 +178,32 @@ impl<'a> Proofs<'a> {
     }
 }
 
-/// What is found out about a subject.
-enum Found {
-    Captured,
-    NotCaptured,
-    /// We may not ask.
-    Forbidden,
-    /// Whether a stream takes the subject cannot be told at present.
-    NotNow,
-    /// Nobody answers for the JetStream that the user insists on.
-    NotYet,
-}
-
 impl Session<'_> {
     /// What confirms messages on this subject: asks the server, if need be.
     pub(super) async fn proof_of(&mut self, subject: &Arc<str>) -> Step<Proof> {
         let echo = if self.inbox.echoes { Proof::Routed } else { Proof::None };
-        let proof = match self.proofs.delivery {
-            Delivery::Core => echo,
-            _ if !self.inbox.acks => Proof::None,
-            delivery => match (self.find_out(subject).await?, delivery) {
-                (Found::Captured, _) | (Found::Forbidden, Delivery::Jetstream) => Proof::Stored,
-                (Found::NotCaptured, Delivery::Jetstream) => {
+        let delivery = self.proofs.delivery;
+        let proof = if delivery == Delivery::Core {
+            echo
+        } else if !self.inbox.acks {
+            Proof::None
+        } else {
+            let found = self.find_out(subject).await?;
+            match found.wants(delivery, self.proofs.learnt.is_captured(subject)) {
+                Wanted::Ack => Proof::Stored,
+                Wanted::Echo => echo,
+                // These are not remembered: more will be known soon.
+                Wanted::AckIfAny => return Ok(Proof::Stored),
+                Wanted::Nothing => {
                     let reason = format!("no stream takes messages on {subject} (delivery=jetstream)");
                     self.proofs.close(subject, reason);
-                    // Not remembered: the stream may be made meanwhile.
                     return Ok(Proof::Stored);
                 }
-                (Found::NotCaptured | Found::Forbidden, _) => echo,
-                (Found::NotNow, Delivery::Auto) if self.proofs.learnt.is_captured(subject) == Some(false) => {
-                    echo
-                }
-                // An acknowledgement will say it.
-                (Found::NotNow, _) => return Ok(Proof::Stored),
-                (Found::NotYet, _) => {
+                Wanted::Wait => {
                     self.wait_for_stream(subject, "nobody answers for JetStream", NOT_YET);
                     return Ok(Proof::Stored);
                 }
-            },
+            }
         };
         self.proofs.remember(subject, proof);
         Ok(proof)
@@ -325,18 +313,12 @@ impl Session<'_> {
 
 impl Proofs<'_> {
     fn on_first_answer(&mut self, subject: &Arc<str>, answer: &Captured) -> Found {
-        match answer {
-            Captured::By(_) => {
-                self.learnt.learn(subject, true);
-                Found::Captured
-            }
-            // The server has JetStream that does not answer yet, or JetStream is another domain's.
-            Captured::Nobody if self.is_expected && self.delivery == Delivery::Jetstream => Found::NotYet,
-            Captured::No | Captured::Nobody => {
-                self.learnt.learn(subject, false);
-                Found::NotCaptured
-            }
-            Captured::NotNow(_) => Found::NotNow,
+        let found = Found::new(answer, self.is_expected, self.delivery);
+        match found {
+            Found::Captured => self.learnt.learn(subject, true),
+            Found::NotCaptured => self.learnt.learn(subject, false),
+            Found::Forbidden | Found::NotNow | Found::NotYet => {}
         }
+        found
     }
 }
