@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_runner_nats import event_handler, report, status_handler
+from contract import ROOT
 from support import (
     PATIENCE,
     QUICK,
@@ -359,3 +360,28 @@ def test_worker_and_processor(stored: tuple[Server, Bus], tmp_path: Path) -> Non
     assert not (target / "artifacts/nats-undelivered.jsonl").exists()
     assert replay(target, server=server).returncode == 0
     assert bus.stream_count() == len(messages)
+
+
+def test_the_monitor_of_the_docs(server: Server, bus: Bus, tmp_path: Path) -> None:
+    """docs/operations.md: it says no when something is missing, and yes when nothing is."""
+    text = (ROOT / "docs/operations.md").read_text()
+    script = text.split("```python\n")[1].split("```")[0]
+
+    def monitor() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", script, tmp_path],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+    good = config(server.url, tmp_path / "good")
+    status_handler(good, END)
+    bus.wait_for_end()
+    assert (monitor().returncode, monitor().stdout) == (0, "")
+    bad = config(f"nats://127.0.0.1:{free_port()}", tmp_path / "bad", **QUICK)
+    status_handler(bad, END)
+    told = monitor()
+    assert told.returncode == 1
+    assert told.stdout.startswith(f"{tmp_path / 'bad/nats-run.json'}: 1 undelivered, 0 lost: cannot connect")

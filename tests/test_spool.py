@@ -9,7 +9,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from ansible_runner_nats import event_handler, status_handler
 from support import (
     QUICK,
@@ -27,6 +26,8 @@ from support import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 END = {"status": "successful"}
 
