@@ -3,6 +3,8 @@
 //! The walk over Python's objects (`plugin::encode`) and `replay`, which has the same data as JSON, ask the same
 //! questions here, so that both publish the same.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -47,8 +49,14 @@ impl<'a> Sieve<'a> {
         object.omit.is_some() || self.redaction.is_some()
     }
 
-    /// What becomes of the member `key` of an object, whose value may be a text; and where that is.
-    pub(crate) fn member(&self, object: Spot, key: &str, text: Option<&str>) -> (Fate, Spot) {
+    /// What becomes of the member `key` of an object, whose value may be a `text`; and where that is. The text may be
+    /// large: it is asked for only where it matters.
+    pub(crate) fn member<'t>(
+        &self,
+        object: Spot,
+        key: &str,
+        text: impl Fn() -> Option<Cow<'t, str>>,
+    ) -> (Fate, Spot) {
         let mut spot = Spot { omit: None, section: object.section, level: object.level + 1 };
         match self.omit.zip(object.omit).and_then(|(omit, place)| omit.member(place, key)) {
             Some(Member::Gone) => return (Fate::Omit, spot),
@@ -65,11 +73,12 @@ impl<'a> Sieve<'a> {
             return (fate, spot);
         }
         let is_name = || key.chars().all(is_name_char);
-        if spot.section == Section::Command && is_name() && name_says_secret(key, text.unwrap_or_default()) {
+        if spot.section == Section::Command && is_name() && name_says_secret(key, &text().unwrap_or_default())
+        {
             return (Fate::Mask, spot);
         }
         if spot.level == 2 && spot.section == Section::Env {
-            return (redaction.of_variable(key, text.unwrap_or_default()), spot);
+            return (redaction.of_variable(key, &text().unwrap_or_default()), spot);
         }
         (spot.fate(), spot)
     }
@@ -141,7 +150,7 @@ impl<'a> Sieve<'a> {
             Value::Object(members) if self.looks_into(spot) => {
                 let mut left = Map::new();
                 for (key, mut member) in std::mem::take(members) {
-                    let (fate, below) = self.member(spot, &key, member.as_str());
+                    let (fate, below) = self.member(spot, &key, || member.as_str().map(Cow::Borrowed));
                     if fate == Fate::Omit {
                         continue;
                     }

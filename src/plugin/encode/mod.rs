@@ -201,8 +201,8 @@ impl Walk<'_> {
             self.spot = Sieve::nameless(object);
             return self.spot.fate();
         };
-        let text = value.cast::<PyString>().ok().map(|text| text.to_string_lossy());
-        let (fate, spot) = self.sieve.member(object, &key.to_string_lossy(), text.as_deref());
+        let text = || value.cast::<PyString>().ok().map(|text| text.to_string_lossy());
+        let (fate, spot) = self.sieve.member(object, &key.to_string_lossy(), text);
         self.spot = spot;
         fate
     }
