@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pexpect
 import pyte
@@ -35,12 +35,15 @@ class Lines:
             env=clean_env(None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.said: list[str] = []
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
+        self.lines: list[str] = []
+        pipes = ((self.process.stderr, self.said), (self.process.stdout, self.lines))
+        self.threads = [threading.Thread(target=self._read, args=pipe, daemon=True) for pipe in pipes]
+        for thread in self.threads:
+            thread.start()
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.said.extend(iter(self.process.stderr.readline, ""))
+    def _read(self, pipe: IO[str], lines: list[str]) -> None:
+        for line in pipe:
+            lines.append(line.rstrip("\n"))  # noqa: PERF401 - others read the list meanwhile
 
     def wait_for(self, text: str) -> None:
         wait_until(lambda: any(text in line for line in self.said), text)
@@ -49,14 +52,13 @@ class Lines:
         """Exit status and lines."""
         if number is not None:
             self.process.send_signal(number)
-        assert self.process.stdout is not None
-        lines = self.process.stdout.read().splitlines()
         status = self.process.wait(PATIENCE)
-        self.thread.join(PATIENCE)
-        assert self.process.stderr is not None
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return status, lines
+        for thread in self.threads:
+            thread.join(PATIENCE)
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return status, self.lines
 
 
 def publish(server: Server, ident: str, events: list[dict[str, Any]], end: str | None = "successful") -> None:
@@ -156,6 +158,8 @@ def test_a_server_that_restarts(
     watch = Lines("-s", server.url, "-o", "reconnect_time_wait=0.1", "--runs", "2", *options)
     watch.wait_for("connected to")
     publish(server, "one", task("t"))
+    # What the server had not handed on yet would be gone with it.
+    wait_until(lambda: len(watch.lines) == 3)
     server.kill()
     watch.wait_for("lost")
     watch.wait_for("cannot connect")
