@@ -11,13 +11,13 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     link::{Link, close},
     pool::Pool,
 };
-use crate::{config::Connection, error::Error, message::MSG_ID};
+use crate::{config::Connection, message::MSG_ID};
 
 /// What a stream holds of some subjects.
 #[derive(Debug)]
@@ -43,17 +43,13 @@ pub(crate) async fn held(connection: &Connection, subjects: &[String]) -> Held {
         if let Some(when) = not_before {
             sleep_until(when.into()).await;
         }
-        match timeout(connection.connect_timeout, Link::open(connection, &server)).await {
-            Ok(Ok(link)) => {
+        match Link::open_in_time(connection, &server).await {
+            Ok(link) => {
                 let found = ask(&link.client, connection, subjects).await;
                 close(&link.client, &link.gone).await;
                 return found.unwrap_or_else(Held::Unknown);
             }
-            Ok(Err(error)) => reason = error.to_string(),
-            Err(_) => {
-                let timeout = connection.connect_timeout;
-                reason = Error::ConnectTimeout { server: server.address.clone(), timeout }.to_string();
-            }
+            Err(error) => reason = error.to_string(),
         }
         pool.failed(&server, std::time::Instant::now());
     }

@@ -40,6 +40,13 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// As [`Self::open`], within `connect_timeout`.
+    pub(super) async fn open_in_time(connection: &Connection, server: &Server) -> Result<Self, Error> {
+        let limit = connection.connect_timeout;
+        let late = || Error::ConnectTimeout { server: server.address.clone(), timeout: limit };
+        timeout(limit, Self::open(connection, server)).await.unwrap_or_else(|_| Err(late()))
+    }
+
     /// Connects to one server. Has to run on a single-threaded runtime.
     pub(super) async fn open(connection: &Connection, server: &Server) -> Result<Self, Error> {
         let established = Arc::new(AtomicBool::new(false));

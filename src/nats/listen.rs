@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     config::{Connection, Server},
-    error::Error,
     message::{MSG_ID, nonce},
 };
 
@@ -61,16 +60,9 @@ pub(crate) async fn listen(connection: &Connection, subject: &str, from: From, h
         if let Some(when) = not_before {
             sleep_until(when.into()).await;
         }
-        let tried = match timeout(connection.connect_timeout, Link::open(connection, &server)).await {
-            Ok(Ok(link)) => listener.serve(&server, link, &mut pool).await,
-            Ok(Err(error)) => listener.failed(&server, &mut pool, &error.to_string()),
-            Err(_) => {
-                let error = Error::ConnectTimeout {
-                    server: server.address.clone(),
-                    timeout: connection.connect_timeout,
-                };
-                listener.failed(&server, &mut pool, &error.to_string())
-            }
+        let tried = match Link::open_in_time(connection, &server).await {
+            Ok(link) => listener.serve(&server, link, &mut pool).await,
+            Err(error) => listener.failed(&server, &mut pool, &error.to_string()),
         };
         if tried.is_err() {
             return;
