@@ -8,6 +8,7 @@
 //! | `plugin` | what ansible-runner calls: Python's objects become messages. Alone knows pyo3 |
 //! | `cli` | the console script, a folder a command. Alone knows clap and terminals |
 //! | `nats` | the courier's thread, a session, what JetStream says. Alone knows async-nats and rustls |
+//! | `runs` | the one source of runs for the commands: messages in, state out. No I/O |
 //! | `outbox` | messages that are ours until confirmed: in memory, on disk. Knows no network |
 //! | `config` | settings, environment and contexts become a `Config`; the one table of options |
 //! | `message` | one message: subject, id, headers, payload, what is left out. No I/O, no options |
@@ -18,7 +19,7 @@
 //! (one connection) → NATS. There is no way back but the confirmation.
 //!
 //! **The rule**: arrows only go down. `plugin` and `cli` use `nats` and what is below it, and ignore each other; `nats`
-//! uses `outbox` and `config`; these use `message` and `report`; those `secret`, `error`, `fault`. The test
+//! uses `outbox` and `config`; these, and `runs`, use `message` and `report`; those `secret`, `error`, `fault`. The test
 //! `tests/rooms.rs` reads every `use` and holds the code to it.
 //!
 //! Where a change goes: a new option into `config/options.rs`, an error code of JetStream into `nats/jetstream.rs`, a
@@ -37,6 +38,7 @@ mod outbox;
 #[cfg(feature = "python")]
 mod plugin;
 mod report;
+mod runs;
 mod secret;
 
 /// For the fuzz targets, and for nobody else.

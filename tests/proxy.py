@@ -21,6 +21,8 @@ class Proxy:
         #: Seconds that each byte takes on its way, whatever their number.
         self.delay = 0.0
         self._late: list[tuple[float, socket.socket, bytes]] = []
+        #: Nobody gets through, and whoever was is cut off.
+        self.refuse = False
         #: How many connections were made.
         self.connections = 0
         self._cut_after: int | None = None
@@ -51,6 +53,8 @@ class Proxy:
             if self._cut_after is not None and self._cut_after <= 0:
                 self._cut_all()
                 continue
+            if self.refuse:
+                self._drop_all()
             self._deliver_late()
             for sock in readable:
                 if sock is self._listener:
@@ -60,6 +64,9 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        if self.refuse:
+            client.close()
+            return
         try:
             server = socket.create_connection(("127.0.0.1", self.target), 2)
         except OSError:
@@ -106,5 +113,8 @@ class Proxy:
 
     def _cut_all(self) -> None:
         self._cut_after = None
+        self._drop_all()
+
+    def _drop_all(self) -> None:
         for sock in list(self._pairs):
             self._drop(sock)

@@ -209,16 +209,16 @@ class Bus:
         js = self.client.jetstream(timeout=PATIENCE)
         return dict(self.run(js.stream_info(name, subjects_filter=">")).state.subjects or {})
 
-    def stream_messages(self, name: str = "RUNS") -> list[Msg]:
-        """All messages of a stream, in its order."""
+    def stream_messages(self, name: str = "RUNS", patience: float = PATIENCE) -> list[Msg]:
+        """All messages of a stream, in its order; each comes within ``patience`` seconds."""
         count = self.stream_count(name)
 
         async def read() -> list[Msg]:
             messages: list[Msg] = []
-            js = self.client.jetstream(timeout=PATIENCE)
+            js = self.client.jetstream(timeout=patience)
             subscription = await js.subscribe(">", stream=name, ordered_consumer=True)
             while len(messages) < count:
-                messages.append(await subscription.next_msg(PATIENCE))
+                messages.append(await subscription.next_msg(patience))
             await subscription.unsubscribe()
             return messages
 

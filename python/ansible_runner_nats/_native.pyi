@@ -114,6 +114,11 @@ class NatsOptions(TypedDict, total=False):
     flusher_queue_size: int | str
     """Messages in flight, unconfirmed."""
 
+    heartbeat: float | str
+    """Pause between two signs of life of a run that goes on, on the subject whose ``{kind}`` is
+    ``heartbeat``. Sent if there is a connection, and never kept. 0: none.
+    """
+
     name: str
     """The client name that the server shows."""
 

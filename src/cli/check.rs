@@ -61,7 +61,8 @@ const NO_SUBJECT_ID: &str = "RUNNER_NATS_SUBJECT_ID (or nats_subject_id) is not 
 
 pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     let mut problems = Vec::new();
-    let settings = match arguments.private_data_dir.as_deref().map(settings_of).transpose() {
+    let folder = arguments.private_data_dir.as_deref().or(arguments.options.folder());
+    let settings = match folder.map(settings_of).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
         Err(problem) => {
             problems.push(problem);
@@ -76,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     problems.extend(resolution.problems);
     let mut notes: Vec<String> = several_ways(&resolution.settings).into_iter().collect();
     if let Some(config) = &resolution.config {
-        match spool(config, arguments.private_data_dir.as_deref()) {
+        match spool(config, folder) {
             Some(Remark::Note(text)) => notes.push(config.hidden(text)),
             Some(Remark::Problem(text)) => problems.push(config.hidden(text)),
             None => {}

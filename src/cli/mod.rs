@@ -1,8 +1,12 @@
 //! The console script `ansible-runner-nats`.
 
 mod check;
+mod logs;
 mod options;
 mod replay;
+mod runs;
+mod source;
+mod stream;
 mod terminal;
 mod watch;
 
@@ -20,11 +24,29 @@ enum Exit {
     Problem = 1,
     /// The command line cannot be understood (clap's own).
     Usage = 2,
+    /// The run that was waited for failed (`failed`, `error`).
+    Failed = 3,
+    /// It was canceled.
+    Canceled = 4,
+    /// It ran out of time.
+    Timeout = 5,
+    /// It has not ended.
+    NotEnded = 6,
     /// Ctrl-C, as a shell has it.
     Interrupted = 130,
 }
 
 impl Exit {
+    /// What it means to have waited for a run that ended with this status.
+    fn of_status(status: &str) -> Self {
+        match status {
+            "successful" => Self::Success,
+            "canceled" => Self::Canceled,
+            "timeout" => Self::Timeout,
+            _ => Self::Failed,
+        }
+    }
+
     /// A problem anywhere is a problem.
     fn worse(self, other: Self) -> Self {
         if self == Self::Success { other } else { self }
@@ -42,11 +64,17 @@ struct Arguments {
     command: Command,
 }
 
-const EXITS: &str = "Exit status: 0 all is well, 1 a problem, 2 wrong usage, 130 interrupted (Ctrl-C).";
+const EXITS: &str = "Exit status: 0 all is well, 1 a problem, 2 wrong usage, 130 interrupted (Ctrl-C). \
+                     Of commands that wait for a run: 3 it failed, 4 it was canceled, 5 it ran out of time, 6 it has \
+                     not ended.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Arguments),
+    Stream(stream::Arguments),
+    Runs(runs::Arguments),
+    Logs(logs::LogsArguments),
+    Wait(logs::WaitArguments),
     Watch(watch::Arguments),
     Replay(replay::Arguments),
     /// Print a completion script for a shell.
@@ -70,6 +98,10 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let exit = match arguments.command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Stream(arguments) => stream::run(&arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
+        Command::Logs(arguments) => logs::logs(&arguments),
+        Command::Wait(arguments) => logs::wait(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Completions { shell } => {

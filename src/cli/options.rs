@@ -1,6 +1,6 @@
 //! What all commands have in common: the plugin's own options, from where the plugin has them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -16,6 +16,9 @@ pub(super) struct Options {
     /// Context of the nats command to use, by name or path
     #[arg(short, long, value_name = "NAME")]
     context: Option<String>,
+    /// ansible-runner's private data directory, for its env/settings
+    #[arg(short = 'd', long = "private-data-dir", value_name = "DIR")]
+    folder: Option<PathBuf>,
     /// Any other option of the plugin, such as -o delivery=core
     #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
     option: Vec<(String, String)>,
@@ -27,6 +30,16 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl Options {
+    /// The private data directory, if there is one.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The settings of the private data directory; none without one.
+    pub(super) fn settings(&self) -> Result<Map<String, Value>, String> {
+        self.folder().map_or_else(|| Ok(Map::new()), settings_of)
+    }
+
     /// Exactly what the plugin would make of these settings and this process's environment; what is said on the
     /// command line beats both. `subject_id` is used if none is set.
     pub(super) fn resolve(&self, mut settings: Map<String, Value>, subject_id: Option<&str>) -> Resolution {

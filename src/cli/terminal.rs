@@ -42,12 +42,18 @@ pub(super) fn complain(text: &str) {
     let _ = writeln!(err, "{} {text}", Tone::Bad.paint("ansible-runner-nats:"));
 }
 
-/// A text from elsewhere in one line, without anything that a terminal would obey.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || is_format(c) { ' ' } else { c }).collect()
+/// What a state, or a result of a task, means.
+pub(super) fn tone_of(word: &str) -> Tone {
+    match word {
+        "failed" | "unreachable" | "timeout" | "error" | "canceled" => Tone::Bad,
+        "ok" | "successful" => Tone::Good,
+        "silent" | "changed" | "rescued" | "ignored" => Tone::Odd,
+        "PLAY" | "TASK" | "RECAP" | "starting" | "running" => Tone::Strong,
+        _ => Tone::Faint,
+    }
 }
 
-/// Characters that change how what follows is shown (Unicode's bidirectional controls).
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+/// A text from elsewhere in one line, without anything that a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    crate::runs::one_line(text)
 }

@@ -78,6 +78,7 @@ pub(crate) fn resolve(
     let mut headers = reader.headers(settings);
     reader.trace_context(&mut headers);
     let flush_timeout = reader.seconds(&opt::FLUSH_TIMEOUT);
+    let heartbeat = Some(reader.seconds(&opt::HEARTBEAT)).filter(|every| !every.is_zero());
     let spill_dir = reader.path(&opt::SPILL_DIR);
     let status_env = reader.word(&opt::STATUS_ENV, &[StatusEnv::Redact, StatusEnv::Omit, StatusEnv::Full]);
     let subject = reader.subject(subject_id.as_deref().unwrap_or_default());
@@ -91,6 +92,7 @@ pub(crate) fn resolve(
         subject_id,
         headers: headers.into(),
         flush_timeout,
+        heartbeat,
         spill_dir,
         subject,
         events: events.unwrap_or_default(),

@@ -9,7 +9,7 @@ use super::{
     servers::Server,
 };
 use crate::{
-    message::{Composer, Events, Kind, Omit, Redaction, Sieve, Template},
+    message::{Composer, Events, Kind, Omit, Redaction, SELECTED, Sieve, Template},
     secret::Masks,
 };
 
@@ -102,6 +102,8 @@ pub(crate) struct Config {
     pub headers: Arc<[(String, String)]>,
     /// The most that the end of the run waits.
     pub flush_timeout: Duration,
+    /// From one sign of life of a run to the next.
+    pub heartbeat: Option<Duration>,
     /// Where undelivered messages go, if not to the artifact directory.
     pub spill_dir: Option<PathBuf>,
     /// Where messages go.
@@ -122,7 +124,12 @@ pub(crate) struct Config {
 impl Config {
     /// What makes the messages of a run.
     pub(crate) fn composer(&self) -> Composer {
-        Composer::new(&self.subject_id, self.subject.clone(), Arc::clone(&self.headers), self.cloudevents)
+        let mut headers = Arc::clone(&self.headers);
+        if self.events.is_selective() {
+            let selected = (SELECTED.to_owned(), self.events.as_str().to_owned());
+            headers = headers.iter().cloned().chain([selected]).collect();
+        }
+        Composer::new(&self.subject_id, self.subject.clone(), headers, self.cloudevents)
     }
 
     /// What of the data of such messages goes out.

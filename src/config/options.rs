@@ -346,6 +346,14 @@ pub(super) const SPILL_DIR: Opt = tuning(
     "Where undelivered messages go, instead of the run's artifact directory: a folder a run. What is left there is sent \
      by the next run that reaches the servers.",
 );
+pub(super) const HEARTBEAT: Opt = tuning(
+    "heartbeat",
+    &["RUNNER_NATS_HEARTBEAT"],
+    NOW,
+    Takes::Seconds { default: 0.0, least: 0.0 },
+    "Pause between two signs of life of a run that goes on, on the subject whose `{kind}` is `heartbeat`. Sent if there is a \
+     connection, and never kept. 0: none.",
+);
 pub(super) const PENDING_SIZE: Opt = tuning(
     "pending_size",
     &["RUNNER_NATS_PENDING_SIZE"],
@@ -515,7 +523,16 @@ pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
     (
         "Delivery",
         "",
-        &[&DELIVERY, &STREAM, &REQUIRED, &FLUSH_TIMEOUT, &SPILL_DIR, &PENDING_SIZE, &FLUSHER_QUEUE_SIZE],
+        &[
+            &DELIVERY,
+            &STREAM,
+            &REQUIRED,
+            &FLUSH_TIMEOUT,
+            &SPILL_DIR,
+            &PENDING_SIZE,
+            &FLUSHER_QUEUE_SIZE,
+            &HEARTBEAT,
+        ],
     ),
     (
         "The connection",

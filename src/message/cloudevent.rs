@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Kind, start_of};
+use super::{Kind, moment, start_of};
 
 /// What a message says of itself.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ impl CloudEvent<'_> {
             ("ce-subject", short(self.ident).to_owned()),
             ("ce-datacontenttype", "application/json".to_owned()),
         ];
-        attributes.extend(created.and_then(timestamp).map(|time| ("ce-time", time)));
+        attributes.extend(created.and_then(moment).map(|(text, _)| text).map(|time| ("ce-time", time)));
         // An extension has its own header too, and the binding wants both.
         for (name, value) in given {
             match name.to_ascii_lowercase().as_str() {
@@ -66,12 +65,6 @@ impl CloudEvent<'_> {
 
 fn short(text: &str) -> &str {
     start_of(text, LONGEST)
-}
-
-/// `created` as RFC 3339 wants it: older versions of ansible-runner leave out that it is UTC.
-fn timestamp(created: &str) -> Option<String> {
-    let with_zone = [created.to_owned(), format!("{created}Z")];
-    with_zone.into_iter().find(|text| text.len() <= 64 && OffsetDateTime::parse(text, &Rfc3339).is_ok())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Makes the messages of one run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Composer {
     subject_id: String,
     template: Template,
@@ -104,10 +104,11 @@ impl Composer {
         const MOST: usize = 200;
         const LONGEST: usize = 256;
         if !self.template.has_name() {
-            return Arc::clone(match kind {
-                Kind::Event => &self.event,
-                Kind::Status => &self.status,
-            });
+            return match kind {
+                Kind::Event => Arc::clone(&self.event),
+                Kind::Status => Arc::clone(&self.status),
+                Kind::Heartbeat => self.subject(kind, name),
+            };
         }
         if let Some(known) = self.named.get(name).filter(|_| kind == Kind::Event) {
             return Arc::clone(known);

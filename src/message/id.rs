@@ -38,13 +38,50 @@ fn push_part(id: &mut String, part: &str) {
     }
 }
 
-/// The counter of the event that has this id; `None` for a status (`….status.NONCE.N`), or what is no id of ours.
+/// The most hexadecimal digits of a [`nonce`].
+const NONCE: usize = 16;
+
+/// What statuses that `replay` has made up have in the place of a nonce.
+pub(crate) const REPLAYED: &str = "replay";
+
+/// What an id says of its message, behind the subject id and the ident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own<'a> {
+    /// `….COUNTER.UUID`
+    Event {
+        /// The event's counter.
+        counter: u64,
+        /// The event's uuid.
+        uuid: &'a str,
+    },
+    /// `….status.NONCE.N` or `….heartbeat.NONCE.N`
+    Other {
+        /// What it is.
+        kind: Kind,
+        /// What tells its run from others of the same ident.
+        nonce: &'a str,
+    },
+}
+
+/// An id of ours: what its run is called (`{subject_id}.{runner_ident}`), and the rest.
+pub(crate) fn split_id(id: &str) -> Option<(&str, Own<'_>)> {
+    let (rest, last) = id.rsplit_once('.')?;
+    let (rest, middle) = rest.rsplit_once('.')?;
+    if (middle.len() == NONCE || middle == REPLAYED)
+        && let Some((run, kind)) = rest.rsplit_once('.')
+        && let Some(kind) = Kind::parse(kind).filter(|kind| *kind != Kind::Event)
+    {
+        return Some((run, Own::Other { kind, nonce: middle }));
+    }
+    Some((rest, Own::Event { counter: middle.parse().ok()?, uuid: last }))
+}
+
+/// The counter of the event that has this id; `None` for other messages, or what is no id of ours.
 pub(crate) fn counter_of(id: &str) -> Option<u64> {
-    const NONCE: usize = 16;
-    let mut parts = id.rsplit('.');
-    let (_uuid, counter, before) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_status = before == Kind::Status.as_str() && counter.len() == NONCE;
-    if is_status { None } else { counter.parse().ok() }
+    match split_id(id)? {
+        (_, Own::Event { counter, .. }) => Some(counter),
+        (_, Own::Other { .. }) => None,
+    }
 }
 
 /// A text that no other process and no other call has: 16 hexadecimal digits from the operating system.

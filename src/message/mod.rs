@@ -4,10 +4,13 @@ mod cloudevent;
 mod command;
 mod composer;
 mod cut;
+mod filter;
 mod flow;
 mod id;
 pub(crate) mod json;
 mod line;
+mod moment;
+mod received;
 mod redact;
 mod select;
 mod sieve;
@@ -25,7 +28,10 @@ pub(crate) use self::{command::CommandLine, redact::Fate, sieve::Spot};
 pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
-    id::{counter_of, nonce},
+    filter::{MOST_TOKENS, covers, overlap},
+    id::{Own, REPLAYED, counter_of, nonce, split_id},
+    moment::{in_utc, moment, to_millis},
+    received::Received,
     redact::{Redaction, StatusEnv},
     select::{Events, Omit, unknown_kind},
     sieve::Sieve,
@@ -39,6 +45,8 @@ pub(crate) enum Kind {
     Event,
     /// A change of the run's state.
     Status,
+    /// A sign of life: the run goes on.
+    Heartbeat,
 }
 
 impl Kind {
@@ -47,12 +55,13 @@ impl Kind {
         match self {
             Self::Event => "event",
             Self::Status => "status",
+            Self::Heartbeat => "heartbeat",
         }
     }
 
     /// The kind of this name.
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Event, Self::Status].into_iter().find(|kind| kind.as_str() == name)
+        [Self::Event, Self::Status, Self::Heartbeat].into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -67,6 +76,9 @@ pub(crate) const MSG_ID: &str = "Nats-Msg-Id";
 
 /// Set on a message that was cut to the server's `max_payload`; its value is the original size in bytes.
 pub(crate) const TRUNCATED: &str = "Ansible-Runner-Truncated";
+
+/// Set on all messages of a run that publishes only some of its events; its value is the option `events`.
+pub(crate) const SELECTED: &str = "Ansible-Runner-Events";
 
 /// Names the stream that must take the message (nats-server refuses it otherwise).
 pub(crate) const EXPECTED_STREAM: &str = "Nats-Expected-Stream";

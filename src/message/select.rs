@@ -59,6 +59,8 @@ pub(crate) fn unknown_kind(pattern: &str) -> Option<(&str, Option<&'static str>)
 /// Which events are published, by their names (option `events`).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Events {
+    /// The patterns as they were given.
+    text: String,
     wanted: Vec<WildMatch>,
     unwanted: Vec<WildMatch>,
 }
@@ -66,7 +68,7 @@ pub(crate) struct Events {
 impl Events {
     /// Reads `runner_*,!runner_item_*`; `None` if a pattern is empty or cannot be part of a name.
     pub(crate) fn parse(patterns: &[String]) -> Option<Self> {
-        let mut events = Self::default();
+        let mut events = Self { text: patterns.join(","), ..Self::default() };
         if patterns.is_empty() {
             return None;
         }
@@ -88,6 +90,11 @@ impl Events {
     /// Are there events that are not published?
     pub(crate) fn is_selective(&self) -> bool {
         !self.wanted.is_empty() || !self.unwanted.is_empty()
+    }
+
+    /// The patterns, comma separated.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Is the event of this name published? One pattern has to match, if there are any, and none of those with `!`.

@@ -12,7 +12,7 @@ pub(crate) const SUBJECT: &str = "pub.ansible.runner.{subject_id}.{runner_ident}
 pub(crate) struct Template(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Literal(String),
     SubjectId,
     Ident,
@@ -69,6 +69,11 @@ impl Template {
         Ok(template)
     }
 
+    /// What it is made of.
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
     /// Does the subject depend on the name of the event or the status?
     pub(crate) fn has_name(&self) -> bool {
         self.0.contains(&Part::Name)
@@ -111,7 +116,7 @@ pub(crate) fn is_literal_subject(text: &str) -> bool {
 pub(crate) const LONGEST_TOKENS: usize = 1024;
 
 /// A text as one or more tokens of a subject: its dots stay, what NATS forbids becomes `_`.
-fn tokens(text: &str) -> String {
+pub(super) fn tokens(text: &str) -> String {
     const LONGEST: usize = LONGEST_TOKENS;
     let mut safe = String::with_capacity(text.len().min(LONGEST));
     for token in text.split('.') {

@@ -207,8 +207,14 @@ impl Found {
 }
 
 /// How is this stream made, and what is in it? `counted`: a subject whose messages are to be counted.
-pub(super) fn about_stream(api: &str, name: &str, counted: &str) -> Question {
-    (format!("{api}.STREAM.INFO.{name}"), serde_json::json!({ "subjects_filter": counted }).to_string())
+pub(super) fn about_stream(api: &str, name: &str, counted: Option<&str>) -> Question {
+    let request = counted.map(|subject| serde_json::json!({ "subjects_filter": subject }).to_string());
+    (format!("{api}.STREAM.INFO.{name}"), request.unwrap_or_default())
+}
+
+/// Make a stream; the answer is a `StreamInfo`, too.
+pub(super) fn make_stream(api: &str, name: &str, config: &serde_json::Value) -> Question {
+    (format!("{api}.STREAM.CREATE.{name}"), config.to_string())
 }
 
 /// What may this account store, and what does it?
@@ -264,12 +270,19 @@ impl StreamInfo {
     pub(super) fn refusal(&self) -> Option<&str> {
         self.error.as_ref().map(|error| error.description.as_str())
     }
+
+    /// Is there no stream of that name?
+    pub(super) fn is_not_there(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.err_code == ErrorCode::STREAM_NOT_FOUND)
+    }
 }
 
 /// How a stream is made; what is not positive is no limit.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct StreamConfig {
+    pub(super) name: String,
+    pub(super) subjects: Vec<String>,
     pub(super) max_msgs: i64,
     pub(super) max_bytes: i64,
     pub(super) max_msgs_per_subject: i64,
@@ -313,6 +326,7 @@ impl StreamConfig {
 pub(super) struct StreamState {
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    pub(super) last_seq: u64,
     pub(super) consumer_count: u64,
     /// Messages by subject, of those that were asked for.
     subjects: Option<HashMap<String, u64>>,

@@ -1,201 +1,423 @@
-//! Reading what runs publish, for `ansible-runner-nats watch`: live, or from a stream's history on.
+//! Reading what runs publish: what streams have kept, and what comes.
+//!
+//! Streams that take the subjects are read through a consumer each, from a place on and then live: after a break of the
+//! connection nothing is missing. What no stream takes is subscribed to.
 
 use std::{
+    collections::{HashMap, HashSet},
+    pin::Pin,
     sync::mpsc::SyncSender,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
-use async_nats::jetstream::{
-    self,
-    consumer::{DeliverPolicy, pull::OrderedConfig},
+use async_nats::{
+    Client, Event, Message,
+    jetstream::{
+        self,
+        consumer::{
+            DeliverPolicy,
+            pull::{Ordered, OrderedConfig},
+        },
+    },
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::time::{sleep_until, timeout};
+use futures_util::{StreamExt, future::OptionFuture, stream::SelectAll};
+use tokio::time::{Duration, sleep_until, timeout};
 
 use super::{
     link::{Link, hung_up},
     pool::Pool,
+    streams::{Stream, Trouble, taking, unless_forbidden},
 };
 use crate::{
     config::{Connection, Server},
-    message::{MSG_ID, nonce},
+    error::Error,
+    message::{MSG_ID, Received, SELECTED, TRUNCATED, covers, nonce},
 };
 
+/// What to listen to.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// Filters that do not overlap.
+    pub(crate) subjects: Vec<String>,
+    /// Where to begin.
+    pub(crate) from: Start,
+    /// Go on when all has been told that streams had kept.
+    pub(crate) follow: bool,
+    /// Before all else, what streams have kept of these since then.
+    pub(crate) before: Option<(Vec<String>, SystemTime)>,
+}
+
 /// Where to begin.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum From {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
     /// With what comes from now on; no stream is needed.
     Now,
     /// With the first message that a stream has.
     First,
     /// With a stream's messages since this time.
     Since(SystemTime),
+    /// With the last message of each subject.
+    Last,
 }
 
 /// What is heard.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// There is a connection to this server now.
-    Connected(String),
-    /// There is no connection any more, or none yet, and why.
-    Lost(String),
-    /// A message.
-    Message {
-        /// The header `Nats-Msg-Id`, if the message has one.
-        id: Option<String>,
-        /// The message's payload.
-        payload: Bytes,
+    /// There is a connection now, and whoever reads this misses nothing that is published after it.
+    Connected {
+        /// The server's name and address.
+        server: String,
+        /// The streams that are read.
+        streams: Vec<String>,
     },
+    /// All that streams had kept has been told.
+    CaughtUp,
+    /// There is no connection any more, or none yet, and why. It is tried again.
+    Lost(String),
+    /// Why this is the end; no waiting mends it.
+    Failed(String),
+    /// The same: a stream is needed, and none takes the subjects.
+    NoStream(String),
+    /// A message.
+    Message(Received),
 }
 
-/// The receiver is gone: nobody wants to know any more.
-struct Enough;
+/// Why a connection is not used any more.
+enum Stop {
+    /// The receiver is gone, or all is told.
+    Enough,
+    /// The connection is gone.
+    Gone,
+    /// Something is in the way that may pass.
+    NotNow(String),
+    /// Something is in the way that will not pass.
+    Never(String),
+    /// A stream is needed, and none takes the subjects.
+    NoStream(String),
+}
 
-/// Listens until nobody wants to know any more, through as many connections as it takes.
-pub(crate) async fn listen(connection: &Connection, subject: &str, from: From, heard: SyncSender<Heard>) {
-    let mut listener = Listener { connection, subject, from, last: None, heard };
+type Step<T> = Result<T, Stop>;
+
+/// Listens until nobody wants to know any more, through as many connections as it takes. If the wish is not to follow,
+/// each server is tried once.
+pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSender<Heard>) {
+    let tries = connection.servers.len();
+    let mut listener = Listener { connection, wish, last: HashMap::new(), is_caught_up: false, heard };
     let mut pool = Pool::new(connection);
+    // Failures in a row, and those of them that no waiting mends.
+    let (mut failures, mut final_ones) = (0, 0);
     while let Some((server, not_before)) = pool.next() {
         if let Some(when) = not_before {
             sleep_until(when.into()).await;
         }
-        let tried = match Link::open_in_time(connection, &server).await {
-            Ok(link) => listener.serve(&server, link, &mut pool).await,
-            Err(error) => listener.failed(&server, &mut pool, &error.to_string()),
+        let (stop, connected) = match Link::open_in_time(connection, &server).await {
+            Ok(link) => {
+                let stop = listener.serve(&server, link, &mut pool).await;
+                (stop.err().unwrap_or(Stop::Enough), true)
+            }
+            Err(error) => {
+                let text = format!("cannot connect to {error}");
+                let is_final =
+                    matches!(error, Error::Refused { .. } | Error::Credentials { .. } | Error::Tls { .. });
+                (if is_final { Stop::Never(text) } else { Stop::NotNow(text) }, false)
+            }
         };
-        if tried.is_err() {
+        if connected {
+            (failures, final_ones) = (0, 0);
+        }
+        let told = match stop {
+            Stop::Enough => return,
+            Stop::NoStream(reason) => {
+                let _ = listener.tell(Heard::NoStream(reason));
+                return;
+            }
+            Stop::Gone => {
+                pool.lost(&server);
+                listener.tell(Heard::Lost(format!("connection to {} lost", server.address)))
+            }
+            Stop::NotNow(reason) | Stop::Never(reason) if !connected && failures + 1 < tries => {
+                failures += 1;
+                pool.failed(&server, Instant::now());
+                listener.tell(Heard::Lost(reason))
+            }
+            Stop::Never(reason) if connected || final_ones + 1 >= tries => {
+                let _ = listener.tell(Heard::Failed(reason));
+                return;
+            }
+            Stop::Never(reason) | Stop::NotNow(reason) if !listener.wish.follow => {
+                let _ = listener.tell(Heard::Failed(reason));
+                return;
+            }
+            Stop::Never(reason) => {
+                final_ones += 1;
+                pool.failed(&server, Instant::now());
+                listener.tell(Heard::Lost(reason))
+            }
+            Stop::NotNow(reason) => {
+                final_ones = 0;
+                pool.failed(&server, Instant::now());
+                listener.tell(Heard::Lost(reason))
+            }
+        };
+        if told.is_err() {
             return;
         }
     }
-    let _ = listener.tell(Heard::Lost("no server left to try (max_reconnect_attempts)".to_owned()));
+    let _ = listener.tell(Heard::Failed("no server left to try (max_reconnect_attempts)".to_owned()));
 }
 
 struct Listener<'a> {
     connection: &'a Connection,
-    subject: &'a str,
-    from: From,
-    /// The sequence of the message that was read from the stream last.
-    last: Option<u64>,
+    wish: Wish,
+    /// The number of the message that was read last, by stream.
+    last: HashMap<String, u64>,
+    is_caught_up: bool,
     heard: SyncSender<Heard>,
 }
 
+/// A stream's messages, and how many were waiting when its consumer was made.
+struct Reading {
+    messages: Ordered,
+    pending: u64,
+}
+
+/// What comes out of a stream: its place among those that are read, and a message or what went wrong.
+type Read = (usize, Result<jetstream::Message, String>);
+
 impl Listener<'_> {
-    fn tell(&self, heard: Heard) -> Result<(), Enough> {
-        self.heard.send(heard).map_err(|_| Enough)
+    fn tell(&self, heard: Heard) -> Step<()> {
+        self.heard.send(heard).map_err(|_| Stop::Enough)
     }
 
-    fn failed(&self, server: &Server, pool: &mut Pool, reason: &str) -> Result<(), Enough> {
-        pool.failed(server, Instant::now());
-        self.tell(Heard::Lost(format!("cannot connect to {reason}")))
-    }
-
-    async fn serve(&mut self, server: &Server, mut link: Link, pool: &mut Pool) -> Result<(), Enough> {
+    async fn serve(&mut self, server: &Server, mut link: Link, pool: &mut Pool) -> Step<()> {
         let info = link.client.server_info();
         pool.learn(server, &info.connect_urls, info.tls_required);
         let name = format!("{} at {}", info.server_name, server.address);
-        let reason = match self.from {
-            From::Now => self.live(&mut link, name).await?,
-            From::First | From::Since(_) => {
-                self.tell(Heard::Connected(name))?;
-                self.history(&mut link).await?
+        let streams = self.streams(&mut link).await?;
+        for stream in &streams {
+            // From now on is from this message on, however often the connection breaks.
+            let last = self.last.entry(stream.config.name.clone()).or_insert(match self.wish.from {
+                Start::Now => stream.state.last_seq,
+                _ => 0,
+            });
+            // A stream of this name that was made anew.
+            *last = if *last > stream.state.last_seq { 0 } else { *last };
+        }
+        let names: Vec<String> = streams.iter().map(|stream| stream.config.name.clone()).collect();
+        // Before that nothing is lost that is published from now on.
+        let mut live = self.subscribe(&mut link, &streams).await?;
+        self.tell(Heard::Connected { server: name, streams: names.clone() })?;
+        if let Some((subjects, since)) = self.wish.before.take() {
+            let told = self.history(
+                &mut link,
+                &streams,
+                &subjects,
+                DeliverPolicy::ByStartTime { start_time: since.into() },
+            );
+            if let Err(stop) = told.await {
+                self.wish.before = Some((subjects, since));
+                return Err(stop);
             }
-        };
-        match reason {
-            None => {
-                pool.lost(server);
-                self.tell(Heard::Lost(format!("connection to {} lost", server.address)))
+        }
+        let mut readings = SelectAll::new();
+        let mut waiting = HashSet::new();
+        for (place, stream) in streams.iter().enumerate() {
+            let policy = self.policy(&stream.config.name);
+            let subjects = self.wish.subjects.clone();
+            let Reading { messages, pending } = self.read(&mut link, stream, &subjects, policy).await?;
+            readings.push(numbered(place, messages));
+            if pending > 0 {
+                waiting.insert(place);
             }
-            Some(reason) => self.failed(server, pool, &format!("{}: {reason}", server.address)),
+        }
+        loop {
+            if waiting.is_empty() && !self.is_caught_up {
+                self.is_caught_up = true;
+                self.tell(Heard::CaughtUp)?;
+            }
+            if waiting.is_empty() && !self.wish.follow {
+                return Ok(());
+            }
+            let subscribed: OptionFuture<_> = live.as_mut().map(StreamExt::next).into();
+            tokio::select! {
+                biased;
+                () = hung_up(&mut link.gone) => return Err(Stop::Gone),
+                Some(event) = link.events.recv() => on_event(&event)?,
+                Some((place, message)) = readings.next(), if !readings.is_empty() => {
+                    let name = names.get(place).cloned().unwrap_or_default();
+                    let message = message.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))?;
+                    if let Ok(info) = message.info() {
+                        if info.pending == 0 {
+                            waiting.remove(&place);
+                        }
+                        self.last.insert(name, info.stream_sequence);
+                    }
+                    self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
+                }
+                Some(message) = subscribed => match message {
+                    Some(message) => self.tell(Heard::Message(received(&message, None)))?,
+                    None => return Err(Stop::Gone),
+                },
+            }
         }
     }
 
-    /// `None`: the connection is gone. Otherwise what is in the way.
-    async fn live(&mut self, link: &mut Link, name: String) -> Result<Option<String>, Enough> {
-        let mut messages = match link.client.subscribe(self.subject.to_owned()).await {
-            Ok(messages) => messages,
-            Err(error) => return Ok(Some(error.to_string())),
+    /// The streams to be read. What needs one is told if there is none.
+    async fn streams(&self, link: &mut Link) -> Step<Vec<Stream>> {
+        let needs_one = self.wish.from != Start::Now;
+        let streams = match taking(link, &self.connection.jetstream_api, &self.wish.subjects).await {
+            // Whoever may not ask can still subscribe.
+            Err(Trouble::Forbidden(_)) if !needs_one => Vec::new(),
+            Err(Trouble::NotNow(_)) if !needs_one && !link.client.server_info().jetstream => Vec::new(),
+            streams => streams.map_err(stop)?,
         };
-        self.until_subscribed(link).await;
-        // Now: whoever reads this misses nothing that is published after it.
-        self.tell(Heard::Connected(name))?;
-        loop {
-            tokio::select! {
-                biased;
-                () = hung_up(&mut link.gone) => return Ok(None),
-                Some(event) = link.events.recv() => {
-                    if let async_nats::Event::ServerError(error) = event {
-                        return Ok(Some(error.to_string()));
+        if streams.is_empty() && needs_one {
+            let subject = self.wish.subjects.first().map_or(">", String::as_str);
+            return Err(Stop::NoStream(format!("no stream takes {subject}")));
+        }
+        Ok(streams)
+    }
+
+    fn policy(&self, stream: &str) -> DeliverPolicy {
+        let last = self.last.get(stream).copied().unwrap_or(0);
+        match self.wish.from {
+            _ if last > 0 => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+            Start::Now | Start::First => DeliverPolicy::All,
+            Start::Since(when) => DeliverPolicy::ByStartTime { start_time: when.into() },
+            Start::Last => DeliverPolicy::LastPerSubject,
+        }
+    }
+
+    /// Tells what streams have kept.
+    async fn history(
+        &mut self,
+        link: &mut Link,
+        streams: &[Stream],
+        subjects: &[String],
+        policy: DeliverPolicy,
+    ) -> Step<()> {
+        for stream in streams {
+            let Reading { mut messages, mut pending } = self.read(link, stream, subjects, policy).await?;
+            while pending > 0 {
+                tokio::select! {
+                    biased;
+                    () = hung_up(&mut link.gone) => return Err(Stop::Gone),
+                    message = messages.next() => {
+                        let Some(Ok(message)) = message else {
+                            return Err(Stop::NotNow(format!("stream {}: its history broke off", stream.config.name)));
+                        };
+                        pending = message.info().map_or(0, |info| info.pending);
+                        self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
                     }
                 }
-                message = messages.next() => match message {
-                    Some(message) => self.message(&message)?,
-                    None => return Ok(None),
-                },
             }
         }
+        Ok(())
     }
 
-    /// Returns when the server knows our subscription: it has then handled what we sent after it, too. Where we may not
-    /// send to an inbox, a moment has to do.
-    async fn until_subscribed(&self, link: &mut Link) {
-        const MOMENT: Duration = Duration::from_millis(500);
-        let inbox = format!("{}.{}", self.connection.inbox_prefix, nonce());
-        let echo = async {
-            let mut own = link.client.subscribe(inbox.clone()).await.ok()?;
-            link.client.publish(inbox, Bytes::new()).await.ok()?;
-            own.next().await
-        };
-        let _ = timeout(MOMENT, echo).await;
+    async fn read(
+        &self,
+        link: &mut Link,
+        stream: &Stream,
+        subjects: &[String],
+        deliver_policy: DeliverPolicy,
+    ) -> Step<Reading> {
+        let name = &stream.config.name;
+        let api = self.connection.jetstream_api.as_str();
+        let mut config = OrderedConfig { deliver_policy, ..OrderedConfig::default() };
+        match subjects {
+            [one] => one.clone_into(&mut config.filter_subject),
+            several => config.filter_subjects = several.to_vec(),
+        }
+        let opened = unless_forbidden(link, async |client| {
+            let context = jetstream::with_prefix(client, api);
+            let stream = context.get_stream_no_info(name).await.map_err(|error| error.to_string())?;
+            let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
+            let pending = consumer.cached_info().num_pending;
+            let messages = consumer.messages().await.map_err(|error| error.to_string())?;
+            Ok::<_, String>(Reading { messages, pending })
+        });
+        let opened = opened.await.map_err(stop)?;
+        opened.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))
     }
 
-    async fn history(&mut self, link: &mut Link) -> Result<Option<String>, Enough> {
-        let context = jetstream::with_prefix(link.client.clone(), &self.connection.jetstream_api);
-        let Ok(name) = context.stream_by_subject(self.subject).await else {
-            return Ok(Some(format!("no stream takes {}", self.subject)));
+    /// Subscribes to what no stream takes, if anybody wants to know what comes. Returns when the server knows.
+    async fn subscribe(&self, link: &mut Link, streams: &[Stream]) -> Step<Option<Live>> {
+        let taken = |subject: &String| {
+            streams.iter().flat_map(|stream| &stream.config.subjects).any(|wide| covers(wide, subject))
         };
-        let config = OrderedConfig {
-            filter_subject: self.subject.to_owned(),
-            deliver_policy: match (self.last, self.from) {
-                (Some(last), _) => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
-                (None, From::Since(when)) => DeliverPolicy::ByStartTime { start_time: when.into() },
-                (None, _) => DeliverPolicy::All,
-            },
-            ..OrderedConfig::default()
-        };
-        let stream = match context.get_stream(&name).await {
-            Ok(stream) => stream,
-            Err(error) => return Ok(Some(format!("stream {name}: {error}"))),
-        };
-        let consumer = match stream.create_consumer(config).await {
-            Ok(consumer) => consumer,
-            Err(error) => return Ok(Some(format!("stream {name}: {error}"))),
-        };
-        let mut messages = match consumer.messages().await {
-            Ok(messages) => messages,
-            Err(error) => return Ok(Some(format!("stream {name}: {error}"))),
-        };
-        loop {
-            tokio::select! {
-                biased;
-                () = hung_up(&mut link.gone) => return Ok(None),
-                message = messages.next() => match message {
-                    Some(Ok(message)) => {
-                        self.last = message.info().ok().map(|info| info.stream_sequence).or(self.last);
-                        self.message(&message)?;
-                    }
-                    Some(Err(error)) => return Ok(Some(format!("stream {name}: {error}"))),
-                    None => return Ok(None),
-                },
+        if !self.wish.follow || self.wish.subjects.iter().all(taken) {
+            return Ok(None);
+        }
+        let subjects = &self.wish.subjects;
+        let inbox = &self.connection.inbox_prefix;
+        let subscribed = unless_forbidden(link, async |client| {
+            let mut all: Live = SelectAll::new();
+            for subject in subjects {
+                let subscriber =
+                    client.subscribe(subject.clone()).await.map_err(|error| error.to_string())?;
+                all.push(subscriber.boxed());
+            }
+            until_subscribed(&client, inbox).await;
+            Ok::<_, String>(all)
+        });
+        subscribed.await.map_err(stop)?.map(Some).map_err(Stop::NotNow)
+    }
+}
+
+type Live = SelectAll<Pin<Box<dyn futures_util::Stream<Item = Message> + Send>>>;
+
+/// The server knows our subscriptions: it has then handled what we sent after them, too. Where we may not send to an
+/// inbox, a moment has to do.
+async fn until_subscribed(client: &Client, inbox_prefix: &str) {
+    const MOMENT: Duration = Duration::from_millis(500);
+    let inbox = format!("{inbox_prefix}.{}", nonce());
+    let echo = async {
+        let mut own = client.subscribe(inbox.clone()).await.ok()?;
+        client.publish(inbox, Bytes::new()).await.ok()?;
+        own.next().await
+    };
+    let _ = timeout(MOMENT, echo).await;
+}
+
+fn numbered(place: usize, messages: Ordered) -> Pin<Box<dyn futures_util::Stream<Item = Read> + Send>> {
+    messages.map(move |message| (place, message.map_err(|error| error.to_string()))).boxed()
+}
+
+fn on_event(event: &Event) -> Step<()> {
+    match event {
+        Event::ServerError(error) => {
+            let text = error.to_string();
+            // What a consumer is told of must not be forbidden; what the connection is told may be anything.
+            if text.to_lowercase().contains("permissions violation") {
+                Err(Stop::Never(text))
+            } else {
+                Err(Stop::NotNow(text))
             }
         }
+        _ => Ok(()),
     }
+}
 
-    fn message(&self, message: &async_nats::Message) -> Result<(), Enough> {
-        let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));
-        self.tell(Heard::Message {
-            id: id.map(|id| id.as_str().to_owned()),
-            payload: message.payload.clone(),
-        })
+fn stop(trouble: Trouble) -> Stop {
+    match trouble {
+        Trouble::Gone => Stop::Gone,
+        Trouble::Forbidden(reason) => Stop::Never(reason),
+        Trouble::Nobody => Stop::NotNow("nobody answers for JetStream".to_owned()),
+        // Gone between two questions: the next look tells.
+        Trouble::NotNow(reason) | Trouble::NoStream(reason) => Stop::NotNow(reason),
+    }
+}
+
+fn received(message: &Message, info: Option<jetstream::message::Info<'_>>) -> Received {
+    let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
+    Received {
+        subject: message.subject.to_string(),
+        id: header(MSG_ID).map(|id| id.as_str().to_owned()),
+        selected: header(SELECTED).is_some(),
+        cut: header(TRUNCATED).is_some(),
+        payload: message.payload.clone(),
+        stored: info.map(|info| info.published.into()),
     }
 }

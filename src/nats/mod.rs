@@ -7,12 +7,17 @@ mod link;
 mod listen;
 mod pool;
 mod probe;
+mod recommended;
 mod session;
+mod streams;
 mod tls;
 
 pub(crate) use self::{
     courier::{Courier, destination_of},
     held::{Held, held},
-    listen::{From, Heard, listen},
+    listen::{Heard, Start, Wish, listen},
     probe::{Finding, State, probe},
+    recommended::{
+        Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,
+    },
 };

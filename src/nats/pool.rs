@@ -52,6 +52,11 @@ impl Pool {
         Some((entry.server.clone(), entry.not_before))
     }
 
+    /// The servers in the order of trying.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.entries.iter().map(|entry| &entry.server)
+    }
+
     /// Is there more than one to choose from?
     pub(super) fn has_others(&self) -> bool {
         self.entries.len() > 1

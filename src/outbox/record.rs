@@ -14,10 +14,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    message,
+    message::{self, to_millis},
     report::{Level, Notice},
 };
 
@@ -211,7 +210,7 @@ impl Identity {
             state: RunState::Running,
             pid: std::process::id(),
             host: host(),
-            started: rfc3339(self.started),
+            started: to_millis(self.started),
             ended: None,
             destination: self.destination.clone(),
             artifact_dir: None,
@@ -235,13 +234,6 @@ impl Identity {
 /// This host's name.
 pub(crate) fn host() -> String {
     hostname::get().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// A time as RFC 3339 has it, in UTC and to the millisecond.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    let millis = u32::from(time.millisecond()) * 1_000_000;
-    time.replace_nanosecond(millis).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
 }
 
 /// Numbers as few ranges, both ends included.
@@ -465,7 +457,7 @@ mod tests {
     #[test]
     fn times_are_rfc_3339() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456);
-        assert_eq!(rfc3339(time), "2023-11-14T22:13:20.123Z");
+        assert_eq!(to_millis(time), "2023-11-14T22:13:20.123Z");
     }
 
     #[test]

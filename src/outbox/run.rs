@@ -12,12 +12,13 @@ use std::{
 
 use super::{
     folder::Folder,
-    record::{Delivery, Destination, Identity, Ranges, Record, RecordFile, RunState, in_seconds, rfc3339},
+    pulse::Pulse,
+    record::{Delivery, Destination, Identity, Ranges, Record, RecordFile, RunState, in_seconds},
     spill::{Leftovers, Spill},
 };
 use crate::{
     error::Error,
-    message::{self, Message},
+    message::{self, Message, to_millis},
     report::Counters,
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Run {
     /// Name and address of the last server.
     server: Mutex<Option<String>>,
     record: Mutex<OnDisk>,
+    /// Its signs of life, if it gives any.
+    pub(crate) pulse: Option<Pulse>,
     /// Messages in the queue. Changed under the queue's lock only.
     pub(super) queued: AtomicU64,
     /// There are messages on disk that are to be sent. Changed under both locks.
@@ -59,16 +62,33 @@ enum OnDisk {
 
 impl Run {
     /// A run with a record. When its end has waited for `flush_timeout`, undelivered messages go to `folder`.
-    pub(crate) fn new(identity: Identity, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
-        Self::with(identity, folder, flush_timeout, OnDisk::NotYet)
+    pub(crate) fn new(
+        identity: Identity,
+        folder: Folder,
+        flush_timeout: Duration,
+        pulse: Option<Pulse>,
+    ) -> Arc<Self> {
+        Self::with(identity, folder, flush_timeout, OnDisk::NotYet, pulse)
     }
 
     /// Somebody else's messages, sent by us: there is no record of that.
     pub(crate) fn unrecorded(name: &str, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
-        Self::with(Identity::new("", name, Destination::default()), folder, flush_timeout, OnDisk::Never)
+        Self::with(
+            Identity::new("", name, Destination::default()),
+            folder,
+            flush_timeout,
+            OnDisk::Never,
+            None,
+        )
     }
 
-    fn with(identity: Identity, folder: Folder, flush_timeout: Duration, record: OnDisk) -> Arc<Self> {
+    fn with(
+        identity: Identity,
+        folder: Folder,
+        flush_timeout: Duration,
+        record: OnDisk,
+        pulse: Option<Pulse>,
+    ) -> Arc<Self> {
         let folder = Arc::new(folder);
         Arc::new(Self {
             identity,
@@ -79,6 +99,7 @@ impl Run {
             unconfirmed: Mutex::default(),
             server: Mutex::default(),
             record: Mutex::new(record),
+            pulse,
             queued: AtomicU64::new(0),
             overflows: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -168,7 +189,7 @@ impl Run {
     pub(crate) fn ended(&self, leftovers: &Leftovers, problem: Option<String>, waited: Duration) -> Record {
         Record {
             state: RunState::Ended,
-            ended: Some(rfc3339(SystemTime::now())),
+            ended: Some(to_millis(SystemTime::now())),
             files: leftovers.files.clone(),
             problem,
             waited: in_seconds(waited),

@@ -28,9 +28,9 @@ use crate::{
     config::{self, Config, Env},
     error::Error,
     fault,
-    message::{self, About, Composer, Kind, Message, Template, json::Buffer},
+    message::{self, About, Composer, END_STATES, Kind, Message, Template, json::Buffer},
     nats::{Courier, destination_of},
-    outbox::{Folder, Identity, Record, Run},
+    outbox::{Folder, Identity, Pulse, Record, Run},
     report::{Level, Notice},
 };
 
@@ -204,12 +204,13 @@ impl Emitter {
         let text = |key| name_of(&data.get_item(key).ok().flatten()?);
         let py = data.py();
         let needs_name = config.cloudevents
+            || (kind == Kind::Status && config.heartbeat.is_some())
             || config.subject.has_name()
             || (kind == Kind::Event && config.events.is_selective());
         let name = needs_name.then(|| {
             text(match kind {
                 Kind::Event => intern!(py, "event"),
-                Kind::Status => intern!(py, "status"),
+                Kind::Status | Kind::Heartbeat => intern!(py, "status"),
             })
         });
         let name = lossy(name.as_ref().and_then(Option::as_ref)).unwrap_or_default();
@@ -220,7 +221,7 @@ impl Emitter {
         let ident = text(intern!(py, "runner_ident"));
         let (counter, uuid) = match kind {
             Kind::Event => (text(intern!(py, "counter")), text(intern!(py, "uuid"))),
-            Kind::Status => (None, None),
+            Kind::Status | Kind::Heartbeat => (None, None),
         };
         let (ident, counter, uuid) = (lossy(ident.as_ref()), lossy(counter.as_ref()), lossy(uuid.as_ref()));
         let mut buffer = spare().take().unwrap_or_default();
@@ -235,6 +236,7 @@ impl Emitter {
         let created = lossy(created.as_ref());
         let message = state.message(kind, &name, counter.as_deref().zip(uuid.as_deref()), created.as_deref());
         let channel = self.channel(&mut state, config);
+        channel.beat(kind, &name, counter.as_deref());
         let complaint = match encoded {
             Ok(()) => channel.send(message, buffer, kind),
             Err(error) => {
@@ -266,6 +268,7 @@ impl Emitter {
             Identity::new(&config.subject_id, ident, destination_of(&config.connection)),
             folder,
             config.flush_timeout,
+            config.heartbeat.map(|every| Pulse::new(every, state.composer.clone())),
         );
         courier.open(&run);
         let (problem, seen) = courier.notices.start();
@@ -328,6 +331,17 @@ impl Channel {
             }
         };
         Some(Notice::about(Level::Warning, "not sent", complaint))
+    }
+
+    /// What signs of life say: an event is in them, and after the end there is none.
+    fn beat(&self, kind: Kind, name: &str, counter: Option<&str>) {
+        let Some(pulse) = &self.run.pulse else { return };
+        if kind == Kind::Status && END_STATES.contains(&name) {
+            pulse.stop();
+        }
+        if let Some(counter) = counter.and_then(|counter| counter.parse().ok()) {
+            pulse.counts(counter);
+        }
     }
 
     /// What the courier has said since the last call.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     config::Config,
-    message::{About, Composer, Kind, Message},
+    message::{About, Composer, Kind, Message, REPLAYED},
 };
 
 /// An artifact directory (`ansible_runner.config._base.BaseConfig.artifact_dir`).
@@ -126,7 +126,7 @@ impl Recorded {
         config.sieve(Kind::Status).sift(&mut data);
         composer.address(&self.ident);
         // Each time it is replayed it has this one.
-        let own_id = [Kind::Status.as_str(), "replay", name];
+        let own_id = [Kind::Status.as_str(), REPLAYED, name];
         let about = About { kind: Kind::Status, name, own_id: &own_id, created: None };
         composer.message(&about, data.to_string().into())
     }

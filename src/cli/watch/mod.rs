@@ -1,48 +1,56 @@
 //! `watch`: what runs are doing, live.
+//!
+//! - here: what is heard, and lines of text;
+//! - `screen`: the terminal, its keys, and which view is shown;
+//! - `list`, `detail`, `help`: the views: all runs, one run, the keys;
+//! - `columns`, `text`: how things fit.
 
-mod jobs;
+mod columns;
+mod detail;
+mod help;
+mod list;
 mod screen;
+mod text;
 
 use std::{
     io::{self, IsTerminal},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::{Receiver, RecvTimeoutError, sync_channel},
-    },
-    thread,
-    time::{Duration, SystemTime},
+    sync::mpsc::{Receiver, TryRecvError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
-use serde_json::{Map, Value};
 
-use self::{
-    jobs::{Jobs, News},
-    screen::Screen,
-};
+use self::screen::{Screen, Wanted};
 use super::{
     Exit,
     options::Options,
-    terminal::{Tone, complain, printable, stdout},
+    source::{Source, Stopped},
+    terminal::{complain, stdout, tone_of},
 };
-use crate::nats::{From, Heard, listen};
+use crate::{
+    message::{Kind, in_utc},
+    nats::{Heard, Start, Wish},
+    runs::{News, Run, RunId, Runs, harmless},
+};
 
 /// Show what runs are doing, live.
 ///
-/// A screen of all runs on a terminal; one line per message elsewhere or with --plain. Survives restarts of the
-/// server, and says so. Keys: arrows scroll, s sorts, r reverses, / filters, Esc clears the filter, q quits.
+/// A screen of all runs on a terminal; one line per message elsewhere or with --plain. With a stream it shows the runs of
+/// the last day from the start, and misses nothing while the server restarts. ? shows the keys. Exit status: 0, or 1 if
+/// the server refuses us, or a stream is asked for that is not there.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What to listen to
-    #[arg(default_value = "pub.ansible.runner.>")]
-    subject: String,
+    /// What to listen to, instead of all runs
+    subject: Option<String>,
     /// First what a stream has kept, from its beginning
     #[arg(long)]
     from_stream: bool,
     /// First what a stream has kept of this time, such as 1h or 90s
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
+    /// A run that has said nothing for so long is silent [default: 60s, or two of its heartbeats]
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    silent_after: Option<Duration>,
     /// One line per message, also on a terminal
     #[arg(long, conflicts_with = "json")]
     plain: bool,
@@ -56,125 +64,198 @@ pub(super) struct Arguments {
     options: Options,
 }
 
-/// More than this much waits for the screen only if the terminal does not read.
-const WAITING: usize = 100_000;
+/// How far back the screen knows runs from the start.
+const LOOK_BACK: Duration = Duration::from_secs(86_400);
+/// So many runs that go on or went wrong are read in whole from the start.
+const READ_AT_START: usize = 50;
 
 pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
-    let resolution = arguments.options.resolve(Map::<String, Value>::new(), Some("watch"));
-    for problem in &resolution.problems {
-        complain(&printable(problem));
-    }
-    let Some(config) = resolution.config else { return Ok(Exit::Problem) };
+    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+    let is_screen = !arguments.plain && !arguments.json && io::stdout().is_terminal();
+    let ago = |age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
     let from = match (arguments.since, arguments.from_stream) {
-        (Some(age), _) => From::Since(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
-        (None, true) => From::First,
-        (None, false) => From::Now,
+        (Some(age), _) => Start::Since(ago(age)),
+        (None, true) => Start::First,
+        (None, false) => Start::Now,
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    let (sender, heard) = sync_channel(WAITING);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (connection, masks) = (config.connection, config.redaction.masks);
-    let subject = arguments.subject.clone();
-    // The thread ends with the process, or when nobody wants to know any more.
-    thread::Builder::new().name("listen".to_owned()).spawn(move || {
-        runtime.block_on(listen(&connection, &subject, from, sender));
-        runtime.shutdown_background();
-    })?;
-    let hide = |text: String| printable(&masks.hidden(text));
-    let mut watch = Watch { arguments, heard, interrupted, jobs: Jobs::default(), ended: 0 };
-    if !arguments.plain && !arguments.json && io::stdout().is_terminal() {
-        watch.on_screen(&hide)
-    } else {
-        watch.in_lines(&hide)
-    }
+    let looks_back = is_screen && from == Start::Now && arguments.subject.is_none();
+    let statuses = || (source.filters(None, None, Some(Kind::Status)), ago(LOOK_BACK));
+    let subjects = arguments
+        .subject
+        .as_ref()
+        .map_or_else(|| source.filters(None, None, None), |subject| vec![subject.clone()]);
+    let before = looks_back.then(statuses);
+    let heard = source.listen(Wish { subjects: subjects.clone(), from, follow: true, before })?;
+    let mut watch = Watch {
+        arguments,
+        source: &source,
+        subjects: subjects.join(", "),
+        heard,
+        fetched: Vec::new(),
+        runs: Runs::default(),
+        has_stream: false,
+        ended: 0,
+    };
+    if is_screen { watch.on_screen() } else { watch.in_lines() }
 }
 
 struct Watch<'a> {
     arguments: &'a Arguments,
+    source: &'a Source,
+    subjects: String,
     heard: Receiver<Heard>,
-    interrupted: Arc<AtomicBool>,
-    jobs: Jobs,
+    /// What streams have kept of single runs.
+    fetched: Vec<Receiver<Heard>>,
+    runs: Runs,
+    has_stream: bool,
+    /// Runs that have ended.
     ended: u64,
 }
 
 impl Watch<'_> {
-    fn in_lines(&mut self, hide: &dyn Fn(String) -> String) -> io::Result<Exit> {
-        const LOOK_UP: Duration = Duration::from_millis(100);
-        while !self.interrupted.load(Relaxed) && !self.has_seen_enough() {
-            match self.heard.recv_timeout(LOOK_UP) {
-                Ok(Heard::Connected(server)) => {
+    fn in_lines(&mut self) -> io::Result<Exit> {
+        while !self.has_seen_enough() {
+            match self.source.next(&self.heard, None) {
+                Ok(Heard::Connected { server, streams }) => {
+                    let stream = match streams.as_slice() {
+                        [] => String::new(),
+                        names => format!(" from stream {}", names.join(", ")),
+                    };
                     complain(&format!(
-                        "connected to {}, listening to {}",
-                        hide(server),
-                        self.arguments.subject
+                        "connected to {}, listening to {}{stream}",
+                        self.source.hide(server),
+                        harmless(&self.subjects)
                     ));
                 }
-                Ok(Heard::Lost(reason)) => complain(&hide(reason)),
-                Ok(Heard::Message { id, payload }) => {
-                    let news = self.hear(id.as_deref(), &payload);
+                Ok(Heard::Lost(reason)) => complain(&self.source.hide(reason)),
+                Ok(Heard::Message(message)) => {
+                    let news = self.runs.hear(&message, SystemTime::now());
+                    self.count(news.as_ref());
                     if self.arguments.json {
-                        let text = String::from_utf8_lossy(&payload);
+                        let text = String::from_utf8_lossy(&message.payload);
                         stdout(|out| writeln!(out, "{}", text.replace(['\r', '\n'], " ")))?;
-                    } else if let Some(news) = news {
-                        stdout(|out| writeln!(out, "{}", line(&news)))?;
+                    } else if let Some(news) = news
+                        && let Some(run) = self.runs.get(news.run)
+                    {
+                        stdout(|out| writeln!(out, "{}", line(run, &news)))?;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(Exit::Problem),
-            }
-        }
-        Ok(if self.interrupted.load(Relaxed) { Exit::Interrupted } else { Exit::Success })
-    }
-
-    fn on_screen(&mut self, hide: &dyn Fn(String) -> String) -> io::Result<Exit> {
-        /// As often as anybody can see.
-        const FRAME: Duration = Duration::from_millis(100);
-        let mut screen = Screen::open()?;
-        let mut server = "connecting".to_owned();
-        while !self.interrupted.load(Relaxed) && !self.has_seen_enough() {
-            // All that has come, but no longer than a frame takes: keys must work under any load.
-            let began = std::time::Instant::now();
-            while began.elapsed() < FRAME {
-                match self.heard.try_recv() {
-                    Ok(Heard::Connected(name)) => server = format!("connected to {}", hide(name)),
-                    Ok(Heard::Lost(reason)) => server = hide(reason),
-                    Ok(Heard::Message { id, payload }) => {
-                        self.hear(id.as_deref(), &payload);
-                    }
-                    Err(_) => break,
-                }
-            }
-            screen.draw(&self.jobs, &server, SystemTime::now())?;
-            if !screen.keys(FRAME)? {
-                break;
+                Ok(Heard::CaughtUp | Heard::Failed(_) | Heard::NoStream(_)) => {}
+                Err(stopped) => return Ok(stopped.exit()),
             }
         }
         Ok(Exit::Success)
     }
 
-    fn hear(&mut self, id: Option<&str>, payload: &[u8]) -> Option<News> {
-        let news = self.jobs.hear(id, payload, SystemTime::now());
-        self.ended += u64::from(news.as_ref().is_some_and(|news| news.is_end));
-        news
+    fn on_screen(&mut self) -> io::Result<Exit> {
+        /// As often as anybody can see.
+        const FRAME: Duration = Duration::from_millis(100);
+        let mut screen = Screen::open(self.arguments.silent_after)?;
+        "connecting".clone_into(&mut screen.server);
+        while !self.has_seen_enough() {
+            if self.source.is_interrupted() {
+                return Ok(Exit::Interrupted);
+            }
+            // All that has come, but no longer than a frame takes: keys must work under any load.
+            let began = Instant::now();
+            while began.elapsed() < FRAME {
+                match self.heard.try_recv() {
+                    Ok(Heard::Connected { server, streams }) => {
+                        self.has_stream = !streams.is_empty();
+                        screen.server = format!("connected to {}", self.source.hide(server));
+                    }
+                    Ok(Heard::CaughtUp) => self.read_at_start()?,
+                    Ok(Heard::Lost(reason)) => screen.server = self.source.hide(reason),
+                    Ok(Heard::Failed(reason)) => {
+                        drop(screen);
+                        complain(&self.source.hide(reason));
+                        return Ok(Exit::Problem);
+                    }
+                    Ok(Heard::NoStream(reason)) => {
+                        drop(screen);
+                        return Ok(Stopped::NoStream(reason).exit());
+                    }
+                    Ok(Heard::Message(message)) => {
+                        let news = self.runs.hear(&message, SystemTime::now());
+                        self.count(news.as_ref());
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(Exit::Problem),
+                }
+            }
+            self.take_fetched(began, FRAME);
+            screen.draw(&self.runs, SystemTime::now())?;
+            match screen.keys(&self.runs, FRAME)? {
+                Wanted::Nothing => {}
+                Wanted::Run(id) => self.fetch(&[id])?,
+                Wanted::Quit => break,
+            }
+        }
+        Ok(Exit::Success)
+    }
+
+    fn count(&mut self, news: Option<&News>) {
+        self.ended += u64::from(news.is_some_and(|news| news.is_end));
     }
 
     fn has_seen_enough(&self) -> bool {
         self.arguments.runs.is_some_and(|runs| self.ended >= runs)
     }
+
+    /// Runs that were known by their statuses alone: those that people want to know more about, the newest first.
+    fn read_at_start(&mut self) -> io::Result<()> {
+        let is_wanted = |run: &Run| !run.is_over() || run.status() != "successful";
+        let mut wanted: Vec<(RunId, &Run)> = self.runs.all().filter(|(_, run)| is_wanted(run)).collect();
+        wanted.sort_by_key(|(id, run)| std::cmp::Reverse((!run.is_over(), *id)));
+        let wanted: Vec<RunId> = wanted.into_iter().take(READ_AT_START).map(|(id, _)| id).collect();
+        self.fetch(&wanted)
+    }
+
+    /// Reads all that streams have kept of some runs, in the background.
+    fn fetch(&mut self, ids: &[RunId]) -> io::Result<()> {
+        let runs = ids.iter().filter_map(|id| Some((*id, self.runs.get(*id)?)));
+        let wanted: Vec<(RunId, &Run)> =
+            runs.filter(|(_, run)| !run.is_fetched && run.first_stored.is_some()).collect();
+        let Some(since) = wanted.iter().filter_map(|(_, run)| run.first_stored).min() else { return Ok(()) };
+        if !self.has_stream {
+            return Ok(());
+        }
+        // From its beginning, if that is known.
+        let is_known = wanted.iter().all(|(_, run)| run.is_whole());
+        let from = if is_known { Start::Since(since) } else { Start::First };
+        let mut subjects: Vec<String> =
+            wanted.iter().flat_map(|(_, run)| self.source.filters_of(run, None)).collect();
+        subjects.sort();
+        subjects.dedup();
+        let ids: Vec<RunId> = wanted.iter().map(|(id, _)| *id).collect();
+        for id in ids {
+            self.runs.is_being_fetched(id);
+        }
+        self.fetched.push(self.source.listen(Wish { subjects, from, follow: false, before: None })?);
+        Ok(())
+    }
+
+    fn take_fetched(&mut self, began: Instant, limit: Duration) {
+        let runs = &mut self.runs;
+        self.fetched.retain(|heard| {
+            while began.elapsed() < limit {
+                match heard.try_recv() {
+                    Ok(Heard::Message(message)) => drop(runs.hear(&message, SystemTime::now())),
+                    Ok(_) => {}
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            }
+            true
+        });
+    }
 }
 
-fn line(news: &News) -> String {
-    let tone = match news.word.as_str() {
-        "failed" | "unreachable" | "timeout" | "error" | "canceled" => Tone::Bad,
-        "ok" | "successful" => Tone::Good,
-        "PLAY" | "TASK" | "RECAP" | "starting" | "running" => Tone::Strong,
-        _ => Tone::Faint,
-    };
+fn line(run: &Run, news: &News) -> String {
+    let time = news.when.map_or_else(|| "-".to_owned(), in_utc);
+    let tone = tone_of(&news.word);
     if news.text.is_empty() {
-        return format!("{} {}", news.ident, tone.paint(&news.word));
+        return format!("{time} {} {}", run.ident, tone.paint(&news.word));
     }
-    format!("{} {} {}", news.ident, tone.paint(&format!("{:12}", news.word)), news.text)
+    format!("{time} {} {} {}", run.ident, tone.paint(&format!("{:12}", news.word)), news.text)
 }

@@ -167,11 +167,13 @@ impl Probe<'_> {
         let names: Vec<&str> = match kind {
             Kind::Event => EVENTS.iter().copied().filter(|name| self.config.events.contains(name)).collect(),
             Kind::Status => OPEN_STATES.into_iter().chain(END_STATES).collect(),
+            Kind::Heartbeat => vec![kind.as_str()],
         };
         let messages = match kind {
             Kind::Event => SMALL_RUN,
             Kind::Status if has_name => 1,
             Kind::Status => OPEN_STATES.len() as u64 + 1,
+            Kind::Heartbeat => 1,
         };
         let limit = dialogue.link.client.server_info().max_payload;
         let mut composer = self.config.composer();
@@ -347,7 +349,7 @@ impl Probe<'_> {
     async fn stream(&mut self, dialogue: &mut Dialogue, name: &str, lane: &Lane, known: &mut Known) {
         const STEP: &str = "stream";
         let api = self.config.connection.jetstream_api.clone();
-        let question = jetstream::about_stream(&api, name, &lane.subject);
+        let question = jetstream::about_stream(&api, name, Some(&lane.subject));
         let info: StreamInfo = match dialogue.ask(question).await {
             Ok(info) => info,
             Err(reason) => {

@@ -9,7 +9,7 @@ use super::State;
 use crate::nats::jetstream::{AccountInfo, StreamConfig, StreamInfo, Usage};
 
 /// Messages of a small job: some tasks on some hosts.
-pub(super) const SMALL_RUN: u64 = 100;
+pub(in crate::nats) const SMALL_RUN: u64 = 100;
 /// The same in bytes; everyday events have about 2 kB.
 const SMALL_RUN_BYTES: u64 = 256 << 10;
 /// An event as large as this is nothing special: a file's diff, what a module returns.
@@ -20,21 +20,26 @@ const USUAL_WINDOW: Duration = Duration::from_secs(120);
 const SHORT_LIFE: Duration = Duration::from_secs(3600);
 
 /// Is this a problem, and what is it?
-pub(super) type Remark = (State, String);
+pub(in crate::nats) type Remark = (State, String);
 
 /// Of whose messages a stream is to take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
+pub(in crate::nats) struct Load {
     /// The server's limit.
-    pub(super) max_payload: u64,
+    pub(in crate::nats) max_payload: u64,
     /// Messages of a small run on one subject.
-    pub(super) per_subject: u64,
+    pub(in crate::nats) per_subject: u64,
     /// The server is one of a cluster.
-    pub(super) is_cluster: bool,
+    pub(in crate::nats) is_cluster: bool,
 }
 
 /// What a stream's own limits mean for a run.
-pub(super) fn of_stream(name: &str, config: &StreamConfig, info: &StreamInfo, load: Load) -> Vec<Remark> {
+pub(in crate::nats) fn of_stream(
+    name: &str,
+    config: &StreamConfig,
+    info: &StreamInfo,
+    load: Load,
+) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let mut problem = |text: String| remarks.push((State::Problem, format!("{name} {text}")));
     if config.no_ack {

@@ -30,6 +30,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use self::dialogue::Dialogue;
+pub(super) use self::limits::{Load, SMALL_RUN, of_stream};
 use super::{
     link::{Link, close},
     tls,

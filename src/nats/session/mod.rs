@@ -226,6 +226,7 @@ impl<'a> Session<'a> {
                 drained_at = None;
             }
             self.ask_again().await?;
+            let beats_at = self.give_signs_of_life().await?;
             if self.has_others && self.troubled_since.is_some_and(|since| since.elapsed() > STALL) {
                 // This server may be cut off from its cluster.
                 let reason = "it has had no stream for us for too long".to_owned();
@@ -236,7 +237,7 @@ impl<'a> Session<'a> {
             let silent_at = self.silent_at();
             let idle = !flying && outbox.is_idle();
             let idle_until = *drained_at.get_or_insert_with(Instant::now) + IDLE;
-            let wakes_at = self.window.paused_until.into_iter().chain(silent_at).min();
+            let wakes_at = self.window.paused_until.into_iter().chain(silent_at).chain(beats_at).min();
             let has_room = self.has_room();
             tokio::select! {
                 incoming = self.wire.next(flying) => self.on_incoming(incoming).await?,

@@ -18,6 +18,8 @@ use crate::{
 
 /// How long the API may take to answer before we try without.
 const FIND_OUT: Duration = Duration::from_secs(1);
+/// The same where a stream takes other subjects of ours: it most likely takes this one, too, and will say so itself.
+const FIND_OUT_BESIDE: Duration = Duration::from_millis(500);
 /// How long a server without JetStream may take to say that nobody answers for it.
 const NO_JETSTREAM: Duration = Duration::from_millis(500);
 /// Where no stream takes a subject, we ask again after this long: one may have been made, or come back.
@@ -38,6 +40,10 @@ pub(in crate::nats) struct Learnt(HashMap<Arc<str>, bool>);
 impl Learnt {
     fn is_captured(&self, subject: &str) -> Option<bool> {
         self.0.get(subject).copied()
+    }
+
+    fn any_captured(&self) -> bool {
+        self.0.values().any(|captured| *captured)
     }
 
     fn learn(&mut self, subject: &Arc<str>, captured: bool) {
@@ -224,7 +230,12 @@ impl Session<'_> {
         }
         let number = self.ask(subject).await?;
         // A subscriber to everything keeps a server without JetStream from saying that nobody answers.
-        let deadline = Instant::now() + if self.proofs.is_expected { FIND_OUT } else { NO_JETSTREAM };
+        let patience = match (self.proofs.is_expected, self.proofs.learnt.any_captured()) {
+            (true, false) => FIND_OUT,
+            (true, true) => FIND_OUT_BESIDE,
+            (false, _) => NO_JETSTREAM,
+        };
+        let deadline = Instant::now() + patience;
         loop {
             let incoming = tokio::select! {
                 incoming = self.wire.next(true) => incoming,

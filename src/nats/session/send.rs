@@ -228,6 +228,21 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Sends what runs have to say of being alive: no proof is asked for, and nothing is kept. Returns when to do so again.
+    pub(super) async fn give_signs_of_life(&mut self) -> Step<Option<Instant>> {
+        let (due, next) = self.outbox.beats();
+        for message in due {
+            let outbound = OutboundMessage {
+                subject: async_nats::Subject::from(&*message.subject),
+                reply: None,
+                headers: Some(headers_of(&message, None)),
+                payload: message.payload,
+            };
+            self.wire.send(outbound).await.map_err(|Gone| self.lost("connection closed"))?;
+        }
+        Ok(next.map(Instant::from_std))
+    }
+
     /// The server forbids every proof: written to the socket is all that can be said.
     async fn flush_unproven(&mut self, seqs: &[u64]) -> Step<()> {
         match self.wire.flush(self.window.stall).await {
@@ -267,16 +282,7 @@ impl Session<'_> {
             }
         };
         let wire_size = message.wire_size() + extra;
-        let mut headers = HeaderMap::new();
-        if let Ok(id) = HeaderValue::from_str(&message.id) {
-            headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
-        }
-        let user = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        for (name, value) in user.chain(expected.map(|stream| (EXPECTED_STREAM, stream))) {
-            if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
-                headers.insert(name, value);
-            }
-        }
+        let headers = headers_of(&message, expected);
         let reply = (proof == Proof::Stored).then(|| self.inbox.ack(self.attempt, seq).into());
         let outbound = OutboundMessage {
             subject: async_nats::Subject::from(&*message.subject),
@@ -286,4 +292,19 @@ impl Session<'_> {
         };
         Some((outbound, message.subject, wire_size))
     }
+}
+
+/// All headers; `stream`: the one that must take the message.
+fn headers_of(message: &Message, stream: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(id) = HeaderValue::from_str(&message.id) {
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+    }
+    let user = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in user.chain(stream.map(|stream| (EXPECTED_STREAM, stream))) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
+        }
+    }
+    headers
 }

@@ -1,0 +1,373 @@
+//! `logs`: what a job printed, as it printed it. `wait`: only how it ends.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::mpsc::Receiver,
+    time::{Duration, Instant, SystemTime},
+};
+
+use clap::Args;
+
+use super::{
+    Exit,
+    options::Options,
+    runs::known_runs,
+    source::{Source, Stopped},
+    terminal::{complain, stdout},
+};
+use crate::{
+    message::{Kind, Received, in_utc},
+    nats::{Heard, Start, Wish},
+    runs::{Line, News, Printer, Run, Runs, harmless},
+};
+
+/// Print what a job printed, as it printed it.
+///
+/// From a stream, in order, each line once; with -f on as it comes, also of a run that has not begun, until the run ends.
+/// --host, --failed and --changed print the results of those tasks instead, with all that is said of what went wrong.
+/// Exit status with -f: 0 the run was successful, 3 it failed, 4 it was canceled, 5 it ran out of time; otherwise 0, and 1
+/// if there is no such run.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct LogsArguments {
+    /// The run's ident
+    #[arg(required_unless_present = "latest")]
+    ident: Option<String>,
+    /// Go on as it comes, and end with the run
+    #[arg(short, long)]
+    follow: bool,
+    /// The run that began last
+    #[arg(long, conflicts_with = "ident")]
+    latest: bool,
+    /// Of a subject id, where several have runs of that ident
+    #[arg(long, value_name = "ID")]
+    subject_id: Option<String>,
+    /// Only the last lines
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
+    /// Only results on this host
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Only results that went wrong
+    #[arg(long)]
+    failed: bool,
+    /// Only results that changed something
+    #[arg(long)]
+    changed: bool,
+    /// With the time of the event before each line
+    #[arg(long)]
+    timestamps: bool,
+    /// The events as they are, one per line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Wait until a run has ended.
+///
+/// Says nothing. Also for a run that has not begun. Exit status: 0 it was successful, 3 it failed, 4 it was canceled, 5 it
+/// ran out of time, 6 it has not ended within --timeout.
+#[derive(Debug, Args)]
+pub(super) struct WaitArguments {
+    /// The run's ident
+    ident: String,
+    /// Of a subject id, where several have runs of that ident
+    #[arg(long, value_name = "ID")]
+    subject_id: Option<String>,
+    /// Wait no longer than this
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How long a counter that does not come is waited for.
+const GAP: Duration = Duration::from_secs(2);
+
+pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
+    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+    let subject_id = arguments.subject_id.as_deref();
+    let found = match &arguments.ident {
+        Some(ident) => source.last_run(subject_id, ident)?,
+        None => latest(&source, subject_id)?,
+    };
+    let (run, start) = match found {
+        Ok(Some(run)) => {
+            if run.is_again {
+                let since =
+                    run.started.map_or_else(String::new, |when| format!(", which began at {}", in_utc(when)));
+                complain(&format!("there were several runs of this ident; this is the last one{since}"));
+            }
+            let start = run.first_stored.map_or(Start::First, Start::Since);
+            (Some(run), start)
+        }
+        Ok(None) if arguments.ident.is_none() => {
+            complain("there is no run yet");
+            return Ok(Exit::Problem);
+        }
+        Ok(None) => (None, Start::First),
+        Err(Stopped::NoStream(reason)) if arguments.follow => {
+            complain(&format!("{reason}: what was printed so far is not known, and what comes is not kept"));
+            (None, Start::Now)
+        }
+        Err(stopped) => return Ok(stopped.exit()),
+    };
+    let ident = run.as_ref().map(|run| run.ident.as_str()).or(arguments.ident.as_deref()).unwrap_or_default();
+    let subjects = match &run {
+        Some(run) => source.filters_of(run, None),
+        None => source.filters(subject_id, Some(ident), None),
+    };
+    let heard = source.listen(Wish { subjects, from: start, follow: arguments.follow, before: None })?;
+    let mut logs = Logs {
+        source: &source,
+        arguments,
+        ident,
+        runs: Runs::default(),
+        show: Show { arguments, task: String::new(), tail: arguments.tail.map(|_| VecDeque::new()) },
+        printer: Printer::default(),
+        waiting_since: None,
+    };
+    logs.follow(&heard)
+}
+
+/// The run that began last.
+fn latest(source: &Source, subject_id: Option<&str>) -> io::Result<Result<Option<Run>, Stopped>> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    for since in [DAY, DAY * 365] {
+        let runs = match known_runs(source, subject_id, since)? {
+            Ok((runs, _)) => runs,
+            Err(stopped) => return Ok(Err(stopped)),
+        };
+        let last = runs.all().map(|(_, run)| run).max_by_key(|run| (run.started, run.first_stored));
+        if last.is_some() {
+            return Ok(Ok(last.cloned()));
+        }
+    }
+    Ok(Ok(None))
+}
+
+struct Logs<'a> {
+    source: &'a Source,
+    arguments: &'a LogsArguments,
+    ident: &'a str,
+    runs: Runs,
+    show: Show<'a>,
+    printer: Printer,
+    /// Since when a counter is missing, and others wait for it.
+    waiting_since: Option<Instant>,
+}
+
+/// What is printed, and how.
+struct Show<'a> {
+    arguments: &'a LogsArguments,
+    /// The task of the last result that was printed.
+    task: String,
+    /// The last lines of what there was so far, if no others are wanted.
+    tail: Option<VecDeque<String>>,
+}
+
+impl Logs<'_> {
+    fn follow(&mut self, heard: &Receiver<Heard>) -> io::Result<Exit> {
+        let mut end = None;
+        loop {
+            let deadline = self.waiting_since.map(|since| since + GAP);
+            let heard = match self.source.next(heard, deadline) {
+                Ok(heard) => heard,
+                Err(Stopped::TimedOut) => {
+                    self.print_all()?;
+                    if let Some(end) = end {
+                        return Ok(end);
+                    }
+                    continue;
+                }
+                Err(stopped) => {
+                    self.print_all()?;
+                    return Ok(stopped.exit());
+                }
+            };
+            match heard {
+                Heard::Message(message) => {
+                    end = end.or(self.on_message(&message)?);
+                    // What it said before may still be on its way.
+                    if let Some(end) = end
+                        && self.arguments.follow
+                        && !self.printer.is_waiting()
+                    {
+                        self.print_all()?;
+                        return Ok(end);
+                    }
+                }
+                Heard::CaughtUp => {
+                    if !self.arguments.follow {
+                        self.print_all()?;
+                        return Ok(self.all_told());
+                    }
+                    self.show.end_of_tail()?;
+                }
+                Heard::Lost(reason) => complain(&self.source.hide(reason)),
+                Heard::Connected { .. } | Heard::Failed(_) | Heard::NoStream(_) => {}
+            }
+        }
+    }
+
+    /// Nothing more is to come.
+    fn all_told(&self) -> Exit {
+        let Some((_, run)) = self.runs.all().max_by_key(|(id, _)| *id) else {
+            complain(&format!("no stream knows a run {}", harmless(self.ident)));
+            return Exit::Problem;
+        };
+        if run.missing() > 0 {
+            complain(&format!("{} events of this run are not in the stream", run.missing()));
+        }
+        Exit::Success
+    }
+
+    /// How the run ended, if the message says so.
+    fn on_message(&mut self, message: &Received) -> io::Result<Option<Exit>> {
+        let Some(news) = self.runs.hear(message, SystemTime::now()) else { return Ok(None) };
+        let Some(run) = self.runs.get(news.run).filter(|run| run.ident == self.ident) else {
+            return Ok(None);
+        };
+        let end = news.is_end.then(|| Exit::of_status(run.status()));
+        let Some(counter) = news.counter else { return Ok(end) };
+        let text = self.show.text(&news, run, &message.payload);
+        let line = text.map(|text| Line { counter, text });
+        if run.selects() {
+            // Nobody knows which counters are to come.
+            self.show.lines(line.into_iter().collect())?;
+            return Ok(end);
+        }
+        if self.waiting_since.is_none()
+            && !self.printer.is_waiting()
+            && self.printer.is_new()
+            && run.is_whole()
+        {
+            self.printer = Printer::starting_at(1);
+        }
+        let lines = self.printer.take(counter, line);
+        self.show.lines(lines)?;
+        self.waiting_since = if self.printer.is_waiting() {
+            self.waiting_since.or_else(|| Some(Instant::now()))
+        } else {
+            None
+        };
+        Ok(end)
+    }
+
+    fn print_all(&mut self) -> io::Result<()> {
+        self.waiting_since = None;
+        let lines = self.printer.skip();
+        self.show.lines(lines)?;
+        self.show.end_of_tail()
+    }
+}
+
+impl Show<'_> {
+    /// What is to be printed of an event, if anything.
+    fn text(&mut self, news: &News, run: &Run, payload: &[u8]) -> Option<String> {
+        let LogsArguments { host, failed, changed, json, timestamps, .. } = self.arguments;
+        let is_filtered = host.is_some() || *failed || *changed;
+        if is_filtered {
+            let result = news.result.as_ref()?;
+            let is_wanted = host.as_ref().is_none_or(|host| *host == result.host)
+                && ((!failed && !changed)
+                    || (*failed && result.is_failed)
+                    || (*changed && result.is_changed));
+            if !is_wanted {
+                return None;
+            }
+        }
+        if *json {
+            return Some(String::from_utf8_lossy(payload).replace(['\r', '\n'], " "));
+        }
+        let text = if is_filtered { self.result(news, run)? } else { news.printed.clone()? };
+        let time = news.when.filter(|_| *timestamps).map(in_utc);
+        Some(match time {
+            Some(time) => {
+                text.split('\n').map(|line| format!("{time} {line}")).collect::<Vec<_>>().join("\n")
+            }
+            None => text,
+        })
+    }
+
+    /// A result, with its task, and with all that is said of what went wrong.
+    fn result(&mut self, news: &News, run: &Run) -> Option<String> {
+        let result = news.result.as_ref()?;
+        let mut lines = Vec::new();
+        if self.task != result.task {
+            self.task.clone_from(&result.task);
+            lines.push(format!("TASK [{}]", result.task));
+        }
+        match &news.printed {
+            Some(printed) => lines.push(printed.clone()),
+            None => lines.push(format!("{}: [{}]", news.word, result.host)),
+        }
+        let failure = run.failures.iter().find(|failure| Some(failure.counter) == news.counter);
+        let details = failure.into_iter().flat_map(|failure| &failure.details);
+        lines.extend(details.map(|line| format!("    {}", harmless(line))));
+        Some(lines.join("\n"))
+    }
+
+    fn lines(&mut self, lines: Vec<Line>) -> io::Result<()> {
+        if let (Some(tail), Some(most)) = (&mut self.tail, self.arguments.tail) {
+            for line in lines {
+                tail.extend(line.text.split('\n').map(str::to_owned));
+                tail.drain(..tail.len().saturating_sub(most));
+            }
+            return Ok(());
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        stdout(|out| lines.iter().try_for_each(|line| writeln!(out, "{}", line.text)))
+    }
+
+    /// From now on every line is printed.
+    fn end_of_tail(&mut self) -> io::Result<()> {
+        let tail = self.tail.take().unwrap_or_default();
+        stdout(|out| tail.iter().try_for_each(|line| writeln!(out, "{line}")))
+    }
+}
+
+pub(super) fn wait(arguments: &WaitArguments) -> io::Result<Exit> {
+    let deadline = arguments.timeout.map(|timeout| Instant::now() + timeout);
+    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+    let WaitArguments { ident, subject_id, .. } = arguments;
+    let subject_id = subject_id.as_deref();
+    let (run, start) = match source.last_run(subject_id, ident)? {
+        Ok(Some(run)) if run.is_over() => return Ok(Exit::of_status(run.status())),
+        Ok(Some(run)) => {
+            let start = run.first_stored.map_or(Start::First, Start::Since);
+            (Some(run), start)
+        }
+        Ok(None) => (None, Start::First),
+        Err(Stopped::NoStream(reason)) => {
+            complain(&format!("{reason}: whether the run has ended already is not known"));
+            (None, Start::Now)
+        }
+        Err(stopped) => return Ok(stopped.exit()),
+    };
+    let kind = Some(Kind::Status);
+    let subjects = match &run {
+        Some(run) => source.filters_of(run, kind),
+        None => source.filters(subject_id, Some(ident), kind),
+    };
+    let heard = source.listen(Wish { subjects, from: start, follow: true, before: None })?;
+    let mut runs = Runs::default();
+    loop {
+        match source.next(&heard, deadline) {
+            Ok(Heard::Message(message)) => {
+                let news = runs.hear(&message, SystemTime::now()).filter(|news| news.is_end);
+                let ended = news.and_then(|news| runs.get(news.run)).filter(|run| run.ident == *ident);
+                if let Some(run) = ended {
+                    return Ok(Exit::of_status(run.status()));
+                }
+            }
+            Ok(Heard::Lost(reason)) => complain(&source.hide(reason)),
+            Ok(_) => {}
+            Err(stopped) => return Ok(stopped.exit()),
+        }
+    }
+}

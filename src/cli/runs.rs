@@ -1,0 +1,237 @@
+//! `runs`: past and present runs, from what a stream has kept of their statuses.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant, SystemTime},
+};
+
+use clap::Args;
+use serde::Serialize;
+use wildmatch::WildMatch;
+
+use super::{
+    Exit,
+    options::Options,
+    source::{Source, Stopped},
+    terminal::{Tone, complain, stdout, tone_of},
+};
+use crate::{
+    message::{END_STATES, Kind, OPEN_STATES, in_utc},
+    nats::Start,
+    runs::{Run, Runs, in_short},
+};
+
+/// List past and present runs, the newest first.
+///
+/// Reads from a stream what runs said of their state, and nothing else: that is quick however many events there are. A run
+/// that has not ended and says nothing any more is `silent`. Exit status: 0 the runs were listed, 1 there is a problem.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// How far to look back
+    #[arg(long, value_name = "AGE", default_value = "24h", value_parser = humantime::parse_duration)]
+    since: Duration,
+    /// Only runs in this state (starting, running, silent, successful, failed, canceled, timeout, error)
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<String>,
+    /// Only runs of this playbook; * and ? match anything
+    #[arg(long, value_name = "NAME")]
+    playbook: Option<String>,
+    /// Only runs of this subject id
+    #[arg(long, value_name = "ID")]
+    subject_id: Option<String>,
+    /// At most so many
+    #[arg(short = 'n', long = "limit", value_name = "N")]
+    limit: Option<usize>,
+    /// A run that has said nothing for so long is silent [default: 60s, or two of its heartbeats]
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    silent_after: Option<Duration>,
+    /// An array of JSON objects
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What is shown for a run that says nothing any more.
+pub(super) const SILENT: &str = "silent";
+
+fn state(text: &str) -> Result<String, String> {
+    let states: Vec<&str> = OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).collect();
+    if states.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected one of {}", states.join(", ")))
+    }
+}
+
+/// A run, for scripts. Times in RFC 3339, durations in seconds; `null` where nobody knows.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed<'a> {
+    subject_id: &'a str,
+    runner_ident: &'a str,
+    playbook: &'a str,
+    state: &'a str,
+    started: Option<String>,
+    ended: Option<String>,
+    duration: Option<f64>,
+    last_heard: Option<String>,
+}
+
+impl<'a> Listed<'a> {
+    pub(super) fn new(run: &'a Run, now: SystemTime, silent_after: Option<Duration>) -> Self {
+        Self {
+            subject_id: &run.subject_id,
+            runner_ident: &run.ident,
+            playbook: &run.playbook,
+            state: run.state(now, silent_after),
+            started: run.started.map(in_utc),
+            ended: run.ended.map(in_utc),
+            duration: run.duration(now).map(|duration| (duration.as_secs_f64() * 1e3).round() / 1e3),
+            last_heard: run.last_event.map(in_utc),
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
+    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+    let began = Instant::now();
+    let (runs, streams) = match known_runs(&source, arguments.subject_id.as_deref(), arguments.since)? {
+        Ok(known) => known,
+        Err(stopped) => return Ok(stopped.exit()),
+    };
+    let now = SystemTime::now();
+    let playbook = arguments.playbook.as_deref().map(WildMatch::new);
+    let is_wanted = |run: &&Run| {
+        let name = run.playbook.rsplit('/').next().unwrap_or_default();
+        let fits = |pattern: &WildMatch| pattern.matches(&run.playbook) || pattern.matches(name);
+        arguments.state.as_deref().is_none_or(|state| run.state(now, arguments.silent_after) == state)
+            && playbook.as_ref().is_none_or(fits)
+            && arguments.subject_id.as_deref().is_none_or(|id| run.subject_id == id)
+    };
+    let mut wanted: Vec<&Run> = runs.all().map(|(_, run)| run).filter(is_wanted).collect();
+    wanted.sort_by(|a, b| b.started.cmp(&a.started).then_with(|| a.ident.cmp(&b.ident)));
+    let count = wanted.len();
+    wanted.truncate(arguments.limit.unwrap_or(usize::MAX));
+    if arguments.json {
+        let listed: Vec<Listed<'_>> =
+            wanted.iter().map(|run| Listed::new(run, now, arguments.silent_after)).collect();
+        let json = serde_json::to_string_pretty(&listed)?;
+        stdout(|out| writeln!(out, "{json}"))?;
+    } else {
+        table(&wanted, now, arguments.silent_after)?;
+        let shown =
+            if wanted.len() < count { format!("{} of {count}", wanted.len()) } else { count.to_string() };
+        complain_softly(&format!(
+            "{shown} runs of the last {}, from stream {}, in {:.1} s",
+            humantime::format_duration(arguments.since),
+            streams.join(", "),
+            began.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(Exit::Success)
+}
+
+/// The runs that a stream knows of since some time, by their statuses; of those that go on, what they said last. And the
+/// streams' names.
+pub(super) fn known_runs(
+    source: &Source,
+    subject_id: Option<&str>,
+    since: Duration,
+) -> io::Result<Result<(Runs, Vec<String>), Stopped>> {
+    /// So many runs are asked about at once.
+    const AT_ONCE: usize = 100;
+    let mut runs = Runs::default();
+    let statuses = source.filters(subject_id, None, Some(Kind::Status));
+    let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
+    let read = source.history(statuses, Start::Since(from), |message| {
+        runs.hear(message, SystemTime::now());
+        Ok(())
+    })?;
+    let streams = match read {
+        Ok(streams) => streams,
+        Err(stopped) => return Ok(Err(stopped)),
+    };
+    // What goes on says more than statuses; of what began earlier the beginning is not known yet.
+    let open = |run: &Run| !run.is_over();
+    let late = |run: &Run| !run.is_whole() && run.is_over();
+    let asked = |kind, is_it: &dyn Fn(&Run) -> bool| -> Vec<Vec<String>> {
+        let all: Vec<Vec<String>> = runs
+            .all()
+            .map(|(_, run)| run)
+            .filter(|run| is_it(run))
+            .map(|run| source.filters_of(run, kind))
+            .collect();
+        all.chunks(AT_ONCE).map(<[_]>::concat).collect()
+    };
+    let questions = asked(None, &open).into_iter().map(|subjects| (subjects, Start::Last));
+    let questions = questions
+        .chain(asked(Some(Kind::Status), &late).into_iter().map(|subjects| (subjects, Start::First)));
+    for (mut subjects, start) in questions.collect::<Vec<_>>() {
+        subjects.sort();
+        subjects.dedup();
+        let read = source.history(subjects, start, |message| {
+            runs.hear(message, SystemTime::now());
+            Ok(())
+        })?;
+        if let Err(stopped) = read {
+            return Ok(Err(stopped));
+        }
+    }
+    Ok(Ok((runs, streams)))
+}
+
+/// What is worth knowing and no part of the output.
+fn complain_softly(text: &str) {
+    let mut err = anstream::AutoStream::auto(io::stderr().lock());
+    let _ = writeln!(err, "{}", Tone::Faint.paint(text));
+}
+
+fn table(runs: &[&Run], now: SystemTime, silent_after: Option<Duration>) -> io::Result<()> {
+    const HEAD: [&str; 7] = ["SUBJECT ID", "IDENT", "PLAYBOOK", "STATE", "STARTED", "DURATION", "LAST HEARD"];
+    let none = || "-".to_owned();
+    let rows: Vec<[String; 7]> = runs
+        .iter()
+        .map(|run| {
+            let text = |text: &str| if text.is_empty() { none() } else { text.to_owned() };
+            [
+                text(&run.subject_id),
+                text(&run.ident),
+                text(&run.playbook),
+                run.state(now, silent_after).to_owned(),
+                run.started.map_or_else(none, in_utc),
+                run.duration(now).map_or_else(none, in_short),
+                run.last_event.map_or_else(none, in_utc),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let head = HEAD.map(str::to_owned);
+    let mut widths = [0; HEAD.len()];
+    for row in std::iter::once(&head).chain(&rows) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    stdout(|out| {
+        for (number, row) in std::iter::once(&head).chain(&rows).enumerate() {
+            let mut line = String::new();
+            for (place, (cell, width)) in row.iter().zip(widths).enumerate() {
+                let padded = format!("{cell:width$}");
+                let is_state = number > 0 && HEAD.get(place) == Some(&"STATE");
+                let shown = match (number, is_state) {
+                    (0, _) => Tone::Strong.paint(&padded),
+                    (_, true) => tone_of(cell).paint(&padded),
+                    _ => padded,
+                };
+                line.push_str(&shown);
+                if place + 1 < HEAD.len() {
+                    line.push_str("  ");
+                }
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,22 @@
+//! A message as a reader gets it.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+/// A message as a reader gets it, live or from a stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Received {
+    /// Where it was published to.
+    pub(crate) subject: String,
+    /// Its header `Nats-Msg-Id`.
+    pub(crate) id: Option<String>,
+    /// The events that its run publishes, if not all ([`super::SELECTED`]).
+    pub(crate) selected: bool,
+    /// It was cut to fit ([`super::TRUNCATED`]).
+    pub(crate) cut: bool,
+    /// JSON, if it is one of ours.
+    pub(crate) payload: Bytes,
+    /// When a stream has stored it.
+    pub(crate) stored: Option<SystemTime>,
+}

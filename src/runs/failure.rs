@@ -1,0 +1,190 @@
+//! What went wrong on a host, and what really did: `non-zero return code` helps nobody.
+
+use std::collections::HashMap;
+
+use super::{
+    output::one_line,
+    payload::{Data, Res},
+};
+
+/// What became of a failed result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It counts.
+    Failed,
+    /// The host could not be reached.
+    Unreachable,
+    /// The play goes on (`ignore_errors`).
+    Ignored,
+    /// A `rescue` has dealt with it: known once ansible's recap says so.
+    Rescued,
+}
+
+impl Fate {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Unreachable => "unreachable",
+            Self::Ignored => "ignored",
+            Self::Rescued => "rescued",
+        }
+    }
+}
+
+/// Something that went wrong on a host.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    /// The event's.
+    pub(crate) counter: u64,
+    pub(crate) host: String,
+    pub(crate) task: String,
+    pub(crate) fate: Fate,
+    /// What happened, in a line.
+    pub(crate) why: String,
+    /// All that the result says about it, line by line.
+    pub(crate) details: Vec<String>,
+}
+
+impl Failure {
+    pub(super) fn new(counter: u64, data: &Data<'_>, result: &Res, fate: Fate) -> Self {
+        Self {
+            counter,
+            host: one_line(data.host.as_deref().unwrap_or("?")),
+            task: one_line(data.task.as_deref().unwrap_or("?")),
+            fate,
+            why: why(result),
+            details: details(result),
+        }
+    }
+}
+
+/// Of failures that were not ignored, those that a `rescue` has dealt with are known by ansible's recap: a host that
+/// really failed did so last.
+pub(super) fn find_rescued(failures: &mut [Failure], rescued: &HashMap<String, u64>) {
+    let mut left = rescued.clone();
+    failures.sort_by_key(|failure| failure.counter);
+    for failure in failures.iter_mut().filter(|failure| matches!(failure.fate, Fate::Failed | Fate::Rescued))
+    {
+        if let Some(count) = left.get_mut(&failure.host).filter(|count| **count > 0) {
+            *count -= 1;
+            failure.fate = Fate::Rescued;
+        }
+    }
+}
+
+/// What modules say when they have nothing to say: the reason is elsewhere.
+const SAYS_NOTHING: [&str; 6] = [
+    "non-zero return code",
+    "MODULE FAILURE",
+    "One or more items failed",
+    "All items completed",
+    "All items skipped",
+    "Failed as requested from task",
+];
+
+/// The message, unless it says nothing: then the last line of what was printed. Items that failed are named.
+fn why(result: &Res) -> String {
+    let items: Vec<String> = failing(result)
+        .map(|(item, res)| if item.is_empty() { why(res) } else { format!("{item}: {}", why(res)) })
+        .collect();
+    if !items.is_empty() {
+        return items.join("; ");
+    }
+    let message = message(result);
+    let says_something =
+        !message.is_empty() && !SAYS_NOTHING.iter().any(|nothing| message.starts_with(nothing));
+    let printed = || {
+        let texts = printed(result);
+        texts.into_iter().find_map(|(_, text)| text.lines().rev().find(|line| !line.trim().is_empty()))
+    };
+    let rc = result.rc.as_ref().map(|rc| format!(" (rc={rc})")).unwrap_or_default();
+    match (says_something, printed()) {
+        (false, Some(line)) => one_line(&format!("{}{rc}", line.trim())),
+        _ => one_line(&message),
+    }
+}
+
+/// The items of a loop that failed, with their names.
+fn failing(result: &Res) -> impl Iterator<Item = (String, &Res)> {
+    let failed = result.results.iter().filter(|item| item.failed == Some(true));
+    failed.map(|item| (item.item.as_ref().map(plain).map(|item| one_line(&item)).unwrap_or_default(), item))
+}
+
+fn message(result: &Res) -> String {
+    let message = result.msg.as_ref().map(plain).filter(|message| !message.is_empty());
+    message.or_else(|| result.reason.clone()).unwrap_or_default()
+}
+
+/// What may tell more, the most telling first.
+fn printed(result: &Res) -> Vec<(&'static str, &str)> {
+    let Res { stderr, module_stderr, exception, stdout, module_stdout, .. } = result;
+    let all = [
+        ("stderr", stderr),
+        ("module_stderr", module_stderr),
+        ("exception", exception),
+        ("stdout", stdout),
+        ("module_stdout", module_stdout),
+    ];
+    let given = all.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
+    given.filter(|(_, text)| !text.trim().is_empty()).collect()
+}
+
+fn details(result: &Res) -> Vec<String> {
+    let mut lines: Vec<String> = message(result).lines().map(str::to_owned).collect();
+    if let Some(rc) = &result.rc {
+        lines.push(format!("rc: {rc}"));
+    }
+    for (name, text) in printed(result) {
+        lines.push(format!("{name}:"));
+        lines.extend(text.lines().map(|line| format!("  {line}")));
+    }
+    for (item, res) in failing(result) {
+        lines.push(format!("item {item}:"));
+        lines.extend(details(res).into_iter().map(|line| format!("  {line}")));
+    }
+    lines
+}
+
+/// A value as text.
+pub(super) fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn why_of(result: &Value) -> String {
+        why(&serde_json::from_value(result.clone()).unwrap())
+    }
+
+    #[test]
+    fn what_really_happened() {
+        for (result, expected) in [
+            (json!({"msg": "no such\u{1b}[2J file", "stderr": "x"}), "no such^[[2J file"),
+            (
+                json!({"msg": "non-zero return code", "rc": 2, "stderr": "ls: cannot\nls: access\n\n"}),
+                "ls: access (rc=2)",
+            ),
+            (json!({"msg": "non-zero return code", "stderr": " ", "stdout": "only here"}), "only here"),
+            (json!({"msg": "non-zero return code", "rc": 1}), "non-zero return code"),
+            (
+                json!({"msg": "MODULE FAILURE\nSee stdout/stderr", "module_stderr": "Traceback\nKeyError: 'x'\n"}),
+                "KeyError: 'x'",
+            ),
+            (json!({"msg": ["a", 1]}), "[\"a\",1]"),
+            (json!({}), ""),
+            (
+                json!({"msg": "One or more items failed", "results": [
+                    {"item": "a", "failed": false},
+                    {"item": "b", "failed": true, "msg": "broken"},
+                    {"item": {"n": 1}, "failed": true, "msg": "non-zero return code", "stderr": "bad", "rc": 3},
+                ]}),
+                "b: broken; {\"n\":1}: bad (rc=3)",
+            ),
+        ] {
+            assert_eq!(why_of(&result), expected, "{result}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The one source of runs: messages in, state out. For `watch`, `runs`, `logs`, `wait` alike.
+//!
+//! Messages may come in any order and any number of times: what a stream has kept, what is heard live, and what is
+//! fetched of a run that somebody looks at. A counter is counted once, what is older never replaces what is newer, and
+//! every time that is shown is that of the event (`created`) or else the stream's, never the reader's.
+//!
+//! - `payload`: a message, as far as it is understood;
+//! - `run`: what is known of one run;
+//! - `seen`: which of its events were heard: repeats, and gaps;
+//! - `recap`, `failure`: how its tasks went, and what went wrong;
+//! - `output`: what it printed.
+
+mod failure;
+mod output;
+mod payload;
+mod recap;
+mod run;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+pub(crate) use self::{
+    failure::{Failure, Fate},
+    output::{Line, Printer, harmless, one_line},
+    recap::Recap,
+    run::{Run, SILENT, Task},
+};
+use self::{payload::Payload, seen::Hearing};
+use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, split_id};
+
+/// How many runs are kept; the oldest that have ended go first.
+const RUNS: usize = 5_000;
+/// How much of all runs' output is kept, in bytes.
+const OUTPUT: usize = 64 << 20;
+
+/// What happened, for a line of text.
+#[derive(Clone, Debug)]
+pub(crate) struct News {
+    /// The run.
+    pub(crate) run: RunId,
+    /// When, if that is known.
+    pub(crate) when: Option<SystemTime>,
+    /// What kind of thing happened.
+    pub(crate) word: String,
+    /// To whom, and how.
+    pub(crate) text: String,
+    /// The run is over.
+    pub(crate) is_end: bool,
+    /// Of an event.
+    pub(crate) counter: Option<u64>,
+    /// What it printed: see [`harmless`].
+    pub(crate) printed: Option<String>,
+    /// Of an event that is the result of a task on a host.
+    pub(crate) result: Option<TaskResult>,
+}
+
+/// The result of a task on a host.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskResult {
+    pub(crate) host: String,
+    pub(crate) task: String,
+    pub(crate) is_changed: bool,
+    pub(crate) is_failed: bool,
+}
+
+impl News {
+    fn of(word: impl Into<String>, text: String) -> Self {
+        let (word, is_end) = (word.into(), false);
+        Self { run: 0, when: None, word, text, is_end, counter: None, printed: None, result: None }
+    }
+}
+
+/// A run, among all that were heard of; rises.
+pub(crate) type RunId = u64;
+
+/// All runs.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    all: HashMap<RunId, Run>,
+    /// The last run of each name: the subject id and the ident.
+    latest: HashMap<String, RunId>,
+    next: RunId,
+    /// Tasks of the last successful run of each playbook.
+    tasks_of: HashMap<String, u64>,
+    /// Of what was printed, all runs together.
+    output: usize,
+    /// What was heard, whatever it was.
+    pub(crate) messages: u64,
+    /// What came twice.
+    pub(crate) repeats: u64,
+    /// What was no message of ansible-runner's.
+    pub(crate) foreign: u64,
+}
+
+impl Runs {
+    /// Takes a message in, heard at `now` by the reader's clock. `None`: it is none of ansible-runner's, or a repeat.
+    pub(crate) fn hear(&mut self, message: &Received, now: SystemTime) -> Option<News> {
+        self.messages += 1;
+        let parsed = serde_json::from_slice::<Payload<'_>>(&message.payload).ok();
+        let Some(payload) = parsed.filter(is_ours) else {
+            // Somebody else's, or `check`'s.
+            self.foreign += 1;
+            return None;
+        };
+        let own = message.id.as_deref().and_then(split_id);
+        let name = name_of(own.map(|(name, _)| name), payload.runner_ident.as_deref());
+        let last = self.latest.get(&name.whole).and_then(|id| self.all.get(id));
+        if last.is_some_and(|run| run.is_before(message)) {
+            // Of an earlier run of that name, of which nobody asked.
+            return None;
+        }
+        let run_id = self.run_of(&name, &payload, own.map(|(_, own)| own));
+        let run = self.all.get_mut(&run_id)?;
+        let known = run.playbook.is_empty();
+        let before = run.output.size();
+        let news = run.hear(&payload, own.map(|(_, own)| own), message, now);
+        self.output = self.output + run.output.size() - before.min(self.output);
+        if known && !run.playbook.is_empty() {
+            run.known_tasks = self.tasks_of.get(&run.playbook).copied();
+        }
+        if news.as_ref().is_some_and(|news| news.is_end)
+            && run.status() == "successful"
+            && !run.playbook.is_empty()
+        {
+            self.tasks_of.insert(run.playbook.clone(), run.task_count);
+        }
+        self.forget();
+        if news.is_none() {
+            self.repeats += 1;
+        }
+        news.map(|news| News { run: run_id, ..news })
+    }
+
+    /// The run that a message belongs to: the last one of its name, unless it tells of a new one.
+    fn run_of(&mut self, name: &Name, payload: &Payload<'_>, own: Option<Own<'_>>) -> RunId {
+        let last = self.latest.get(&name.whole).copied();
+        if let Some(id) = last
+            && let Some(run) = self.all.get(&id)
+            && !is_another_run(run, payload, own)
+        {
+            return id;
+        }
+        let id = self.next;
+        self.next += 1;
+        let mut run = Run::new(&name.subject_id, &name.ident);
+        run.is_again = last.is_some();
+        self.all.insert(id, run);
+        self.latest.insert(name.whole.clone(), id);
+        id
+    }
+
+    fn forget(&mut self) {
+        if self.all.len() > RUNS {
+            let oldest = self.all.iter().min_by_key(|(id, run)| (!run.is_over(), **id));
+            if let Some(id) = oldest.map(|(id, _)| *id)
+                && let Some(run) = self.all.remove(&id)
+            {
+                self.output = self.output.saturating_sub(run.output.size());
+                self.latest.retain(|_, last| *last != id);
+            }
+        }
+        if self.output > OUTPUT {
+            // Of the run that was heard the longest ago.
+            let quiet = self.all.values_mut().filter(|run| run.output.size() > 0).min_by_key(|run| run.heard);
+            if let Some(run) = quiet {
+                self.output = self.output.saturating_sub(run.output.size());
+                run.output.clear();
+            }
+        }
+    }
+
+    /// All runs, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (RunId, &Run)> {
+        self.all.iter().map(|(id, run)| (*id, run))
+    }
+
+    /// One run.
+    pub(crate) fn get(&self, id: RunId) -> Option<&Run> {
+        self.all.get(&id)
+    }
+
+    /// All that is to be known of this run was asked for.
+    pub(crate) fn is_being_fetched(&mut self, id: RunId) {
+        if let Some(run) = self.all.get_mut(&id) {
+            run.is_fetched = true;
+        }
+    }
+}
+
+/// A run's name.
+struct Name {
+    /// As it stands in message ids: the subject id, a dot, the ident.
+    whole: String,
+    subject_id: String,
+    ident: String,
+}
+
+/// `whole` is from the message's id. The status `error` of `ansible-runner process` has no ident of its own.
+fn name_of(whole: Option<&str>, ident: Option<&str>) -> Name {
+    let name = |whole: &str, subject_id: &str, ident: &str| Name {
+        whole: whole.to_owned(),
+        subject_id: one_line(subject_id),
+        ident: one_line(ident),
+    };
+    match (whole, ident) {
+        (Some(whole), Some(ident)) => {
+            let before = whole.strip_suffix(ident).and_then(|before| before.strip_suffix('.'));
+            name(whole, before.unwrap_or_default(), ident)
+        }
+        (Some(whole), None) => {
+            let (subject_id, ident) = whole.rsplit_once('.').unwrap_or(("", whole));
+            name(whole, subject_id, ident)
+        }
+        (None, ident) => {
+            let ident = ident.unwrap_or("unknown");
+            name(&format!(".{ident}"), "", ident)
+        }
+    }
+}
+
+/// Is it a message as the plugin publishes it?
+fn is_ours(payload: &Payload<'_>) -> bool {
+    let is_known = |status: &str| END_STATES.contains(&status) || OPEN_STATES.contains(&status);
+    payload.status.as_deref().map_or(payload.counter.is_some(), is_known)
+}
+
+/// Does a message tell of a run with the same name as this one, that began later?
+fn is_another_run(run: &Run, payload: &Payload<'_>, own: Option<Own<'_>>) -> bool {
+    match (payload.status.as_deref(), payload.counter) {
+        (Some("starting"), _) => {
+            let nonce = match own {
+                Some(Own::Other { kind: Kind::Status, nonce }) => Some(nonce),
+                _ => None,
+            };
+            let is_repeat = nonce.is_some() && nonce == run.nonce();
+            !is_repeat && (run.is_over() || run.has_events())
+        }
+        // Its beginning was missed.
+        (None, Some(counter)) if run.is_over() => {
+            run.would_hear(counter, own) == Hearing::Another && counter <= 1
+        }
+        _ => false,
+    }
+}
+
+/// How long ago, for people: `59s`, `12m03s`, `3h04m`, `2d03h`.
+pub(crate) fn in_short(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}

@@ -1,0 +1,268 @@
+//! What a job printed, from its events, and how texts of others are shown: nothing that a terminal would obey.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+/// Lines of one event, as the job printed them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// The event's counter.
+    pub(crate) counter: u64,
+    /// With ansible's colours (SGR); every other control sequence is made harmless.
+    pub(crate) text: String,
+}
+
+/// The last lines that a run printed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Output {
+    lines: BTreeMap<(u64, u64), String>,
+    bytes: usize,
+    /// Lines that are not kept any more.
+    pub(super) dropped: bool,
+}
+
+/// Of one run this many lines are kept.
+const LINES: usize = 10_000;
+
+impl Output {
+    pub(super) fn add(&mut self, counter: u64, lane: u64, text: String) {
+        self.bytes += text.len();
+        if let Some(old) = self.lines.insert((counter, lane), text) {
+            self.bytes = self.bytes.saturating_sub(old.len());
+        }
+        while self.lines.len() > LINES {
+            if let Some((_, text)) = self.lines.pop_first() {
+                self.bytes = self.bytes.saturating_sub(text.len());
+                self.dropped = true;
+            }
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.dropped |= !self.lines.is_empty();
+        self.lines.clear();
+        self.bytes = 0;
+    }
+
+    /// Were there more lines?
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.dropped
+    }
+
+    /// All that is kept, line by line.
+    pub(crate) fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.lines.values().flat_map(|text| text.split('\n'))
+    }
+}
+
+/// What an event adds to the output, line end not included; `None` if it prints nothing. ansible-runner counts the lines
+/// that an event has (`start_line`, `end_line`; `ansible_runner.utils.OutputEventFilter`), and an empty text of one line
+/// is an empty line.
+pub(super) fn printed(stdout: Option<&str>, start: Option<u64>, end: Option<u64>) -> Option<&str> {
+    let text = stdout?;
+    let has_lines = match (start, end) {
+        (Some(start), Some(end)) => end > start,
+        _ => !text.is_empty(),
+    };
+    has_lines.then_some(text)
+}
+
+/// Puts the lines of a run in order: by counter, each once. A counter that does not come is waited for as long as
+/// [`Printer::skip`] is not called.
+#[derive(Debug, Default)]
+pub(crate) struct Printer {
+    waiting: BTreeMap<u64, Option<Line>>,
+    /// The next counter.
+    next: Option<u64>,
+}
+
+/// A counter that is overtaken by more than this does not come any more: the plugin's largest window.
+const OVERTAKEN: usize = 4096;
+
+impl Printer {
+    /// From this counter on.
+    pub(crate) fn starting_at(first: u64) -> Self {
+        Self { waiting: BTreeMap::new(), next: Some(first) }
+    }
+
+    /// Takes an event's line (`None`: it prints none), and returns what is to be printed now.
+    pub(crate) fn take(&mut self, counter: u64, line: Option<Line>) -> Vec<Line> {
+        self.waiting.insert(counter, line);
+        if self.next.is_none_or(|next| next > counter) || self.waiting.len() > OVERTAKEN {
+            self.next = self.waiting.first_key_value().map(|(counter, _)| *counter);
+        }
+        self.ready()
+    }
+
+    /// Waits no longer for counters that are not there: all that is.
+    pub(crate) fn skip(&mut self) -> Vec<Line> {
+        let mut lines = Vec::new();
+        while let Some((counter, _)) = self.waiting.first_key_value() {
+            self.next = Some(*counter);
+            lines.extend(self.ready());
+        }
+        lines
+    }
+
+    /// Was nothing taken so far?
+    pub(crate) fn is_new(&self) -> bool {
+        self.next.is_none() && self.waiting.is_empty()
+    }
+
+    /// Is something waiting for a counter that has not come?
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn ready(&mut self) -> Vec<Line> {
+        let mut lines = Vec::new();
+        while let Some((counter, line)) = self.next.and_then(|next| self.waiting.remove_entry(&next)) {
+            self.next = counter.checked_add(1);
+            lines.extend(line);
+        }
+        lines
+    }
+}
+
+/// A text from elsewhere that may keep its colours and its lines; all else that a terminal would obey is shown instead,
+/// as `less` and `cat -v` do.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(is_odd) {
+        let (before, odd) = rest.split_at(at);
+        safe.push_str(before);
+        let color = color_at(odd);
+        if !color.is_empty() {
+            safe.push_str(color);
+            rest = odd.get(color.len()..).unwrap_or_default();
+            continue;
+        }
+        let mut chars = odd.chars();
+        match chars.next() {
+            Some('\n') => safe.push('\n'),
+            Some('\t') => safe.push('\t'),
+            Some('\r') if odd.starts_with("\r\n") || odd.len() == 1 => {}
+            Some(c) => show(c, &mut safe),
+            None => {}
+        }
+        rest = chars.as_str();
+    }
+    safe.push_str(rest);
+    safe
+}
+
+/// A text from elsewhere in one line, without colours.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' | '\r' => safe.push(' '),
+            odd if is_odd(odd) => show(odd, &mut safe),
+            plain => safe.push(plain),
+        }
+    }
+    safe
+}
+
+/// Control characters, and those that change how what follows is shown (Unicode's bidirectional controls).
+fn is_odd(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+}
+
+/// `^[` for ESC, `<U+202E>` for what has no such form.
+fn show(c: char, out: &mut String) {
+    match u8::try_from(c) {
+        Ok(byte @ 0..=0x1f) => out.extend(['^', char::from(byte + 0x40)]),
+        Ok(0x7f) => out.push_str("^?"),
+        _ => {
+            let _ = write!(out, "<U+{:04X}>", u32::from(c));
+        }
+    }
+}
+
+/// The colour (`ESC [ digits and semicolons m`) that a text begins with, or nothing.
+fn color_at(text: &str) -> &str {
+    const LONGEST: usize = 32;
+    let Some(rest) = text.strip_prefix("\u{1b}[") else { return "" };
+    let inside = rest.bytes().take(LONGEST).take_while(|byte| byte.is_ascii_digit() || *byte == b';').count();
+    if rest.as_bytes().get(inside) == Some(&b'm') { text.get(..inside + 3).unwrap_or_default() } else { "" }
+}
+
+/// The text without its colours.
+pub(crate) fn without_colors(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\u{1b}') {
+        let (before, escape) = rest.split_at(at);
+        plain.push_str(before);
+        let color = color_at(escape);
+        rest = escape.get(color.len().max(1)..).unwrap_or_default();
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "as `take` wants it")]
+    fn line(counter: u64) -> Option<Line> {
+        Some(Line { counter, text: counter.to_string() })
+    }
+
+    fn numbers(lines: &[Line]) -> Vec<u64> {
+        lines.iter().map(|line| line.counter).collect()
+    }
+
+    #[test]
+    fn lines_come_in_order_and_once() {
+        let mut printer = Printer::starting_at(1);
+        assert_eq!(numbers(&printer.take(2, line(2))), [0; 0]);
+        assert_eq!(numbers(&printer.take(3, None)), [0; 0]);
+        assert_eq!(numbers(&printer.take(1, line(1))), [1, 2]);
+        assert!(!printer.is_waiting());
+        printer.take(6, line(6));
+        assert!(printer.is_waiting());
+        assert_eq!(numbers(&printer.skip()), [6]);
+        assert_eq!(numbers(&printer.take(7, line(7))), [7]);
+        // Late is better than never.
+        assert_eq!(numbers(&printer.take(5, line(5))), [5]);
+        let mut unknown = Printer::default();
+        assert_eq!(numbers(&unknown.take(41, line(41))), [41]);
+        let mut far = Printer::starting_at(1);
+        let count =
+            (2..).take(OVERTAKEN + 1).map(|counter| far.take(counter, line(counter)).len()).sum::<usize>();
+        assert_eq!(count, OVERTAKEN + 1);
+    }
+
+    #[test]
+    fn what_an_event_prints() {
+        assert_eq!(printed(Some("a"), Some(3), Some(4)), Some("a"));
+        assert_eq!(printed(Some(""), Some(3), Some(4)), Some(""));
+        assert_eq!(printed(Some(""), Some(3), Some(3)), None);
+        assert_eq!(printed(Some("a"), None, None), Some("a"));
+        assert_eq!(printed(None, Some(3), Some(4)), None);
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey() {
+        for (text, shown, line) in [
+            ("a\r\nb\tc\n", "a\nb\tc\n", "a  b c "),
+            ("\u{1b}[0;32mok\u{1b}[0m", "\u{1b}[0;32mok\u{1b}[0m", "^[[0;32mok^[[0m"),
+            ("\u{1b}[2J\u{1b}]0;x\u{7}", "^[[2J^[]0;x^G", "^[[2J^[]0;x^G"),
+            ("\u{9b}31m\u{7f}\u{202e}ü", "<U+009B>31m^?<U+202E>ü", "<U+009B>31m^?<U+202E>ü"),
+            ("over\rwritten\r", "over^Mwritten", "over written "),
+            ("\u{1b}[1;", "^[[1;", "^[[1;"),
+        ] {
+            assert_eq!(harmless(text), shown);
+            assert_eq!(one_line(text), line);
+        }
+        assert_eq!(without_colors("\u{1b}[0;32mok\u{1b}[0m ü\u{1b}"), "ok ü");
+    }
+}

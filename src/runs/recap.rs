@@ -1,0 +1,59 @@
+//! How the tasks of a run went, counted as ansible does.
+
+use std::fmt;
+
+use super::payload::Stats;
+
+/// The results of tasks on hosts, as in the last lines that ansible prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Recap {
+    /// Those with a change and those ignored included, as ansible counts.
+    pub(crate) ok: u64,
+    pub(crate) changed: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+    pub(crate) rescued: u64,
+    pub(crate) ignored: u64,
+}
+
+impl Recap {
+    /// Names and numbers, in ansible's order.
+    pub(crate) fn parts(&self) -> [(&'static str, u64); 7] {
+        [
+            ("ok", self.ok),
+            ("changed", self.changed),
+            ("unreachable", self.unreachable),
+            ("failed", self.failed),
+            ("skipped", self.skipped),
+            ("rescued", self.rescued),
+            ("ignored", self.ignored),
+        ]
+    }
+}
+
+impl From<&Stats> for Recap {
+    fn from(stats: &Stats) -> Self {
+        let sum = |of: &std::collections::HashMap<String, u64>| {
+            of.values().fold(0, |a: u64, b| a.saturating_add(*b))
+        };
+        Self {
+            ok: sum(&stats.ok),
+            changed: sum(&stats.changed),
+            unreachable: sum(&stats.dark),
+            failed: sum(&stats.failures),
+            skipped: sum(&stats.skipped),
+            rescued: sum(&stats.rescued),
+            ignored: sum(&stats.ignored),
+        }
+    }
+}
+
+impl fmt::Display for Recap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (name, number)) in self.parts().into_iter().enumerate() {
+            write!(f, "{}{name}={number}", if place > 0 { " " } else { "" })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,454 @@
+//! What is known of one run.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    News, TaskResult,
+    failure::{Failure, Fate, find_rescued},
+    output::{Output, harmless, one_line, printed, without_colors},
+    payload::{Data, Payload, Res},
+    recap::Recap,
+    seen::{Hearing, Seen},
+};
+use crate::message::{END_STATES, Kind, Own, Received, moment};
+
+/// A run that says nothing for this long is silent, unless it gives signs of life at a pace of its own.
+pub(crate) const SILENT: Duration = Duration::from_secs(60);
+/// How many failures of a run are kept, and how many tasks.
+const FAILURES: usize = 1_000;
+const TASKS: usize = 5_000;
+
+/// A task of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    /// Of its first event.
+    counter: u64,
+    uuid: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// When its first and its last event were.
+    pub(crate) began: Option<SystemTime>,
+    pub(crate) last: Option<SystemTime>,
+    /// How it went on the hosts so far.
+    pub(crate) recap: Recap,
+}
+
+/// A run.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub(crate) struct Run {
+    /// Whose run it is.
+    pub(crate) subject_id: String,
+    /// Its ident.
+    pub(crate) ident: String,
+    /// The playbook, or the module.
+    pub(crate) playbook: String,
+    /// What it is at.
+    pub(crate) play: String,
+    pub(crate) task: String,
+    status: Option<String>,
+    nonce: Option<String>,
+    /// An earlier run had the same name.
+    pub(crate) is_again: bool,
+    /// How its tasks went: as ansible says, once it does.
+    pub(crate) recap: Recap,
+    has_stats: bool,
+    /// Tasks that were started, and how many the last successful run of the same playbook had.
+    pub(crate) task_count: u64,
+    pub(crate) known_tasks: Option<u64>,
+    /// The tasks, in order.
+    pub(crate) tasks: Vec<Task>,
+    /// What went wrong, in order.
+    pub(crate) failures: Vec<Failure>,
+    /// When it began and ended, as far as messages say.
+    pub(crate) started: Option<SystemTime>,
+    pub(crate) ended: Option<SystemTime>,
+    /// When the last message of it was made, and when it was heard by the reader's clock.
+    pub(crate) last_event: Option<SystemTime>,
+    pub(crate) heard: SystemTime,
+    /// The last sign of life, and how long it is from one to the next.
+    beat: Option<(u64, SystemTime)>,
+    beats_every: Option<Duration>,
+    /// When a stream has stored the first message of it.
+    pub(crate) first_stored: Option<SystemTime>,
+    /// It publishes only some of its events.
+    selects: bool,
+    /// Messages that were cut to fit.
+    pub(crate) cut: u64,
+    seen: Seen,
+    /// What it printed last.
+    pub(crate) output: Output,
+    /// A stream was asked for all of it.
+    pub(crate) is_fetched: bool,
+}
+
+impl Run {
+    pub(super) fn new(subject_id: &str, ident: &str) -> Self {
+        Self {
+            subject_id: subject_id.to_owned(),
+            ident: ident.to_owned(),
+            playbook: String::new(),
+            play: String::new(),
+            task: String::new(),
+            status: None,
+            nonce: None,
+            is_again: false,
+            recap: Recap::default(),
+            has_stats: false,
+            task_count: 0,
+            known_tasks: None,
+            tasks: Vec::new(),
+            failures: Vec::new(),
+            started: None,
+            ended: None,
+            last_event: None,
+            heard: SystemTime::UNIX_EPOCH,
+            beat: None,
+            beats_every: None,
+            first_stored: None,
+            selects: false,
+            cut: 0,
+            seen: Seen::default(),
+            output: Output::default(),
+            is_fetched: false,
+        }
+    }
+
+    /// The last status that ansible-runner told; `running` if none was heard.
+    pub(crate) fn status(&self) -> &str {
+        self.status.as_deref().unwrap_or("running")
+    }
+
+    /// Has it ended?
+    pub(crate) fn is_over(&self) -> bool {
+        END_STATES.contains(&self.status())
+    }
+
+    /// What to show: its status, or `silent` if it has said nothing for too long. `limit`: how long that is, if
+    /// somebody says so.
+    pub(crate) fn state(&self, now: SystemTime, limit: Option<Duration>) -> &str {
+        if self.is_silent(now, limit) { "silent" } else { self.status() }
+    }
+
+    fn is_silent(&self, now: SystemTime, limit: Option<Duration>) -> bool {
+        let limit = limit.unwrap_or_else(|| self.beats_every.map_or(SILENT, |every| every * 2));
+        !self.is_over() && self.silence(now) > limit
+    }
+
+    /// How long ago it was heard last.
+    pub(crate) fn silence(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.heard).unwrap_or_default()
+    }
+
+    /// How long it has taken, or takes so far; `None` if nobody knows when it began.
+    pub(crate) fn duration(&self, now: SystemTime) -> Option<Duration> {
+        let end = if self.is_over() { self.ended? } else { now };
+        Some(end.duration_since(self.started?).unwrap_or_default())
+    }
+
+    /// Events that did not arrive (yet). Of a run that publishes only some nobody can know.
+    pub(crate) fn missing(&self) -> u64 {
+        if self.selects { 0 } else { self.seen.missing() }
+    }
+
+    /// Does it publish only some of its events?
+    pub(crate) fn selects(&self) -> bool {
+        self.selects
+    }
+
+    /// Was any event heard?
+    pub(crate) fn has_events(&self) -> bool {
+        self.seen.count() > 0
+    }
+
+    /// Does a message tell of an earlier run of the same name?
+    pub(super) fn is_before(&self, message: &Received) -> bool {
+        self.seen.from_start && self.first_stored > message.stored && message.stored.is_some()
+    }
+
+    /// Was it heard from its first event on?
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_fetched || self.seen.from_start
+    }
+
+    pub(super) fn nonce(&self) -> Option<&str> {
+        self.nonce.as_deref()
+    }
+
+    pub(super) fn would_hear(&self, counter: u64, own: Option<Own<'_>>) -> Hearing {
+        self.seen.hearing(counter, uuid_of(own))
+    }
+
+    /// Takes a message in; `None` if it was there before.
+    pub(super) fn hear(
+        &mut self,
+        payload: &Payload<'_>,
+        own: Option<Own<'_>>,
+        message: &Received,
+        now: SystemTime,
+    ) -> Option<News> {
+        let created = payload.created.as_deref().and_then(moment).map(|(_, when)| when);
+        let when = created.or(message.stored);
+        self.first_stored = [self.first_stored, message.stored].into_iter().flatten().min();
+        self.selects |= message.selected;
+        // What a stream has kept was said when it was stored.
+        let heard = message.stored.map_or(now, |stored| stored.min(now));
+        let mut news = if let Some(number) = payload.heartbeat {
+            self.on_heartbeat(number, created)
+        } else if let Some(status) = payload.status.as_deref() {
+            self.on_status(status, payload, own, when)?
+        } else {
+            self.on_event(payload, own, when)?
+        };
+        self.heard = self.heard.max(heard);
+        self.cut += u64::from(message.cut);
+        self.last_event = self.last_event.max(when);
+        if !self.is_over() || payload.counter.is_some() {
+            self.started = [self.started, when].into_iter().flatten().min();
+        }
+        news.when = when;
+        Some(news)
+    }
+
+    fn on_heartbeat(&mut self, number: u64, created: Option<SystemTime>) -> News {
+        if let Some(created) = created {
+            if let Some((before, then)) = self.beat
+                && let Some(beats) = number.checked_sub(before).and_then(|beats| u32::try_from(beats).ok())
+                && beats > 0
+                && let Ok(passed) = created.duration_since(then)
+            {
+                self.beats_every = Some(passed / beats);
+            }
+            self.beat = Some((number, created));
+        }
+        News::of(Kind::Heartbeat.as_str(), String::new())
+    }
+
+    fn on_status(
+        &mut self,
+        status: &str,
+        payload: &Payload<'_>,
+        own: Option<Own<'_>>,
+        when: Option<SystemTime>,
+    ) -> Option<News> {
+        let is_end = END_STATES.contains(&status);
+        let nonce = match own {
+            Some(Own::Other { nonce, .. }) => Some(nonce),
+            _ => None,
+        };
+        if status == "starting" {
+            self.seen.from_start = true;
+            if self.playbook.is_empty() {
+                self.playbook = payload.job().map(|job| one_line(&job)).unwrap_or_default();
+            }
+        }
+        if let Some(nonce) = nonce {
+            self.nonce.get_or_insert_with(|| nonce.to_owned());
+        }
+        let rank = |status: &str| match status {
+            "starting" => 0,
+            "running" => 1,
+            _ => 2,
+        };
+        // A repeat, or one that comes late.
+        if self.status.as_deref().is_some_and(|known| rank(known) >= rank(status)) {
+            return None;
+        }
+        self.status = Some(status.to_owned());
+        if is_end {
+            self.ended = when.or(self.last_event);
+        }
+        Some(News { is_end, ..News::of(status, String::new()) })
+    }
+
+    fn on_event(
+        &mut self,
+        payload: &Payload<'_>,
+        own: Option<Own<'_>>,
+        when: Option<SystemTime>,
+    ) -> Option<News> {
+        let counter = payload.counter?;
+        let is_newest = self.seen.highest.is_none_or(|highest| counter >= highest);
+        let hearing = self.seen.hear(counter, uuid_of(own));
+        if hearing == Hearing::Repeat {
+            return None;
+        }
+        let name = payload.event.as_deref().unwrap_or_default();
+        let data = payload.data();
+        let result = data.res();
+        if let Some(playbook) = data.playbook.as_deref().filter(|_| self.playbook.is_empty()) {
+            self.playbook = one_line(playbook);
+        }
+        if is_newest {
+            if let Some(play) = &data.play {
+                self.play = one_line(play);
+            }
+            if let Some(task) = &data.task {
+                self.task = one_line(task);
+            }
+        }
+        let failure = self.count(name, counter, payload, &data, &result, when);
+        let text = printed(payload.stdout.as_deref(), payload.start_line, payload.end_line).map(harmless);
+        if let Some(text) = &text {
+            self.output.add(counter, u64::from(hearing == Hearing::Another), text.clone());
+        }
+        let mut news = self.describe(name, &data, &result, failure.as_ref());
+        news.counter = Some(counter);
+        news.printed = text;
+        news.result = is_result(name).then(|| TaskResult {
+            host: one_line(data.host.as_deref().unwrap_or_default()),
+            task: one_line(data.task.as_deref().unwrap_or_default()),
+            is_changed: result.changed == Some(true),
+            is_failed: failure.is_some(),
+        });
+        if news.text.is_empty() {
+            let line =
+                payload.stdout.as_deref().unwrap_or_default().lines().find(|line| !line.trim().is_empty());
+            news.text = one_line(&without_colors(line.unwrap_or_default()));
+        }
+        if let Some(failure) = failure {
+            let place = self.failures.partition_point(|known| known.counter <= counter);
+            self.failures.insert(place, failure);
+            self.failures.truncate(FAILURES);
+        }
+        if self.is_over() {
+            self.ended = self.ended.max(when);
+        }
+        Some(news)
+    }
+
+    /// What an event says of tasks and their results; a failure, if it is one.
+    fn count(
+        &mut self,
+        name: &str,
+        counter: u64,
+        payload: &Payload<'_>,
+        data: &Data<'_>,
+        result: &Res,
+        when: Option<SystemTime>,
+    ) -> Option<Failure> {
+        if name == "playbook_on_stats" {
+            if let Some(stats) = payload.stats() {
+                self.recap = Recap::from(&stats);
+                self.has_stats = true;
+                find_rescued(&mut self.failures, &stats.rescued);
+            }
+            return None;
+        }
+        let is_start = matches!(name, "playbook_on_task_start" | "playbook_on_handler_task_start");
+        self.task_count += u64::from(is_start);
+        let mut one = Recap::default();
+        let fate = match name {
+            "runner_on_ok" => {
+                one.ok = 1;
+                one.changed = u64::from(result.changed == Some(true));
+                None
+            }
+            "runner_on_skipped" => {
+                one.skipped = 1;
+                None
+            }
+            "runner_on_failed" if data.ignore_errors == Some(true) => {
+                (one.ok, one.ignored) = (1, 1);
+                one.changed = u64::from(result.changed == Some(true));
+                Some(Fate::Ignored)
+            }
+            "runner_on_failed" => {
+                one.failed = 1;
+                Some(Fate::Failed)
+            }
+            "runner_on_unreachable" => {
+                one.unreachable = 1;
+                Some(Fate::Unreachable)
+            }
+            _ => None,
+        };
+        if !self.has_stats {
+            self.recap.add(&one);
+        }
+        if data.task_uuid.is_some() || is_start {
+            self.on_task(counter, data, &one, when);
+        }
+        fate.map(|fate| Failure::new(counter, data, result, fate))
+    }
+
+    fn on_task(&mut self, counter: u64, data: &Data<'_>, one: &Recap, when: Option<SystemTime>) {
+        let uuid = data.task_uuid.as_deref().unwrap_or_default();
+        let known = self.tasks.iter().rposition(|task| task.uuid == uuid && !uuid.is_empty());
+        let place = known.unwrap_or_else(|| {
+            let place = self.tasks.partition_point(|task| task.counter <= counter);
+            let name = one_line(data.task.as_deref().unwrap_or_default());
+            let recap = Recap::default();
+            let task = Task { counter, uuid: uuid.to_owned(), name, began: when, last: when, recap };
+            self.tasks.insert(place, task);
+            place
+        });
+        if let Some(task) = self.tasks.get_mut(place) {
+            task.counter = task.counter.min(counter);
+            task.began = [task.began, when].into_iter().flatten().min();
+            task.last = task.last.max(when);
+            task.recap.add(one);
+        }
+        if self.tasks.len() > TASKS {
+            self.tasks.remove(0);
+        }
+    }
+
+    fn describe(&self, name: &str, data: &Data<'_>, result: &Res, failure: Option<&Failure>) -> News {
+        let host = one_line(data.host.as_deref().unwrap_or_default());
+        let task = one_line(data.task.as_deref().unwrap_or_default());
+        let (word, text) = match (name, failure) {
+            (_, Some(failure)) => {
+                (failure.fate.as_str().to_owned(), format!("{host} · {task} · {}", failure.why))
+            }
+            ("playbook_on_play_start", _) => {
+                ("PLAY".to_owned(), one_line(data.play.as_deref().unwrap_or_default()))
+            }
+            ("playbook_on_task_start" | "playbook_on_handler_task_start", _) => ("TASK".to_owned(), task),
+            ("playbook_on_stats", _) => ("RECAP".to_owned(), self.recap.to_string()),
+            (name, _) => {
+                let short =
+                    name.strip_prefix("runner_on_").or_else(|| name.strip_prefix("runner_")).unwrap_or(name);
+                let short = if short == "ok" && result.changed == Some(true) { "changed" } else { short };
+                let more = result.msg.as_ref().or(result.item.as_ref()).map(super::failure::plain);
+                let parts = [host, task, one_line(&more.unwrap_or_default())];
+                let parts: Vec<&str> =
+                    parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+                (one_line(short), parts.join(" · "))
+            }
+        };
+        News::of(word, text)
+    }
+}
+
+impl Recap {
+    fn add(&mut self, more: &Self) {
+        let Self { ok, changed, unreachable, failed, skipped, rescued, ignored } = more;
+        self.ok += ok;
+        self.changed += changed;
+        self.unreachable += unreachable;
+        self.failed += failed;
+        self.skipped += skipped;
+        self.rescued += rescued;
+        self.ignored += ignored;
+    }
+}
+
+impl Task {
+    /// How long it took, or takes so far.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        self.last?.duration_since(self.began?).ok()
+    }
+}
+
+/// Is an event of this name the result of a task on a host?
+fn is_result(name: &str) -> bool {
+    matches!(name, "runner_on_ok" | "runner_on_failed" | "runner_on_unreachable" | "runner_on_skipped")
+}
+
+fn uuid_of(own: Option<Own<'_>>) -> Option<&str> {
+    match own {
+        Some(Own::Event { uuid, .. }) => Some(uuid),
+        _ => None,
+    }
+}

@@ -1,0 +1,222 @@
+//! The one source of runs, message by message.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::message::in_utc;
+
+const START: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn at(seconds: u64) -> SystemTime {
+    START + Duration::from_secs(seconds)
+}
+
+/// A source, and a stream that stores a message a second.
+#[derive(Default)]
+struct Heard {
+    runs: Runs,
+    stored: u64,
+}
+
+impl Heard {
+    fn message(&mut self, id: &str, payload: &Value) -> Option<News> {
+        self.stored += 1;
+        let message = Received {
+            id: Some(id.to_owned()),
+            payload: payload.to_string().into(),
+            stored: Some(at(self.stored)),
+            ..Received::default()
+        };
+        self.runs.hear(&message, at(self.stored))
+    }
+
+    fn event(&mut self, counter: u64, event: &str, data: &Value) -> Option<News> {
+        let payload = json!({
+            "runner_ident": "r.1", "counter": counter, "event": event, "event_data": data, "stdout": format!("line {counter}"),
+            "start_line": counter, "end_line": counter + 1,
+        });
+        self.message(&format!("site.a.r.1.{counter}.uuid-{counter}"), &payload)
+    }
+
+    fn status(&mut self, nonce: char, status: &str) -> Option<News> {
+        let nonce = nonce.to_string().repeat(16);
+        let payload = json!({"runner_ident": "r.1", "status": status, "command": ["ansible-playbook", "-i", "x", "site.yml"]});
+        self.message(&format!("site.a.r.1.status.{nonce}.1"), &payload)
+    }
+
+    fn only(&self) -> &Run {
+        assert_eq!(self.runs.all().count(), 1);
+        self.runs.all().next().unwrap().1
+    }
+}
+
+fn with(more: &Value) -> Value {
+    let mut data = json!({"playbook": "p.yml", "play": "P", "task": "T", "task_uuid": "t", "host": "h"});
+    data.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    data
+}
+
+#[test]
+fn a_run_from_start_to_end() {
+    let mut heard = Heard::default();
+    let base = with(&json!({}));
+    heard.event(1, "playbook_on_task_start", &base);
+    heard.event(2, "runner_on_ok", &with(&json!({"res": {"changed": true}})));
+    heard.event(3, "runner_on_ok", &with(&json!({"res": "... [9 bytes cut by ansible-runner-nats]"})));
+    heard.event(4, "runner_on_failed", &with(&json!({"ignore_errors": true})));
+    heard.event(5, "runner_on_failed", &with(&json!({"res": {"msg": "no\n\u{1b}[2J"}})));
+    heard.event(6, "runner_on_unreachable", &with(&json!({"res": {"msg": ["a"]}})));
+    heard.event(7, "runner_on_skipped", &base);
+    assert!(heard.event(8, "runner_on_ok", &json!("cut")).is_some());
+    assert!(heard.status('a', "successful").unwrap().is_end);
+    let run = heard.only();
+    assert_eq!((run.subject_id.as_str(), run.ident.as_str(), run.status()), ("site.a", "r.1", "successful"));
+    let counted = Recap { ok: 4, changed: 1, unreachable: 1, failed: 1, skipped: 1, rescued: 0, ignored: 1 };
+    assert_eq!(run.recap, counted);
+    assert_eq!((run.task_count, run.missing(), run.tasks.len()), (1, 0, 1));
+    assert_eq!(run.tasks[0].duration(), Some(Duration::from_secs(6)));
+    assert_eq!((run.started, run.ended), (Some(at(1)), Some(at(9))));
+    // Its clock has stopped, whatever the reader's says.
+    assert_eq!(run.duration(at(1000)), Some(Duration::from_secs(8)));
+    let why: Vec<(&str, Fate)> = run.failures.iter().map(|one| (one.why.as_str(), one.fate)).collect();
+    assert_eq!(why, [("", Fate::Ignored), ("no ^[[2J", Fate::Failed), ("[\"a\"]", Fate::Unreachable)]);
+    assert_eq!(run.output.lines().collect::<Vec<_>>().len(), 8);
+    // The next run of the playbook has something to go by.
+    heard.status('b', "starting");
+    heard.event(1, "playbook_on_task_start", &base);
+    assert_eq!(heard.runs.all().count(), 1 + 1);
+    let next = heard.runs.all().map(|(_, run)| run).find(|run| run.is_again).unwrap();
+    assert_eq!((next.status(), next.playbook.as_str()), ("starting", "site.yml"));
+}
+
+#[test]
+fn ansibles_own_recap_is_the_last_word() {
+    let mut heard = Heard::default();
+    heard.event(1, "runner_on_failed", &with(&json!({"res": {"msg": "first"}})));
+    heard.event(2, "runner_on_failed", &with(&json!({"res": {"msg": "second"}})));
+    heard.event(3, "runner_on_failed", &with(&json!({"host": "other", "res": {"msg": "third"}})));
+    let stats = json!({
+        "ok": {"h": 5, "other": 1}, "changed": {"h": 2}, "failures": {"h": 1}, "rescued": {"h": 1, "other": 1},
+        "ignored": {"h": 3}, "dark": {}, "skipped": {}, "processed": {"h": 1},
+    });
+    let news = heard.event(4, "playbook_on_stats", &stats).unwrap();
+    assert_eq!(news.text, "ok=6 changed=2 unreachable=0 failed=1 skipped=0 rescued=2 ignored=3");
+    let fates: Vec<Fate> = heard.only().failures.iter().map(|one| one.fate).collect();
+    assert_eq!(fates, [Fate::Rescued, Fate::Failed, Fate::Rescued]);
+    // What comes late changes no number.
+    heard.event(5, "runner_on_ok", &with(&json!({})));
+    assert_eq!(heard.only().recap.ok, 6);
+}
+
+#[test]
+fn messages_in_any_order() {
+    let mut heard = Heard::default();
+    for counter in [5_u64, 6, 2, 1, 4, 3, 6, 1] {
+        let data = with(&json!({"task": format!("task {counter}"), "task_uuid": format!("t{counter}")}));
+        heard.event(counter, "playbook_on_task_start", &data);
+    }
+    let run = heard.only();
+    assert_eq!((run.task.as_str(), run.task_count, run.missing()), ("task 6", 6, 0));
+    let names: Vec<&str> = run.tasks.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["task 1", "task 2", "task 3", "task 4", "task 5", "task 6"]);
+    let lines: Vec<&str> = run.output.lines().collect();
+    assert_eq!(lines, ["line 1", "line 2", "line 3", "line 4", "line 5", "line 6"]);
+    assert_eq!(heard.runs.repeats, 2);
+}
+
+#[test]
+fn an_ident_that_is_used_again() {
+    let mut heard = Heard::default();
+    heard.status('a', "starting");
+    heard.event(1, "verbose", &Value::Null);
+    heard.status('a', "failed");
+    // The same status once more, and the same first status: no other run.
+    assert!(heard.status('a', "failed").is_none());
+    assert!(heard.status('a', "starting").is_none());
+    assert_eq!(heard.only().status(), "failed");
+    heard.status('b', "starting");
+    let mut states: Vec<&str> = heard.runs.all().map(|(_, run)| run.status()).collect();
+    states.sort_unstable();
+    assert_eq!(states, ["failed", "starting"]);
+    // A message of the first one, fetched late, is none of the second.
+    let early = Received {
+        id: Some("site.a.r.1.2.u".to_owned()),
+        payload: json!({"runner_ident": "r.1", "counter": 2}).to_string().into(),
+        stored: Some(at(2)),
+        ..Received::default()
+    };
+    assert!(heard.runs.hear(&early, at(9)).is_none());
+    // A run that was killed before its end, and the next one.
+    heard.event(1, "verbose", &json!({"second": true}));
+    heard.status('c', "starting");
+    assert_eq!(heard.runs.all().count(), 3);
+}
+
+#[test]
+fn what_says_nothing_is_silent() {
+    let mut heard = Heard::default();
+    heard.status('a', "starting");
+    heard.status('a', "running");
+    let state = |heard: &Heard, now| heard.only().state(at(now), None).to_owned();
+    assert_eq!((state(&heard, 60), state(&heard, 63)), ("running".to_owned(), "silent".to_owned()));
+    assert_eq!(heard.only().state(at(5), Some(Duration::from_secs(2))), "silent");
+    // Two beats, ten seconds apart: two more may be missed.
+    for (number, second) in [(1, 10), (3, 30)] {
+        heard.stored = second;
+        let created = in_utc(at(second));
+        let beat = json!({"heartbeat": number, "runner_ident": "r.1", "created": created, "status": "running", "events": 0});
+        let news =
+            heard.message(&format!("site.a.r.1.heartbeat.{}.{number}", "d".repeat(16)), &beat).unwrap();
+        assert!(!news.is_end);
+    }
+    assert_eq!((state(&heard, 51), state(&heard, 52)), ("running".to_owned(), "silent".to_owned()));
+    heard.status('a', "canceled");
+    assert_eq!(state(&heard, 9000), "canceled");
+}
+
+#[test]
+fn an_end_is_one_end_however_often_it_is_heard() {
+    let mut heard = Heard::default();
+    let ends = ["running", "failed", "failed", "running", "failed"]
+        .map(|name| heard.status('a', name).is_some_and(|news| news.is_end));
+    assert_eq!(ends, [false, true, false, false, false]);
+}
+
+#[test]
+fn the_end_of_a_run_without_an_ident() {
+    let mut heard = Heard::default();
+    heard.event(1, "verbose", &Value::Null);
+    let id = format!("site.a.r.1.status.{}.3", "a".repeat(16));
+    let news = heard.message(&id, &json!({"status": "error", "job_explanation": "x"})).unwrap();
+    assert!(news.is_end);
+    assert_eq!(heard.only().status(), "error");
+}
+
+#[test]
+fn a_run_that_publishes_only_some_events_misses_none() {
+    let mut runs = Runs::default();
+    for counter in [1, 9] {
+        let payload = json!({"runner_ident": "r", "counter": counter}).to_string().into();
+        let id = Some(format!("a.r.{counter}.u"));
+        runs.hear(&Received { id, payload, selected: true, ..Received::default() }, START);
+    }
+    assert_eq!(runs.all().next().unwrap().1.missing(), 0);
+}
+
+#[test]
+fn a_message_of_others_changes_no_run_of_ours() {
+    let mut heard = Heard::default();
+    heard.event(1, "verbose", &Value::Null);
+    for foreign in [json!({"runner_ident": "r.1"}), json!({"runner_ident": "r.1", "status": "check"})] {
+        assert!(heard.message("site.a.r.1.x", &foreign).is_none());
+    }
+    for payload in
+        ["", "{}", "[]", "7", "{\"status\":7}", "\u{0}", "{\"runner_ident\":\"x\"}", "{\"status\":\"check\"}"]
+    {
+        let message = Received { payload: payload.into(), ..Received::default() };
+        assert!(heard.runs.hear(&message, START).is_none(), "{payload}");
+    }
+    assert_eq!((heard.only().status(), heard.runs.foreign), ("running", 10));
+}
