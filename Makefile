@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan lint \
-	format build wheels sdist matrix peers bench clean
+	format build docs wheels sdist matrix peers bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -92,6 +92,9 @@ build: $(VENV)/complete ## build the wheel and install it into .venv
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 
 RELEASE := $(BIN)/maturin build --release --locked --quiet --interpreter $(BIN)/python --no-default-features
+
+docs: build ## make the pictures in docs anew: real jobs on a real terminal
+	$(BIN)/python docs/screens.py
 
 wheels: $(VENV)/complete ## build the release wheels (cp39 and cp310) into dist
 	@rm -rf dist

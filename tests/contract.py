@@ -38,8 +38,11 @@ def problems(instance: Any, validators: list[Draft7Validator]) -> list[str]:
     ]
 
 
+#: What is published.
+MESSAGES = ("event", "status", "heartbeat")
+
 PAYLOADS = {
     kind: [validator(f"/components/messages/{kind}/payload", as_draft7=old) for old in (False, True)]
-    for kind in ("event", "status")
+    for kind in MESSAGES
 }
-HEADERS = {kind: [validator(f"/components/messages/{kind}/headers")] for kind in ("event", "status")}
+HEADERS = {kind: [validator(f"/components/messages/{kind}/headers")] for kind in MESSAGES}

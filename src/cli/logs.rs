@@ -100,7 +100,7 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
                     run.started.map_or_else(String::new, |when| format!(", which began at {}", in_utc(when)));
                 complain(&format!("there were several runs of this ident; this is the last one{since}"));
             }
-            let start = run.first_stored.map_or(Start::First, Start::Since);
+            let start = beginning_of(&run);
             (Some(run), start)
         }
         Ok(None) if arguments.ident.is_none() => {
@@ -108,8 +108,8 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
             return Ok(Exit::Problem);
         }
         Ok(None) => (None, Start::First),
-        Err(Stopped::NoStream(reason)) if arguments.follow => {
-            complain(&format!("{reason}: what was printed so far is not known, and what comes is not kept"));
+        Err(Stopped::NoStream) if arguments.follow => {
+            complain("no stream takes what runs publish: what was printed so far is not known");
             (None, Start::Now)
         }
         Err(stopped) => return Ok(stopped.exit()),
@@ -130,6 +130,11 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
         waiting_since: None,
     };
     logs.follow(&heard)
+}
+
+/// Where a stream has the beginning of a run, as far as its statuses tell.
+fn beginning_of(run: &Run) -> Start {
+    run.first_stored.filter(|_| run.is_whole()).map_or(Start::First, Start::Since)
 }
 
 /// The run that began last.
@@ -207,7 +212,7 @@ impl Logs<'_> {
                     self.show.end_of_tail()?;
                 }
                 Heard::Lost(reason) => complain(&self.source.hide(reason)),
-                Heard::Connected { .. } | Heard::Failed(_) | Heard::NoStream(_) => {}
+                Heard::Connected { .. } | Heard::Failed(_) | Heard::NoStream => {}
             }
         }
     }
@@ -339,12 +344,12 @@ pub(super) fn wait(arguments: &WaitArguments) -> io::Result<Exit> {
     let (run, start) = match source.last_run(subject_id, ident)? {
         Ok(Some(run)) if run.is_over() => return Ok(Exit::of_status(run.status())),
         Ok(Some(run)) => {
-            let start = run.first_stored.map_or(Start::First, Start::Since);
+            let start = beginning_of(&run);
             (Some(run), start)
         }
         Ok(None) => (None, Start::First),
-        Err(Stopped::NoStream(reason)) => {
-            complain(&format!("{reason}: whether the run has ended already is not known"));
+        Err(Stopped::NoStream) => {
+            complain("no stream takes what runs publish: whether the run has ended already is not known");
             (None, Start::Now)
         }
         Err(stopped) => return Ok(stopped.exit()),

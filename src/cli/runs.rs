@@ -122,7 +122,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         let shown =
             if wanted.len() < count { format!("{} of {count}", wanted.len()) } else { count.to_string() };
         complain_softly(&format!(
-            "{shown} runs of the last {}, from stream {}, in {:.1} s",
+            "{shown} run{} of the last {}, from stream {}, in {:.2} s",
+            if count == 1 { "" } else { "s" },
             humantime::format_duration(arguments.since),
             streams.join(", "),
             began.elapsed().as_secs_f64()
@@ -218,7 +219,8 @@ fn table(runs: &[&Run], now: SystemTime, silent_after: Option<Duration>) -> io::
         for (number, row) in std::iter::once(&head).chain(&rows).enumerate() {
             let mut line = String::new();
             for (place, (cell, width)) in row.iter().zip(widths).enumerate() {
-                let padded = format!("{cell:width$}");
+                let is_last = place + 1 == HEAD.len();
+                let padded = if is_last { cell.clone() } else { format!("{cell:width$}") };
                 let is_state = number > 0 && HEAD.get(place) == Some(&"STATE");
                 let shown = match (number, is_state) {
                     (0, _) => Tone::Strong.paint(&padded),
@@ -226,7 +228,7 @@ fn table(runs: &[&Run], now: SystemTime, silent_after: Option<Duration>) -> io::
                     _ => padded,
                 };
                 line.push_str(&shown);
-                if place + 1 < HEAD.len() {
+                if !is_last {
                     line.push_str("  ");
                 }
             }

@@ -43,7 +43,7 @@ pub(super) enum Stopped {
     /// It was said why.
     Failed,
     /// No stream takes the subjects: this was not said yet.
-    NoStream(String),
+    NoStream,
     Interrupted,
     /// Nothing came until then.
     TimedOut,
@@ -53,8 +53,8 @@ impl Stopped {
     pub(super) fn exit(self) -> Exit {
         match self {
             Self::Failed => Exit::Problem,
-            Self::NoStream(reason) => {
-                complain(&format!("{reason}; {NEEDS_STREAM}"));
+            Self::NoStream => {
+                complain(NEEDS_STREAM);
                 Exit::Problem
             }
             Self::Interrupted => Exit::Interrupted,
@@ -63,7 +63,7 @@ impl Stopped {
     }
 }
 
-const NEEDS_STREAM: &str = "what runs have done is only known where a stream keeps it: \
+const NEEDS_STREAM: &str = "no stream takes what runs publish, and what they have done is only known where one keeps it: \
                             `ansible-runner-nats stream create` makes one";
 
 impl Source {
@@ -151,7 +151,7 @@ impl Source {
                 Ok(Heard::CaughtUp) => return Ok(Ok(read)),
                 Ok(Heard::Message(message)) => take(&message)?,
                 Ok(Heard::Lost(reason)) => complain(&self.hide(reason)),
-                Ok(Heard::Failed(_) | Heard::NoStream(_)) => {}
+                Ok(Heard::Failed(_) | Heard::NoStream) => {}
                 Err(stopped) => return Ok(Err(stopped)),
             }
         }
@@ -170,7 +170,7 @@ impl Source {
                     complain(&self.hide(reason));
                     return Err(Stopped::Failed);
                 }
-                Ok(Heard::NoStream(reason)) => return Err(Stopped::NoStream(reason)),
+                Ok(Heard::NoStream) => return Err(Stopped::NoStream),
                 Ok(heard) => return Ok(heard),
                 Err(RecvTimeoutError::Timeout)
                     if deadline.is_some_and(|deadline| deadline <= Instant::now()) =>

@@ -78,7 +78,7 @@ pub(crate) enum Heard {
     /// Why this is the end; no waiting mends it.
     Failed(String),
     /// The same: a stream is needed, and none takes the subjects.
-    NoStream(String),
+    NoStream,
     /// A message.
     Message(Received),
 }
@@ -94,7 +94,7 @@ enum Stop {
     /// Something is in the way that will not pass.
     Never(String),
     /// A stream is needed, and none takes the subjects.
-    NoStream(String),
+    NoStream,
 }
 
 type Step<T> = Result<T, Stop>;
@@ -128,8 +128,8 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
         }
         let told = match stop {
             Stop::Enough => return,
-            Stop::NoStream(reason) => {
-                let _ = listener.tell(Heard::NoStream(reason));
+            Stop::NoStream => {
+                let _ = listener.tell(Heard::NoStream);
                 return;
             }
             Stop::Gone => {
@@ -193,7 +193,10 @@ impl Listener<'_> {
     async fn serve(&mut self, server: &Server, mut link: Link, pool: &mut Pool) -> Step<()> {
         let info = link.client.server_info();
         pool.learn(server, &info.connect_urls, info.tls_required);
-        let name = format!("{} at {}", info.server_name, server.address);
+        // Nobody has given it a name: it is called by its key.
+        let name = Some(info.server_name).filter(|name| *name != info.server_id);
+        let name =
+            name.map_or_else(|| server.address.clone(), |name| format!("{name} at {}", server.address));
         let streams = self.streams(&mut link).await?;
         for stream in &streams {
             // From now on is from this message on, however often the connection breaks.
@@ -273,8 +276,7 @@ impl Listener<'_> {
             streams => streams.map_err(stop)?,
         };
         if streams.is_empty() && needs_one {
-            let subject = self.wish.subjects.first().map_or(">", String::as_str);
-            return Err(Stop::NoStream(format!("no stream takes {subject}")));
+            return Err(Stop::NoStream);
         }
         Ok(streams)
     }

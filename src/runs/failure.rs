@@ -82,6 +82,9 @@ const SAYS_NOTHING: [&str; 6] = [
     "Failed as requested from task",
 ];
 
+/// In the place of a traceback (`ansible.module_utils`, ansible-core 2.19 and later).
+const NO_TRACEBACK: &str = "(traceback unavailable)";
+
 /// The message, unless it says nothing: then the last line of what was printed. Items that failed are named.
 fn why(result: &Res) -> String {
     let items: Vec<String> = failing(result)
@@ -126,7 +129,7 @@ fn printed(result: &Res) -> Vec<(&'static str, &str)> {
         ("module_stdout", module_stdout),
     ];
     let given = all.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
-    given.filter(|(_, text)| !text.trim().is_empty()).collect()
+    given.filter(|(_, text)| !text.trim().is_empty() && text.trim() != NO_TRACEBACK).collect()
 }
 
 fn details(result: &Res) -> Vec<String> {

@@ -125,6 +125,7 @@ impl Runs {
         }
         if news.as_ref().is_some_and(|news| news.is_end)
             && run.status() == "successful"
+            && run.task_count > 0
             && !run.playbook.is_empty()
         {
             self.tasks_of.insert(run.playbook.clone(), run.task_count);

@@ -171,6 +171,14 @@ impl Run {
         self.is_fetched || self.seen.from_start
     }
 
+    /// Was it heard of, but not from its first event on, while a stream has more of it?
+    pub(crate) fn is_worth_reading(&self) -> bool {
+        !self.is_fetched
+            && self.first_stored.is_some()
+            && (self.is_over() || self.has_events())
+            && !self.seen.has_first()
+    }
+
     pub(super) fn nonce(&self) -> Option<&str> {
         self.nonce.as_deref()
     }
@@ -216,6 +224,13 @@ impl Run {
                 && let Some(beats) = number.checked_sub(before).and_then(|beats| u32::try_from(beats).ok())
                 && beats > 0
                 && let Ok(passed) = created.duration_since(then)
+            {
+                self.beats_every = Some(passed / beats);
+            }
+            // Of a single one it can be told by the time since the run began.
+            if let (None, Some(started)) = (self.beats_every, self.started)
+                && let (Ok(passed), Ok(beats @ 1..)) =
+                    (created.duration_since(started), u32::try_from(number))
             {
                 self.beats_every = Some(passed / beats);
             }

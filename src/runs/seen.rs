@@ -79,6 +79,11 @@ impl Seen {
         (highest - lowest).saturating_add(1).saturating_sub(self.distinct)
     }
 
+    /// Was the first event heard?
+    pub(super) fn has_first(&self) -> bool {
+        self.lowest.is_some_and(|lowest| lowest <= 1)
+    }
+
     /// How many events were heard.
     pub(super) fn count(&self) -> u64 {
         self.distinct

@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    ops::Range,
     time::{Duration, SystemTime},
 };
 
@@ -70,6 +71,8 @@ pub(super) struct List {
     failure_at: usize,
     /// What was drawn last, in its order.
     shown: Vec<RunId>,
+    /// Those of them that there was room for.
+    visible: Range<usize>,
     shown_failures: Vec<RunId>,
 }
 
@@ -88,6 +91,7 @@ impl List {
             at: 0,
             failure_at: 0,
             shown: Vec::new(),
+            visible: 0..0,
             shown_failures: Vec::new(),
         }
     }
@@ -98,6 +102,11 @@ impl List {
             Pane::Runs => self.marked.or_else(|| self.shown.get(self.at).copied()),
             Pane::Failures => self.shown_failures.get(self.failure_at).copied(),
         }
+    }
+
+    /// The runs that are on the screen.
+    pub(super) fn visible(&self) -> &[RunId] {
+        self.shown.get(self.visible.clone()).unwrap_or_default()
     }
 
     pub(super) fn next_sort(&mut self) {
@@ -149,11 +158,17 @@ impl List {
         // A third for failures, if there are any; the table keeps its head and two rows.
         let height = usize::from(area.height);
         let wanted = if failures.is_empty() { 0 } else { failures.len() + 1 };
-        let below = wanted.min(height / 3).max(if wanted > 0 { 2 } else { 0 }).min(height.saturating_sub(3));
+        let below = wanted
+            .min(height / 3)
+            .max(wanted.min(if height < 7 { 2 } else { 3 }))
+            .min(height.saturating_sub(3));
         let below = u16::try_from(below).unwrap_or(0);
         let above = Rect { height: area.height - below, ..area };
+        let rows = usize::from(above.height).saturating_sub(1);
+        let first = self.at.saturating_sub(rows.saturating_sub(1));
+        self.visible = first..(first + rows).min(shown.len());
         let table = Table { now, silent_after, is_focused: self.pane == Pane::Runs };
-        table.draw(frame, above, &shown, self.at);
+        table.draw(frame, above, &shown, self.visible.clone(), self.at);
         let place = Rect { y: area.y + above.height, height: below, ..area };
         draw_failures(frame, place, &failures, self.failure_at, self.pane == Pane::Failures);
     }
@@ -167,7 +182,11 @@ impl List {
         let open = of("running") + of("starting");
         let silent = of("silent");
         let silent = if silent > 0 { format!(", {silent} silent") } else { String::new() };
-        format!("{} runs, {open} running{silent}", self.shown.len())
+        format!(
+            "{} run{}, {open} running{silent}",
+            self.shown.len(),
+            if self.shown.len() == 1 { "" } else { "s" }
+        )
     }
 
     pub(super) fn foot(&self) -> String {
@@ -262,7 +281,7 @@ type Head = (&'static str, usize, Option<usize>, bool, bool);
 
 const COLUMNS: [Head; 16] = [
     ("subject id", 11, Some(6), false, false),
-    ("ident", 0, Some(8), false, true),
+    ("ident", 0, Some(14), false, true),
     ("state", 1, None, false, true),
     ("playbook", 8, Some(8), false, false),
     ("task", 6, Some(10), false, true),
@@ -285,6 +304,10 @@ impl Table {
         let tasks =
             run.known_tasks.map_or(run.task_count.to_string(), |known| format!("{}/{known}", run.task_count));
         let recap = &run.recap;
+        // Of whom no event was heard nobody knows.
+        let is_known = run.has_events();
+        let tasks = if is_known { tasks } else { String::new() };
+        let number = |number, color| if is_known { Cell::number(number, color) } else { Cell::text("") };
         let age = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), in_short);
         [
             Cell::text(&run.subject_id),
@@ -293,23 +316,29 @@ impl Table {
             Cell::text(&run.playbook),
             Cell::text(&run.task),
             Cell::text(&tasks),
-            Cell::number(recap.ok, Color::Green),
-            Cell::number(recap.changed, Color::Yellow),
-            Cell::number(recap.failed, Color::Red),
-            Cell::number(recap.unreachable, Color::Red),
-            Cell::number(recap.skipped, Color::Cyan),
-            Cell::number(recap.rescued, Color::Magenta),
-            Cell::number(recap.ignored, Color::Magenta),
+            number(recap.ok, Color::Green),
+            number(recap.changed, Color::Yellow),
+            number(recap.failed, Color::Red),
+            number(recap.unreachable, Color::Red),
+            number(recap.skipped, Color::Cyan),
+            number(recap.rescued, Color::Magenta),
+            number(recap.ignored, Color::Magenta),
             Cell::number(run.missing(), Color::Red),
             Cell::text(&age(run.duration(self.now))),
             Cell::text(&if run.is_over() { "-".to_owned() } else { in_short(run.silence(self.now)) }),
         ]
     }
 
-    fn draw(&self, frame: &mut Frame<'_>, area: Rect, runs: &[(RunId, &Run)], at: usize) {
-        let rows = usize::from(area.height).saturating_sub(1);
-        let first = at.saturating_sub(rows.saturating_sub(1));
-        let visible = runs.iter().skip(first).take(rows);
+    fn draw(
+        &self,
+        frame: &mut Frame<'_>,
+        area: Rect,
+        runs: &[(RunId, &Run)],
+        visible: Range<usize>,
+        at: usize,
+    ) {
+        let first = visible.start;
+        let visible = runs.get(visible).unwrap_or_default().iter();
         let cells: Vec<[Cell; COLUMNS.len()]> = visible.map(|(_, run)| self.cells(run)).collect();
         let has_several_ids = runs.windows(2).any(|pair| match pair {
             [(_, one), (_, other)] => one.subject_id != other.subject_id,

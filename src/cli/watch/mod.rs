@@ -66,8 +66,6 @@ pub(super) struct Arguments {
 
 /// How far back the screen knows runs from the start.
 const LOOK_BACK: Duration = Duration::from_secs(86_400);
-/// So many runs that go on or went wrong are read in whole from the start.
-const READ_AT_START: usize = 50;
 
 pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
@@ -140,7 +138,7 @@ impl Watch<'_> {
                         stdout(|out| writeln!(out, "{}", line(run, &news)))?;
                     }
                 }
-                Ok(Heard::CaughtUp | Heard::Failed(_) | Heard::NoStream(_)) => {}
+                Ok(Heard::CaughtUp | Heard::Failed(_) | Heard::NoStream) => {}
                 Err(stopped) => return Ok(stopped.exit()),
             }
         }
@@ -164,16 +162,16 @@ impl Watch<'_> {
                         self.has_stream = !streams.is_empty();
                         screen.server = format!("connected to {}", self.source.hide(server));
                     }
-                    Ok(Heard::CaughtUp) => self.read_at_start()?,
+                    Ok(Heard::CaughtUp) => {}
                     Ok(Heard::Lost(reason)) => screen.server = self.source.hide(reason),
                     Ok(Heard::Failed(reason)) => {
                         drop(screen);
                         complain(&self.source.hide(reason));
                         return Ok(Exit::Problem);
                     }
-                    Ok(Heard::NoStream(reason)) => {
+                    Ok(Heard::NoStream) => {
                         drop(screen);
-                        return Ok(Stopped::NoStream(reason).exit());
+                        return Ok(Stopped::NoStream.exit());
                     }
                     Ok(Heard::Message(message)) => {
                         let news = self.runs.hear(&message, SystemTime::now());
@@ -185,6 +183,10 @@ impl Watch<'_> {
             }
             self.take_fetched(began, FRAME);
             screen.draw(&self.runs, SystemTime::now())?;
+            if self.fetched.is_empty() {
+                // What is shown is to be true: of a run whose statuses alone were heard the counts are not known.
+                self.fetch(screen.visible())?;
+            }
             match screen.keys(&self.runs, FRAME)? {
                 Wanted::Nothing => {}
                 Wanted::Run(id) => self.fetch(&[id])?,
@@ -202,20 +204,10 @@ impl Watch<'_> {
         self.arguments.runs.is_some_and(|runs| self.ended >= runs)
     }
 
-    /// Runs that were known by their statuses alone: those that people want to know more about, the newest first.
-    fn read_at_start(&mut self) -> io::Result<()> {
-        let is_wanted = |run: &Run| !run.is_over() || run.status() != "successful";
-        let mut wanted: Vec<(RunId, &Run)> = self.runs.all().filter(|(_, run)| is_wanted(run)).collect();
-        wanted.sort_by_key(|(id, run)| std::cmp::Reverse((!run.is_over(), *id)));
-        let wanted: Vec<RunId> = wanted.into_iter().take(READ_AT_START).map(|(id, _)| id).collect();
-        self.fetch(&wanted)
-    }
-
     /// Reads all that streams have kept of some runs, in the background.
     fn fetch(&mut self, ids: &[RunId]) -> io::Result<()> {
         let runs = ids.iter().filter_map(|id| Some((*id, self.runs.get(*id)?)));
-        let wanted: Vec<(RunId, &Run)> =
-            runs.filter(|(_, run)| !run.is_fetched && run.first_stored.is_some()).collect();
+        let wanted: Vec<(RunId, &Run)> = runs.filter(|(_, run)| run.is_worth_reading()).collect();
         let Some(since) = wanted.iter().filter_map(|(_, run)| run.first_stored).min() else { return Ok(()) };
         if !self.has_stream {
             return Ok(());

@@ -136,6 +136,11 @@ impl Screen {
         }
     }
 
+    /// The runs that are on the screen.
+    pub(super) fn visible(&self) -> &[RunId] {
+        self.list.visible()
+    }
+
     pub(super) fn draw(&mut self, runs: &Runs, now: SystemTime) -> io::Result<()> {
         self.rate.count(runs.messages);
         let Self { terminal, server, silent_after, list, detail, help, rate } = self;
