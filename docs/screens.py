@@ -101,6 +101,7 @@ class Terminal:
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         env = {**os.environ, "TERM": "xterm-256color"}
+        env.pop("NO_COLOR", None)
         self.child = pexpect.spawn(command[0], list(command[1:]), env=env, dimensions=(rows, columns))
 
     def wait_for(self, is_there: Callable[[str], bool]) -> None:

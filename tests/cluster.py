@@ -114,6 +114,22 @@ class Cluster:
         finally:
             bus.close()
 
+    def stored(self, subjects: str) -> int:
+        """How many messages the stream has on these subjects."""
+        bus = self.bus()
+
+        def ask() -> dict[str, int] | None:
+            try:
+                js = bus.client.jetstream(timeout=1)
+                return bus.run(js.stream_info("RUNS", subjects_filter=subjects)).state.subjects or {}
+            except Exception:  # noqa: BLE001 - being elected
+                return None
+
+        try:
+            return sum((wait_until(lambda: ask() or None, "the stream to answer") or {}).values())
+        finally:
+            bus.close()
+
     def messages(self) -> list[Msg]:
         """What the stream holds, in its order."""
         self.all_current()

@@ -187,6 +187,15 @@ def test_the_streams_leader_again_and_again(cluster: Cluster, tmp_path: Path) ->
     try:
         while runner.is_alive():
             cluster.all_current()
+            # Both are back: what is measured is one outage, not two with a moment between them.
+            ours, sent = cluster.stored("pub.ansible.>"), plain.sent
+            wait_until(
+                lambda ours=ours, sent=sent: (
+                    not runner.is_alive()  # type: ignore[misc]
+                    or (plain.sent > sent and cluster.stored("pub.ansible.>") > ours)
+                ),
+                "both to go on",
+            )
             kill_and_start(cluster.node(cluster.leader()))
             kills += 1
     finally:

@@ -340,3 +340,148 @@ def test_usage() -> None:
     done = command("watch", "-o", "token=", "-s", "http://x")
     assert done.returncode == 1
     assert "expected server URLs" in done.stderr
+
+
+def stats(**hosts: dict[str, int]) -> dict[str, Any]:
+    """The end of a playbook: what each host has, by ansible's own words."""
+    words = ("ok", "changed", "dark", "failures", "skipped", "rescued", "ignored")
+    data = {word: {host: counts[word] for host, counts in hosts.items() if word in counts} for word in words}
+    return {"event": "playbook_on_stats", "event_data": data}
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(40, 10), (80, 24), (200, 60)])
+def test_numbers_are_whole_or_not_there(
+    server: Server, terminal: Callable[..., Terminal], columns: int, rows: int
+) -> None:
+    screen = terminal(columns, rows, "-s", server.url)
+    screen.see("connected to")
+    counts = {"ok": 12345, "changed": 67890, "failures": 13579, "rescued": 24680, "ignored": 11223}
+    publish(server, "a-rather-long-ident-of-a-run", [*task("t", fails=True, msg="m"), stats(h=counts)], None)
+    lines = screen.wait_for(lambda lines: any("13579" in line for line in lines))
+    [row] = [line for line in lines if "13579" in line]
+    shown = [word for word in row.split() if word.isdigit() and len(word) > 2]
+    assert set(shown) <= {"12345", "67890", "13579", "24680", "11223"}
+    assert "13579" in shown
+    if columns >= 80:
+        assert {"12345", "67890"} <= set(shown)
+    if columns == 200:
+        assert shown == ["12345", "67890", "13579", "24680", "11223"]
+        assert "a-rather-long-ident-of-a-run" in row
+    assert all(len(line) <= columns for line in lines)
+    assert any(" h · t · m" in line for line in lines) or rows == 10
+
+
+def test_a_run_is_opened(server: Server, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(100, 40, "-s", server.url)
+    screen.see("connected to")
+    result = {"msg": "non-zero return code", "rc": 3, "stderr": "first line\nthe real reason"}
+    events = [*task("install", changed=True), *task("break", fails=True, **result), *task("go on")]
+    for number, data in enumerate(events):
+        data.update(stdout=f"\x1b[0;32mline {number}\x1b[0m", start_line=number, end_line=number + 1)
+        data["event_data"]["task_uuid"] = data["event_data"]["task"]
+    publish(server, "alpha", events, end=None)
+    # The reason where the message says nothing, on the list already.
+    screen.see("failed h · break · the real reason (rc=3)")
+    screen.send("\r")
+    lines = screen.see(
+        "─ failures 1", "─ tasks 3", "─ output", "the real reason", "first line", "line 5", "rc: 3"
+    )
+    assert not any("\x1b" in line for line in lines)
+    assert any("install" in line and "changed=1" in line for line in lines)
+    # What comes is shown as it comes.
+    publish(
+        server, "alpha", [*events, {"event": "verbose", "stdout": "and more", "start_line": 6, "end_line": 7}]
+    )
+    screen.see("and more", "successful  id  alpha")
+    screen.send("?")
+    screen.see("to the next pane")
+    screen.send("x")
+    screen.wait_for(lambda lines: not any("to the next pane" in line for line in lines))
+    # Where there is no room for all, Tab shows one pane after the other.
+    screen.resize(60, 14)
+    screen.wait_for(lambda lines: not any("─ tasks" in line for line in lines))
+    for pane in ("─ tasks 3", "─ output", "─ failures 1"):
+        screen.send("\t")
+        screen.see(pane)
+    screen.send("\x1b")
+    screen.see("q quit")
+    screen.send("q")
+    screen.child.expect(pexpect.EOF)
+
+
+def test_failures_of_one_run_hide_no_others(server: Server, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(100, 24, "-s", server.url)
+    screen.see("connected to")
+    publish(server, "few", task("one", fails=True, msg="needle"), "failed")
+    publish(
+        server, "many", [part for n in range(500) for part in task(f"t{n}", fails=True, msg="m")], "failed"
+    )
+    screen.see("earlier ones: Enter shows them", "needle")
+    screen.send("\t")
+    screen.send("j")
+    screen.send("\r")
+    screen.see("failures 500")
+    screen.send("\x1b")
+    screen.see("Enter open")
+    screen.send("/needle")
+    lines = screen.see("filter: needle_", "needle")
+    assert not any("many" in line for line in lines)
+
+
+def test_a_run_that_falls_silent(server: Server, terminal: Callable[..., Terminal]) -> None:
+    screen = terminal(100, 24, "-s", server.url, "--silent-after", "1s")
+    screen.see("connected to")
+    publish(server, "gone", task("t"), end=None)
+    screen.see("1 run, 1 running")
+    lines = screen.see("1 run, 0 running, 1 silent")
+    assert any("gone" in line and "silent" in line for line in lines)
+    publish(server, "gone", [*task("t"), *task("u")])
+    screen.see("1 run, 0 running ·", "successful")
+
+
+def test_what_was_there_before(
+    stored: tuple[Server, Bus], terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    """Runs of the last day are known from the start, and opened in whole; times are those of the events."""
+    server, _ = stored
+    job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}})
+    assert cli("run", job.folder, "-p", "play.yml", "--ident", "early", env=ON).returncode == 0
+    other = config(server.url, None)
+    other.settings["nats_subject_id"] = "site.b"
+    other.ident = "other"
+    status_handler(other, {"status": "starting", "command": ["ansible-playbook", "b.yml"]})
+    status_handler(other, {"status": "failed"})
+    time.sleep(2)
+    screen = terminal(150, 30, "-s", server.url)
+    lines = screen.see("2 runs, 0 running", "early", "other", "site.a", "site.b", "rescued one · break")
+    [early] = [line for line in lines if "early" in line and "successful" in line]
+    # Tasks, ok, changed, failed, rescued; of `other` nobody knows.
+    assert [word for word in early.split() if word.isdigit()] == ["3", "4", "2", "0", "2"]
+    [row] = [line for line in lines if "other" in line and "b.yml" in line]
+    assert not any(word.isdigit() for word in row.split())
+    times = [word for word in early.split() if re.fullmatch(r"\d+s", word)]
+    screen.send("jk")
+    time.sleep(1.5)
+    [later] = [line for line in screen.pump() if "early" in line and "successful" in line]
+    assert [word for word in later.split() if re.fullmatch(r"\d+s", word)] == times
+    screen.send("s" * 3)
+    screen.see("s sort (ident)")
+    screen.send("\r")
+    screen.see("─ output", "PLAY RECAP")
+
+
+def test_nothing_is_missing_after_a_restart_with_a_stream(
+    stored: tuple[Server, Bus], terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    server, _ = stored
+    screen = terminal(150, 24, "-s", server.url, "-o", "reconnect_time_wait=0.1")
+    screen.see("connected to")
+    run: Any = config(server.url, tmp_path, reconnect_time_wait=0.05)
+    for counter in range(1, 100):
+        number = {"counter": counter, "uuid": f"u{counter}", "runner_ident": "r", "event": "verbose"}
+        event_handler(run, number)
+        if counter in (30, 60):
+            server.restart()
+    status_handler(run, {"status": "successful", "runner_ident": "r"})
+    lines = screen.see("successful")
+    assert not any("missing" in line for line in lines)

@@ -76,7 +76,8 @@ pub(super) struct List {
     shown_failures: Vec<RunId>,
 }
 
-/// Failures of one run that are shown here; all of them are where the run is opened.
+/// Failures of one run that are shown here, fewer where there is little room for the others'. All of them are where the
+/// run is opened.
 const FAILURES_OF_A_RUN: usize = 5;
 
 impl List {
@@ -149,7 +150,8 @@ impl List {
         self.shown = shown.iter().map(|(id, _)| *id).collect();
         let place = self.marked.and_then(|id| self.shown.iter().position(|shown| *shown == id));
         self.at = place.unwrap_or(self.at).min(shown.len().saturating_sub(1));
-        let failures = grouped(&shown, &self.filter);
+        let third = usize::from(area.height / 3);
+        let failures = grouped(&shown, &self.filter, third);
         self.shown_failures = failures.iter().map(|row| row.run).collect();
         self.failure_at = self.failure_at.min(failures.len().saturating_sub(1));
         if failures.is_empty() {
@@ -405,8 +407,11 @@ enum What<'a> {
 }
 
 /// What went wrong, by run: each run has a head, and its last failures below it.
-fn grouped<'a>(runs: &[(RunId, &'a Run)], filter: &str) -> Vec<Row<'a>> {
+fn grouped<'a>(runs: &[(RunId, &'a Run)], filter: &str, room: usize) -> Vec<Row<'a>> {
     let filter = filter.to_lowercase();
+    let with_failures = runs.iter().filter(|(_, run)| !run.failures.is_empty()).count();
+    // A head, the failures, and what says that there are more.
+    let each = (room / with_failures.max(1)).saturating_sub(2).clamp(1, FAILURES_OF_A_RUN);
     let mut rows = Vec::new();
     for (id, run) in runs {
         let named = [&run.subject_id, &run.ident, &run.playbook, &run.play, &run.task];
@@ -418,8 +423,8 @@ fn grouped<'a>(runs: &[(RunId, &'a Run)], filter: &str) -> Vec<Row<'a>> {
         }
         let row = |what| Row { run: *id, what };
         rows.push(row(What::Run(run)));
-        rows.extend(wanted.iter().rev().take(FAILURES_OF_A_RUN).map(|failure| row(What::Failure(failure))));
-        let more = wanted.len().saturating_sub(FAILURES_OF_A_RUN);
+        rows.extend(wanted.iter().rev().take(each).map(|failure| row(What::Failure(failure))));
+        let more = wanted.len().saturating_sub(each);
         if more > 0 {
             rows.push(row(What::More(more)));
         }

@@ -159,7 +159,7 @@ impl Screen {
                 }
             };
             let head = list.head(runs, now, *silent_after);
-            let head = format!("{head} · {:.0} messages/s · {server}", rate.per_second);
+            let head = format!("{head} · {server} · {:.0} messages/s", rate.per_second);
             let head = Paragraph::new(clipped(&head, usize::from(top.width)));
             frame.render_widget(head.style(Style::new().add_modifier(Modifier::REVERSED)), top);
             frame.render_widget(Paragraph::new(clipped(&foot, usize::from(bottom.width))).dim(), bottom);

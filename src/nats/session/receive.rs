@@ -10,8 +10,9 @@ use crate::{fault, nats::jetstream::Ack, outbox::Proof};
 
 /// async-nats drops events beyond 128 at once; far fewer are surely all there.
 const EVENTS_TRUSTED: usize = 64;
-/// Pause after a transient error of the stream: the server says at once that nobody answers.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a transient error of the stream: the server says at once that nobody answers. One message is tried again
+/// until something is answered, so that this costs next to nothing.
+const PAUSE: Duration = Duration::from_millis(25);
 
 impl Session<'_> {
     /// Handles one thing that came in, and all that came with it.
