@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan lint \
-	format build docs wheels sdist matrix peers bench clean
+	format build docs wheels sdist matrix peers bench bench-reading clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -120,6 +120,9 @@ sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in a
 bench: wheels ## measure ours beside 0.4.0, orjson and plain async-nats: one table (BENCH_ARGS: see benches/bench.py)
 	cargo build --release --locked --quiet --no-default-features --example plain
 	$(BIN)/python benches/bench.py --wheel dist/*-cp310-*.whl $(BENCH_ARGS)
+
+bench-reading: build ## what reading takes: runs, logs and watch on a stream of a million events
+	$(BIN)/python benches/reading.py $(READING_ARGS)
 
 $(VENV)/complete: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
