@@ -162,7 +162,7 @@ def main(folder: Path, url: str, small: str) -> None:
     def run(ident: str, expected: str, servers: str = url, **options: Any) -> None:
         settings = {
             "nats_subject_id": "contract",
-            "nats_options": {"servers": servers},
+            "nats_options": {"servers": servers, "heartbeat": 0.3},
             "nats_headers": {"team": "a"},
         }
         status = ansible_runner.run(**prepare(ident), settings=settings, **options).status

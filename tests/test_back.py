@@ -92,7 +92,7 @@ class Publisher:
 
 
 def longest_pause(messages: list[Msg], since: float | None) -> float:
-    """Of what a stream has stored, in seconds; ``since``: when it was made."""
+    """Of what a stream has stored, in seconds; ``since``: what was before is gone."""
     times = [message.metadata.timestamp.timestamp() for message in messages]
     times[:0] = [] if since is None else [since]
     return max(later - earlier for earlier, later in zip(times, times[1:]))
@@ -304,10 +304,12 @@ def without_jetstream(server: Server, _: Bus) -> None:
 
 
 def delete_the_stream(_: Server, bus: Bus) -> float:
+    """What it had is gone with it; returns since when."""
+    gone_since = time.time()
     bus.run(bus.client.jetstream().delete_stream("RUNS"))
     time.sleep(WHILE)
     bus.add_stream()
-    return time.time()
+    return gone_since
 
 
 @pytest.mark.parametrize("delivery", ["auto", "jetstream"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from contract import ASYNCAPI, DOCS, HEADERS, PAYLOADS, ROOT, SCHEMAS, problems
+from contract import ASYNCAPI, DOCS, HEADERS, MESSAGES, PAYLOADS, ROOT, SCHEMAS, problems
 from jsonschema import Draft7Validator, Draft202012Validator
 from support import (
     PATIENCE,
@@ -235,7 +235,7 @@ def test_the_documents_are_sound() -> None:
 def test_asyncapi_describes_the_default_subjects(messages: list[Msg]) -> None:
     channels = ASYNCAPI["channels"]
     assert {name: channel["address"] for name, channel in channels.items()} == {
-        kind: f"pub.ansible.runner.{{subject_id}}.{{runner_ident}}.{kind}" for kind in ("event", "status")
+        kind: f"pub.ansible.runner.{{subject_id}}.{{runner_ident}}.{kind}" for kind in MESSAGES
     }
     for kind, channel in channels.items():
         assert set(channel["parameters"]) == {"subject_id", "runner_ident"}

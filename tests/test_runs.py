@@ -516,3 +516,17 @@ def test_settings_of_a_private_data_directory(site: tuple[Server, Bus], tmp_path
     assert done.returncode == 1
     assert "is no directory" in done.stderr
     assert python("import ansible_runner").returncode == 0
+
+
+def test_events_that_were_cut(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_server(jetstream=True, config="max_payload: 8192")
+    assert command("stream", "create", "-s", server.url).returncode == 0
+    run = config(server.url, tmp_path)
+    status_handler(run, {"status": "starting"})
+    for counter, text in enumerate(("first", "x" * 20_000, "last"), 1):
+        event_handler(run, {**event(counter), "stdout": text, "start_line": counter, "end_line": counter + 1})
+    status_handler(run, {"status": "successful"})
+    done = command("logs", "r", "-s", server.url)
+    first, cut, last = done.stdout.splitlines()
+    assert (done.returncode, first, last) == (0, "first", "last")
+    assert re.fullmatch(r"x+\.\.\. \[\d+ bytes cut by ansible-runner-nats\]", cut)
