@@ -83,7 +83,7 @@ class Publisher:
     def report(self) -> dict[str, Any]:
         known = report(self.run)
         assert known is not None
-        return known
+        return dict(known)
 
     def stop(self) -> None:
         self.stopped.set()

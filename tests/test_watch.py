@@ -374,7 +374,7 @@ def test_numbers_are_whole_or_not_there(
 def test_a_run_is_opened(server: Server, terminal: Callable[..., Terminal]) -> None:
     screen = terminal(100, 40, "-s", server.url)
     screen.see("connected to")
-    result = {"msg": "non-zero return code", "rc": 3, "stderr": "first line\nthe real reason"}
+    result: dict[str, Any] = {"msg": "non-zero return code", "rc": 3, "stderr": "first line\nthe real reason"}
     events = [*task("install", changed=True), *task("break", fails=True, **result), *task("go on")]
     for number, data in enumerate(events):
         data.update(stdout=f"\x1b[0;32mline {number}\x1b[0m", start_line=number, end_line=number + 1)

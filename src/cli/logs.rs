@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, Write},
+    io,
     sync::mpsc::Receiver,
     time::{Duration, Instant, SystemTime},
 };

@@ -13,7 +13,7 @@ use super::{
     Exit,
     options::Options,
     source::{Source, Stopped},
-    terminal::{Tone, complain, stdout, tone_of},
+    terminal::{Tone, stdout, tone_of},
 };
 use crate::{
     message::{END_STATES, Kind, OPEN_STATES, in_utc},

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Subject ids and idents of more tokens than this are found only by their whole name.
-pub(crate) const MOST_TOKENS: usize = 6;
+const MOST_TOKENS: usize = 6;
 
 /// What stands for one token that may be anything, while a filter is put together.
 const ANY: char = '\u{0}';

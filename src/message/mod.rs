@@ -28,7 +28,7 @@ pub(crate) use self::{command::CommandLine, redact::Fate, sieve::Spot};
 pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
-    filter::{MOST_TOKENS, covers, overlap},
+    filter::{covers, overlap},
     id::{Own, REPLAYED, counter_of, nonce, split_id},
     moment::{in_utc, moment, to_millis},
     received::Received,

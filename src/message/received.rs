@@ -7,8 +7,6 @@ use bytes::Bytes;
 /// A message as a reader gets it, live or from a stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
-    /// Where it was published to.
-    pub(crate) subject: String,
     /// Its header `Nats-Msg-Id`.
     pub(crate) id: Option<String>,
     /// The events that its run publishes, if not all ([`super::SELECTED`]).

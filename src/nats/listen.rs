@@ -415,7 +415,6 @@ fn stop(trouble: Trouble) -> Stop {
 fn received(message: &Message, info: Option<jetstream::message::Info<'_>>) -> Received {
     let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
     Received {
-        subject: message.subject.to_string(),
         id: header(MSG_ID).map(|id| id.as_str().to_owned()),
         selected: header(SELECTED).is_some(),
         cut: header(TRUNCATED).is_some(),

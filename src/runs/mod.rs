@@ -27,8 +27,7 @@ use std::{
 pub(crate) use self::{
     failure::{Failure, Fate},
     output::{Line, Printer, harmless, one_line},
-    recap::Recap,
-    run::{Run, SILENT, Task},
+    run::{Run, Task},
 };
 use self::{payload::Payload, seen::Hearing};
 use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, split_id};

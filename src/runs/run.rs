@@ -13,7 +13,7 @@ use super::{
 use crate::message::{END_STATES, Kind, Own, Received, moment};
 
 /// A run that says nothing for this long is silent, unless it gives signs of life at a pace of its own.
-pub(crate) const SILENT: Duration = Duration::from_secs(60);
+const SILENT: Duration = Duration::from_secs(60);
 /// How many failures of a run are kept, and how many tasks.
 const FAILURES: usize = 1_000;
 const TASKS: usize = 5_000;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{recap::Recap, *};
 use crate::message::in_utc;
 
 const START: SystemTime = SystemTime::UNIX_EPOCH;
