@@ -52,7 +52,10 @@ mod _native {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::plugin::{Emitter, encode_to_bytes, forked, last_panic, main, shared_knowledge, shut_down};
+    use crate::plugin::{
+        Emitter, encode_carefully_to_bytes, encode_to_bytes, forked, last_panic, main, shared_knowledge,
+        shut_down,
+    };
 
     /// The version of the package.
     #[pymodule_export]

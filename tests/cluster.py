@@ -7,7 +7,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from proxy import Proxy
-from support import Bus, Server, free_port, wait_until
+from support import PATIENCE, Bus, Server, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +158,7 @@ class Cluster:
             return bool(replicas) and all(replica.current for replica in replicas or [])
 
         try:
-            wait_until(current, "the replicas to be current")
+            # On a busy machine it takes several elections.
+            wait_until(current, "the replicas to be current", 4 * PATIENCE)
         finally:
             bus.close()

@@ -73,15 +73,15 @@ def free_port() -> int:
     raise AssertionError
 
 
-def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T], what: str = "the condition", patience: float = PATIENCE) -> T:
     """Wait for a condition that nothing announces."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.01)
-    message = f"waited {PATIENCE} s for {what}"
+    message = f"waited {patience} s for {what}"
     raise AssertionError(message)
 
 

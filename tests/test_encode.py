@@ -6,6 +6,7 @@ import collections
 import datetime
 import enum
 import json
+import lzma
 import math
 import os
 import random
@@ -17,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_runner_nats._native import encode
+from ansible_runner_nats._native import encode, encode_carefully
+from contract import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import PATIENCE, python
@@ -84,7 +86,9 @@ def test_same_as_json_for_two_hundred_thousand_objects(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(100):
         value = arbitrary(chance, 4)
-        assert json.loads(encode(value)) == json.loads(json.dumps(value))
+        encoded = encode(value)
+        assert json.loads(encoded) == json.loads(json.dumps(value))
+        assert encoded == encode_carefully(value)
 
 
 @given(st.text(st.characters()))
@@ -162,6 +166,90 @@ def generator() -> Any:
 )
 def test_what_json_cannot_say(value: Any, expected: Any) -> None:
     assert json.loads(encode(value)) == expected
+    # In the middle of what is plain: what the plain walk has written is taken back.
+    around = {"before": [1, "ä", {"x": None}], "odd": value, "after": 1.5}
+    assert encode(around) == encode_carefully(around)
+
+
+def plain(chance: random.Random, depth: int) -> Any:
+    """An object that has only what real events have."""
+    kind = chance.randrange(9 if depth else 6)
+    if kind == 0:
+        return chance.choice([None, True, False, 0, -1, 2**63 - 1, -(2**63)])
+    if kind == 1:
+        return chance.uniform(-1, 1) * 10.0 ** chance.randint(-300, 300)
+    if kind < 6:
+        script = chance.choice(['abc \n"\\\t\x00\x7f', "äöü€", "日本語", "😀a"])
+        return "".join(chance.choice(script) for _ in range(chance.choice([0, 1, 15, 16, 17, 100])))
+    if kind < 8:
+        return {str(chance.randrange(99)): plain(chance, depth - 1) for _ in range(chance.randrange(6))}
+    return [plain(chance, depth - 1) for _ in range(chance.randrange(6))]
+
+
+@given(st.integers(0, 2**64))
+@settings(max_examples=1000 * MORE, deadline=None)
+def test_both_walks_write_the_same(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(100):
+        value = plain(chance, 5)
+        assert encode(value) == encode_carefully(value)
+        assert json.loads(encode(value)) == value
+
+
+def test_both_walks_write_the_same_of_real_events() -> None:
+    with lzma.open(ROOT / "benches/corpus.jsonl.xz", "rt", encoding="utf-8") as corpus:
+        for line in corpus:
+            event = json.loads(line)
+            assert encode(event) == encode_carefully(event)
+
+
+def nested(depth: int, inner: Any = 1) -> Any:
+    for level in range(depth):
+        inner = [inner] if level % 2 else {"k": inner}
+    return inner
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(nested(depth) for depth in (1, 99, 100, 101, 102, 5000)),
+        nested(50, "\ud800"),
+        {"\udfff": 1, "a": [1]},
+        {"a": {Text("key"): 1}},
+        [1, 2, 2**63, -(2**63) - 1],
+        [True, False, None, 0.0, -0.0, math.nan, math.inf],
+        {"a": "x" * 20_000, "b": "ü" * 20_000, "c": "ü" * 16_384, "d": "ü" * 16_385},
+        {}, [], "", {"": {}}, [[], {}, [[]]], 7, None,
+        {f"k{n}": [n] * 3 for n in range(5000)},
+    ],
+    ids=lambda value: repr(value)[:30],
+)  # fmt: skip
+def test_both_walks_write_the_same_at_the_edges(value: Any) -> None:
+    assert encode(value) == encode_carefully(value)
+
+
+def test_the_plain_walk_gives_up_a_cycle() -> None:
+    value: dict[str, Any] = {"a": [1]}
+    value["a"].append(value)
+    assert encode(value) == encode_carefully(value)
+
+
+def test_a_string_that_is_no_text_leaves_no_exception() -> None:
+    for _ in range(1000):
+        encode({"a": ["\ud800"]})
+    assert sys.exc_info() == (None, None, None)
+
+
+def test_no_reference_is_left_or_taken() -> None:
+    """What the plain walk looks at has as many references afterwards as before."""
+    text, number, inner = f"some {len(sys.argv)}", 10**12 + len(sys.argv), ["x"]
+    value = {"text": text, "number": number, "inner": inner, "float": float(len(sys.argv)) + 0.5}
+    watched = [value, text, number, inner, value["float"]]
+    before = [sys.getrefcount(one) for one in watched]
+    for _ in range(1000):
+        encode(value)
+        encode([value, {"\ud800": value}])
+    assert [sys.getrefcount(one) for one in watched] == before
 
 
 def test_non_ascii_is_utf_8() -> None:

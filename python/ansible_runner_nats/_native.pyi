@@ -280,6 +280,12 @@ def encode(value: Any) -> bytes:
     :raises MemoryError: if there is not enough memory for it.
     """
 
+def encode_carefully(value: Any) -> bytes:
+    """The same as :func:`encode`, by the walk that takes anything alone.
+
+    :raises MemoryError: if there is not enough memory for it.
+    """
+
 def forked() -> None:
     """To be called in a forked child before anything else of this library (:func:`os.register_at_fork`)."""
 

@@ -74,6 +74,8 @@ impl<'a> Writer<'a> {
     /// Appends a string in quotes.
     #[inline]
     pub(crate) fn string(&mut self, text: &str) -> Result<(), OutOfMemory> {
+        // Room for all of it, if nothing has to be escaped.
+        self.reserve(text.len() + ROOM + 2)?;
         self.raw(b"\"")?;
         self.escaped(text)?;
         self.raw(b"\"")

@@ -44,6 +44,11 @@ impl<'a> Sieve<'a> {
         Spot { omit: self.omit.and_then(Omit::root), section: Section::Other, level: 0 }
     }
 
+    /// Does all data go out as it is?
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.redaction.is_none() && self.omit.is_none_or(|omit| omit.root().is_none())
+    }
+
     /// May anything happen to the members of an object there? If not, nobody needs to ask.
     pub(crate) fn looks_into(&self, object: Spot) -> bool {
         object.omit.is_some() || self.redaction.is_some()

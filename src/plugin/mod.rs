@@ -32,6 +32,15 @@ pub(crate) fn encode_to_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<
     Ok(PyBytes::new(value.py(), json.text()))
 }
 
+/// The same by the careful walk alone.
+#[pyfunction(name = "encode_carefully")]
+pub(crate) fn encode_carefully_to_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let mut json = Buffer::default();
+    encode::encode_carefully(value, &mut json, Sieve::default())
+        .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+    Ok(PyBytes::new(value.py(), json.text()))
+}
+
 /// To be called in a forked child, before anything else of ours (`os.register_at_fork`).
 #[pyfunction]
 pub(crate) fn forked() {
