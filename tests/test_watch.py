@@ -485,3 +485,24 @@ def test_nothing_is_missing_after_a_restart_with_a_stream(
     status_handler(run, {"status": "successful", "runner_ident": "r"})
     lines = screen.see("successful")
     assert not any("missing" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "status"),
+    [('publish: {deny: ">"}, subscribe: ["pub.>", "_INBOX.>"]', 0), ('subscribe: ["_INBOX.>"]', 1)],
+)
+def test_who_may_only_listen(start_server: Callable[..., Server], allowed: str, status: int) -> None:
+    """Listening needs no permission to publish; without one to subscribe it says so, and ends."""
+    users = f"{{user: me, password: w, permissions: {{ {allowed} }} }}, {{user: runner, password: r}}"
+    server = start_server(config=f"authorization {{ users: [{users}] }}")
+    login = ("-s", server.url, "-o", "user=me", "-o", "password=w")
+    watch = Lines(*login, "--runs", "1")
+    if status == 0:
+        watch.wait_for("connected to")
+        run = config(server.url, None, user="runner", password="r")
+        status_handler(run, {"status": "successful"})
+    code, lines = watch.end()
+    assert code == status
+    assert [line.split()[1:] for line in lines] == ([["r", "successful"]] if status == 0 else [])
+    if status:
+        assert any("does not let this user subscribe to pub.ansible.runner.>" in line for line in watch.said)

@@ -71,17 +71,35 @@ impl<'a> Writer<'a> {
         self.raw(digits.get(..length).unwrap_or_default())
     }
 
+    /// The same, for a few bytes whose number the compiler knows.
+    #[inline]
+    pub(crate) fn fixed<const N: usize>(&mut self, bytes: [u8; N]) -> Result<(), OutOfMemory> {
+        self.reserve(N)?;
+        if let Some(place) = self.out.bytes.get_mut(self.out.len..).and_then(<[u8]>::first_chunk_mut) {
+            *place = bytes;
+            self.out.len += N;
+        }
+        Ok(())
+    }
+
     /// Appends a string in quotes.
     #[inline]
     pub(crate) fn string(&mut self, text: &str) -> Result<(), OutOfMemory> {
-        // Room for all of it, if nothing has to be escaped.
-        self.reserve(text.len() + ROOM + 2)?;
-        self.raw(b"\"")?;
+        self.fixed([b'"'])?;
         self.escaped(text)?;
-        self.raw(b"\"")
+        self.fixed([b'"'])
+    }
+
+    /// Appends what comes before the value of a member: a bracket or a comma, the key, a colon.
+    #[inline]
+    pub(crate) fn member(&mut self, before: u8, key: &str) -> Result<(), OutOfMemory> {
+        self.fixed([before, b'"'])?;
+        self.escaped(key)?;
+        self.fixed([b'"', b':'])
     }
 
     /// Appends the inside of a string (RFC 8259, section 7).
+    #[inline]
     pub(crate) fn escaped(&mut self, text: &str) -> Result<(), OutOfMemory> {
         let mut rest = text.as_bytes();
         while !rest.is_empty() {

@@ -5,6 +5,7 @@
 //! reconnect is "a year", and being asked for that delay is the signal that the connection is gone.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -204,6 +205,13 @@ impl Violation {
         let (_, rest) = text.split_once("Permissions Violation for ")?;
         let (_, quoted) = rest.split_once('"')?;
         Some(Self { publish: rest.starts_with("Publish"), subject: unquote(quoted)? })
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.publish { "publish" } else { "subscribe" };
+        write!(f, "the server does not let this user {what} to {}", self.subject)
     }
 }
 

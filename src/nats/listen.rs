@@ -25,7 +25,7 @@ use futures_util::{StreamExt, future::OptionFuture, stream::SelectAll};
 use tokio::time::{Duration, sleep_until, timeout};
 
 use super::{
-    link::{Link, hung_up},
+    link::{Link, Violation, hung_up},
     pool::Pool,
     streams::{Stream, Trouble, taking, unless_forbidden},
 };
@@ -209,7 +209,7 @@ impl Listener<'_> {
         }
         let names: Vec<String> = streams.iter().map(|stream| stream.config.name.clone()).collect();
         // Before that nothing is lost that is published from now on.
-        let mut live = self.subscribe(&mut link, &streams).await?;
+        let mut live = self.subscribe(&link, &streams).await?;
         self.tell(Heard::Connected { server: name, streams: names.clone() })?;
         if let Some((subjects, since)) = self.wish.before.take() {
             let told = self.history(
@@ -246,7 +246,7 @@ impl Listener<'_> {
             tokio::select! {
                 biased;
                 () = hung_up(&mut link.gone) => return Err(Stop::Gone),
-                Some(event) = link.events.recv() => on_event(&event)?,
+                Some(event) = link.events.recv() => on_event(&event, &self.connection.jetstream_api)?,
                 Some((place, message)) = readings.next(), if !readings.is_empty() => {
                     let name = names.get(place).cloned().unwrap_or_default();
                     let message = message.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))?;
@@ -345,26 +345,21 @@ impl Listener<'_> {
     }
 
     /// Subscribes to what no stream takes, if anybody wants to know what comes. Returns when the server knows.
-    async fn subscribe(&self, link: &mut Link, streams: &[Stream]) -> Step<Option<Live>> {
+    async fn subscribe(&self, link: &Link, streams: &[Stream]) -> Step<Option<Live>> {
         let taken = |subject: &String| {
             streams.iter().flat_map(|stream| &stream.config.subjects).any(|wide| covers(wide, subject))
         };
         if !self.wish.follow || self.wish.subjects.iter().all(taken) {
             return Ok(None);
         }
-        let subjects = &self.wish.subjects;
-        let inbox = &self.connection.inbox_prefix;
-        let subscribed = unless_forbidden(link, async |client| {
-            let mut all: Live = SelectAll::new();
-            for subject in subjects {
-                let subscriber =
-                    client.subscribe(subject.clone()).await.map_err(|error| error.to_string())?;
-                all.push(subscriber.boxed());
-            }
-            until_subscribed(&client, inbox).await;
-            Ok::<_, String>(all)
-        });
-        subscribed.await.map_err(stop)?.map(Some).map_err(Stop::NotNow)
+        let mut all: Live = SelectAll::new();
+        for subject in &self.wish.subjects {
+            let subscriber = link.client.subscribe(subject.clone()).await;
+            all.push(subscriber.map_err(|error| Stop::NotNow(error.to_string()))?.boxed());
+        }
+        // That we may not subscribe is said by the server while we listen.
+        until_subscribed(&link.client, &self.connection.inbox_prefix).await;
+        Ok(Some(all))
     }
 }
 
@@ -387,18 +382,14 @@ fn numbered(place: usize, messages: Ordered) -> Pin<Box<dyn futures_util::Stream
     messages.map(move |message| (place, message.map_err(|error| error.to_string()))).boxed()
 }
 
-fn on_event(event: &Event) -> Step<()> {
-    match event {
-        Event::ServerError(error) => {
-            let text = error.to_string();
-            // What a consumer is told of must not be forbidden; what the connection is told may be anything.
-            if text.to_lowercase().contains("permissions violation") {
-                Err(Stop::Never(text))
-            } else {
-                Err(Stop::NotNow(text))
-            }
-        }
-        _ => Ok(()),
+/// `api`: where we ask for what streams have. Other than that we need not publish anything to listen.
+fn on_event(event: &Event, api: &str) -> Step<()> {
+    let Event::ServerError(error) = event else { return Ok(()) };
+    let text = error.to_string();
+    match Violation::parse(&text) {
+        Some(Violation { publish: true, subject }) if !subject.starts_with(api) => Ok(()),
+        Some(violation) => Err(Stop::Never(violation.to_string())),
+        None => Err(Stop::NotNow(text)),
     }
 }
 

@@ -50,10 +50,9 @@ pub(super) async fn unless_forbidden<T>(
             () = hung_up(gone) => return Err(Trouble::Gone),
             Some(event) = events.recv() => {
                 if let Event::ServerError(error) = event
-                    && let Some(Violation { subject, publish }) = Violation::parse(&error.to_string())
+                    && let Some(violation) = Violation::parse(&error.to_string())
                 {
-                    let what = if publish { "publish" } else { "subscribe" };
-                    return Err(Trouble::Forbidden(format!("the server does not let this user {what} to {subject}")));
+                    return Err(Trouble::Forbidden(violation.to_string()));
                 }
             }
         }

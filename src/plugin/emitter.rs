@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// A larger event takes the buffer with it, instead of being copied.
-const BUFFER_KEPT: usize = 2 << 20;
+pub(super) const BUFFER_KEPT: usize = 2 << 20;
 
 /// Where JSON is written before its length is known: one for all runs of the process, as the GIL lets only one
 /// write at a time. Who finds it gone (Python code ran meanwhile, in another thread) makes a new one.
@@ -395,7 +395,7 @@ impl State {
     }
 }
 
-fn spare() -> MutexGuard<'static, Option<Buffer>> {
+pub(super) fn spare() -> MutexGuard<'static, Option<Buffer>> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

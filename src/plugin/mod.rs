@@ -15,10 +15,11 @@ use pyo3::{
 
 pub(crate) use self::emitter::Emitter;
 use self::{
-    emitter::{LogLine, unless_interrupted},
+    emitter::{BUFFER_KEPT, LogLine, unless_interrupted},
     process::Process,
 };
 use crate::{
+    error::Error,
     message::{Sieve, json::Buffer},
     report,
 };
@@ -26,19 +27,28 @@ use crate::{
 /// JSON bytes of any Python object.
 #[pyfunction(name = "encode")]
 pub(crate) fn encode_to_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let mut json = Buffer::default();
-    encode::encode(value, &mut json, Sieve::default())
-        .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
-    Ok(PyBytes::new(value.py(), json.text()))
+    to_bytes(value, encode::encode)
 }
 
 /// The same by the careful walk alone.
 #[pyfunction(name = "encode_carefully")]
 pub(crate) fn encode_carefully_to_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let mut json = Buffer::default();
-    encode::encode_carefully(value, &mut json, Sieve::default())
-        .map_err(|error| PyMemoryError::new_err(error.to_string()))?;
-    Ok(PyBytes::new(value.py(), json.text()))
+    to_bytes(value, encode::encode_carefully)
+}
+
+fn to_bytes<'py>(
+    value: &Bound<'py, PyAny>,
+    encode: impl Fn(&Bound<'py, PyAny>, &mut Buffer, Sieve<'_>) -> Result<(), Error>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    // As for a message: the memory is used again.
+    let mut json = emitter::spare().take().unwrap_or_default();
+    json.clear();
+    encode(value, &mut json, Sieve::default()).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+    let bytes = PyBytes::new(value.py(), json.text());
+    if json.text().len() <= BUFFER_KEPT {
+        *emitter::spare() = Some(json);
+    }
+    Ok(bytes)
 }
 
 /// To be called in a forked child, before anything else of ours (`os.register_at_fork`).

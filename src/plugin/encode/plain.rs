@@ -74,17 +74,17 @@ unsafe fn any(object: *mut ffi::PyObject, out: &mut Writer<'_>, depth: usize) ->
     unsafe {
         let kind = ffi::Py_TYPE(object);
         if kind == &raw mut ffi::PyUnicode_Type {
-            text(object, out)
+            Ok(out.string(text_of(object)?)?)
         } else if kind == &raw mut ffi::PyDict_Type {
             dict(object, out, depth)
         } else if kind == &raw mut ffi::PyLong_Type {
             int(object, out)
         } else if object == ffi::Py_None() {
-            Ok(out.raw(b"null")?)
+            Ok(out.fixed(*b"null")?)
         } else if object == ffi::Py_True() {
-            Ok(out.raw(b"true")?)
+            Ok(out.fixed(*b"true")?)
         } else if object == ffi::Py_False() {
-            Ok(out.raw(b"false")?)
+            Ok(out.fixed(*b"false")?)
         } else if kind == &raw mut ffi::PyList_Type {
             list(object, out, depth)
         } else if kind == &raw mut ffi::PyFloat_Type {
@@ -95,18 +95,13 @@ unsafe fn any(object: *mut ffi::PyObject, out: &mut Writer<'_>, depth: usize) ->
     }
 }
 
-/// What is cut, and how, the careful walk knows.
-fn not_too_long(out: &Writer<'_>) -> Step {
-    if out.len() < MAX_BYTES { Ok(()) } else { Err(Stop::GiveUp) }
-}
-
 /// # Safety
 /// As [`any`]; `object` is an exact `dict`.
 unsafe fn dict(object: *mut ffi::PyObject, out: &mut Writer<'_>, depth: usize) -> Step {
     let inner = depth.checked_sub(1).ok_or(Stop::GiveUp)?;
     let (mut key, mut value) = (ptr::null_mut(), ptr::null_mut());
     let mut position = 0;
-    let mut before: &[u8] = b"{";
+    let mut before = b'{';
     // SAFETY: an exact dict that nobody changes meanwhile; keys and values are borrowed from it.
     unsafe {
         while ffi::PyDict_Next(object, &raw mut position, &raw mut key, &raw mut value) != 0 {
@@ -114,33 +109,36 @@ unsafe fn dict(object: *mut ffi::PyObject, out: &mut Writer<'_>, depth: usize) -
                 return Err(Stop::GiveUp);
             }
             not_too_long(out)?;
-            out.raw(before)?;
-            text(key, out)?;
-            out.raw(b":")?;
+            out.member(before, text_of(key)?)?;
             any(value, out, inner)?;
-            before = b",";
+            before = b',';
         }
     }
     not_too_long(out)?;
-    Ok(out.raw(if before == b"{" { b"{}" } else { b"}" })?)
+    Ok(if before == b'{' { out.fixed(*b"{}") } else { out.fixed([b'}']) }?)
+}
+
+/// What is cut, and how, the careful walk knows.
+fn not_too_long(out: &Writer<'_>) -> Step {
+    if out.len() < MAX_BYTES { Ok(()) } else { Err(Stop::GiveUp) }
 }
 
 /// # Safety
 /// As [`any`]; `object` is an exact `list`.
 unsafe fn list(object: *mut ffi::PyObject, out: &mut Writer<'_>, depth: usize) -> Step {
     let inner = depth.checked_sub(1).ok_or(Stop::GiveUp)?;
-    let mut before: &[u8] = b"[";
+    let mut before = b'[';
     // SAFETY: an exact list that nobody changes meanwhile; items are borrowed from it, and the index is below its size.
     unsafe {
         for index in 0..ffi::PyList_Size(object) {
             not_too_long(out)?;
-            out.raw(before)?;
+            out.fixed([before])?;
             any(ffi::PyList_GetItem(object, index), out, inner)?;
-            before = b",";
+            before = b',';
         }
     }
     not_too_long(out)?;
-    Ok(out.raw(if before == b"[" { b"[]" } else { b"]" })?)
+    Ok(if before == b'[' { out.fixed(*b"[]") } else { out.fixed([b']']) }?)
 }
 
 /// # Safety
@@ -155,9 +153,11 @@ unsafe fn int(object: *mut ffi::PyObject, out: &mut Writer<'_>) -> Step {
     Ok(out.raw(itoa::Buffer::new().format(number).as_bytes())?)
 }
 
+/// The text of a string, valid as long as the string lives and is not changed, which strings never are.
+///
 /// # Safety
 /// As [`any`]; `object` is an exact `str`.
-unsafe fn text(object: *mut ffi::PyObject, out: &mut Writer<'_>) -> Step {
+unsafe fn text_of<'a>(object: *mut ffi::PyObject) -> Result<&'a str, Stop> {
     // SAFETY: an exact str; the bytes are its own (or kept in it), valid UTF-8, and as many as `length` says.
     unsafe {
         // CPython would keep the UTF-8 form of a long one as long as it lives.
@@ -166,12 +166,12 @@ unsafe fn text(object: *mut ffi::PyObject, out: &mut Writer<'_>) -> Step {
         }
         let mut length = 0;
         let bytes = ffi::PyUnicode_AsUTF8AndSize(object, &raw mut length);
-        let Ok(length) = usize::try_from(length) else { return Err(Stop::GiveUp) };
         if bytes.is_null() {
             // A lone surrogate. No borrowed reference is used after this.
             ffi::PyErr_Clear();
             return Err(Stop::GiveUp);
         }
-        Ok(out.string(str::from_utf8_unchecked(slice::from_raw_parts(bytes.cast(), length)))?)
+        let length = usize::try_from(length).map_err(|_| Stop::GiveUp)?;
+        Ok(str::from_utf8_unchecked(slice::from_raw_parts(bytes.cast(), length)))
     }
 }
