@@ -101,6 +101,12 @@ impl<'a> Writer<'a> {
     /// Appends the inside of a string (RFC 8259, section 7).
     #[inline]
     pub(crate) fn escaped(&mut self, text: &str) -> Result<(), OutOfMemory> {
+        self.reserve(text.len() + ROOM)?;
+        let place = self.out.bytes.get_mut(self.out.len..).unwrap_or_default();
+        if short_into(text.as_bytes(), place).is_some() {
+            self.out.len += text.len();
+            return Ok(());
+        }
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             self.reserve(rest.len() + ROOM)?;
@@ -152,6 +158,7 @@ impl<'a> Writer<'a> {
 
 /// Bytes that are looked at in one step.
 const BLOCK: usize = 16;
+const TWO_BLOCKS: usize = 2 * BLOCK;
 /// What one step of [`escape_into`] may write: a block, and an escape behind its plain part.
 const ROOM: usize = BLOCK + 8;
 
@@ -188,6 +195,41 @@ fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
         written += plain + length;
     }
     (read, written)
+}
+
+/// Writes a text of 4 to 32 bytes that has nothing special in it: two pieces of fixed size, which may overlap. Keys and
+/// most values are that short.
+#[inline]
+fn short_into(text: &[u8], place: &mut [u8]) -> Option<()> {
+    let place = place.get_mut(..text.len())?;
+    match text.len() {
+        4..8 => {
+            let (first, last) = (text.first_chunk::<4>()?, text.last_chunk::<4>()?);
+            let both = u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last));
+            is_plain(specials(both))?;
+            *place.first_chunk_mut()? = *first;
+            *place.last_chunk_mut()? = *last;
+        }
+        8..BLOCK => {
+            let (first, last) = (text.first_chunk::<8>()?, text.last_chunk::<8>()?);
+            is_plain(specials(u64::from_le_bytes(*first)) | specials(u64::from_le_bytes(*last)))?;
+            *place.first_chunk_mut()? = *first;
+            *place.last_chunk_mut()? = *last;
+        }
+        BLOCK..=TWO_BLOCKS => {
+            let (first, last) = (text.first_chunk::<BLOCK>()?, text.last_chunk::<BLOCK>()?);
+            is_plain(u64::from(specials_of_block(*first) | specials_of_block(*last)))?;
+            *place.first_chunk_mut()? = *first;
+            *place.last_chunk_mut()? = *last;
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+#[inline]
+fn is_plain(specials: u64) -> Option<()> {
+    (specials == 0).then_some(())
 }
 
 /// Which bytes of a block cannot stand in a string as they are: quotes, backslashes, control characters. A bit
@@ -276,12 +318,25 @@ mod tests {
                 for special in [b'"', b'\\', b'\n', 0, 0x1f] {
                     for filler in ["x", "\u{7f}", " ", "!", "#", "[", "]"] {
                         let mut text = filler.repeat(length).into_bytes();
-                        text[at] = special;
-                        text[length - 1] = special;
-                        let text = String::from_utf8(text).unwrap();
-                        assert_eq!(serde_json::from_str::<String>(&written(&text)).unwrap(), text);
+                        for place in [at, length - 1] {
+                            text[place] = special;
+                            let text = String::from_utf8(text.clone()).unwrap();
+                            assert_eq!(serde_json::from_str::<String>(&written(&text)).unwrap(), text);
+                        }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn texts_of_every_length() {
+        let all: String = ('a'..='z').chain('A'..='Z').chain('0'..='9').chain("äöü€😀日本".chars()).collect();
+        for start in 0..20 {
+            let mut text = String::new();
+            for c in all.chars().skip(start) {
+                assert_eq!(written(&text), format!("\"{text}\""));
+                text.push(c);
             }
         }
     }
