@@ -111,7 +111,7 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
         if let Some(when) = not_before {
             sleep_until(when.into()).await;
         }
-        let (stop, connected) = match Link::open_in_time(connection, &server).await {
+        let (stop, is_connected) = match Link::open_in_time(connection, &server).await {
             Ok(link) => {
                 let stop = listener.serve(&server, link, &mut pool).await;
                 (stop.err().unwrap_or(Stop::Enough), true)
@@ -123,9 +123,7 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
                 (if is_final { Stop::Never(text) } else { Stop::NotNow(text) }, false)
             }
         };
-        if connected {
-            (failures, final_ones) = (0, 0);
-        }
+        let is_final = matches!(stop, Stop::Never(_));
         let told = match stop {
             Stop::Enough => return,
             Stop::NoStream => {
@@ -133,29 +131,18 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
                 return;
             }
             Stop::Gone => {
+                (failures, final_ones) = (0, 0);
                 pool.lost(&server);
                 listener.tell(Heard::Lost(format!("connection to {} lost", server.address)))
             }
-            Stop::NotNow(reason) | Stop::Never(reason) if !connected && failures + 1 < tries => {
+            Stop::NotNow(reason) | Stop::Never(reason) => {
                 failures += 1;
-                pool.failed(&server, Instant::now());
-                listener.tell(Heard::Lost(reason))
-            }
-            Stop::Never(reason) if connected || final_ones + 1 >= tries => {
-                let _ = listener.tell(Heard::Failed(reason));
-                return;
-            }
-            Stop::Never(reason) | Stop::NotNow(reason) if !listener.wish.follow => {
-                let _ = listener.tell(Heard::Failed(reason));
-                return;
-            }
-            Stop::Never(reason) => {
-                final_ones += 1;
-                pool.failed(&server, Instant::now());
-                listener.tell(Heard::Lost(reason))
-            }
-            Stop::NotNow(reason) => {
-                final_ones = 0;
+                final_ones = if is_final { final_ones + 1 } else { 0 };
+                let is_over = final_ones >= tries || (!listener.wish.follow && failures >= tries);
+                if is_over || (is_final && is_connected) {
+                    let _ = listener.tell(Heard::Failed(reason));
+                    return;
+                }
                 pool.failed(&server, Instant::now());
                 listener.tell(Heard::Lost(reason))
             }
@@ -208,7 +195,7 @@ impl Listener<'_> {
             *last = if *last > stream.state.last_seq { 0 } else { *last };
         }
         let names: Vec<String> = streams.iter().map(|stream| stream.config.name.clone()).collect();
-        // Before that nothing is lost that is published from now on.
+        // First of all, so that nothing is missed that comes while history is read.
         let mut live = self.subscribe(&link, &streams).await?;
         self.tell(Heard::Connected { server: name, streams: names.clone() })?;
         if let Some((subjects, since)) = self.wish.before.take() {
