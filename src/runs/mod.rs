@@ -30,7 +30,7 @@ pub(crate) use self::{
     run::{Run, Task},
 };
 use self::{payload::Payload, seen::Hearing};
-use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, split_id};
+use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, moment, split_id};
 
 /// How many runs are kept; the oldest that have ended go first.
 const RUNS: usize = 5_000;
@@ -240,9 +240,10 @@ fn is_another_run(run: &Run, payload: &Payload<'_>, own: Option<Own<'_>>) -> boo
             let is_repeat = nonce.is_some() && nonce == run.nonce();
             !is_repeat && (run.is_over() || run.has_events())
         }
-        // Its beginning was missed.
+        // Its beginning was missed. (What was made before the end is of this run, however late it is read.)
         (None, Some(counter)) if run.is_over() => {
-            run.would_hear(counter, own) == Hearing::Another && counter <= 1
+            let created = payload.created.as_deref().and_then(moment).map(|(_, when)| when);
+            run.would_hear(counter, own) == Hearing::Another && counter <= 1 && created > run.ended
         }
         _ => false,
     }

@@ -220,3 +220,23 @@ fn a_message_of_others_changes_no_run_of_ours() {
     }
     assert_eq!((heard.only().status(), heard.runs.foreign), ("running", 10));
 }
+
+#[test]
+fn what_is_read_late_is_of_the_run_that_it_was_made_in() {
+    // In `runner_mode=subprocess` standard output and standard error each count from 1.
+    for (second, runs) in [(11, 1), (30, 2)] {
+        let mut heard = Heard::default();
+        heard.status('a', "starting");
+        heard.stored = 20;
+        heard.status('a', "successful");
+        for (uuid, second) in [("one", 10), ("other", second)] {
+            heard.stored = second;
+            let created = in_utc(at(second));
+            let payload =
+                json!({"runner_ident": "r.1", "counter": 1, "created": created, "event": "verbose"});
+            heard.message(&format!("site.a.r.1.1.{uuid}"), &payload);
+        }
+        // Made after the end, it is of another run of that name, whose statuses nobody heard.
+        assert_eq!(heard.runs.all().count(), runs, "{second}");
+    }
+}
