@@ -136,8 +136,8 @@ def start_job(folder: Path, url: str, ident: str, *, seconds: float, breaks: boo
         "RUNNER_NATS_SERVERS": url,
         "RUNNER_NATS_HEARTBEAT": "1",
     }
-    arguments: list[str | Path] = [BIN / "ansible-runner", "run", job, "-p", "site.yml", "--ident", ident, "--quiet"]
-    return subprocess.Popen(arguments, env=env)
+    command = ["run", str(job), "-p", "site.yml", "--ident", ident, "--quiet"]
+    return subprocess.Popen([BIN / "ansible-runner", *command], env=env)
 
 
 def main() -> None:
