@@ -203,7 +203,7 @@ def test_both_walks_write_the_same_of_real_events() -> None:
             assert encode(event) == encode_carefully(event)
 
 
-def nested(depth: int, inner: Any = 1) -> Any:
+def containers(depth: int, inner: Any = 1) -> Any:
     for level in range(depth):
         inner = [inner] if level % 2 else {"k": inner}
     return inner
@@ -212,8 +212,8 @@ def nested(depth: int, inner: Any = 1) -> Any:
 @pytest.mark.parametrize(
     "value",
     [
-        *(nested(depth) for depth in (1, 99, 100, 101, 102, 500)),
-        nested(50, "\ud800"),
+        *(containers(depth) for depth in (1, 99, 100, 101, 102, 500)),
+        containers(50, "\ud800"),
         {"\udfff": 1, "a": [1]},
         {"a": {Text("key"): 1}},
         [1, 2, 2**63, -(2**63) - 1],

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Final, Literal, TypedDict, final, type_check_only
 
-__all__ = ["VERSION", "Emitter", "encode", "forked", "last_panic", "main", "shared_knowledge", "shut_down"]
+__all__ = [
+    "VERSION",
+    "Emitter",
+    "encode",
+    "encode_carefully",
+    "forked",
+    "last_panic",
+    "main",
+    "shared_knowledge",
+    "shut_down",
+]
 
 VERSION: Final[str]
 """The version of the package, in Cargo's spelling."""
