@@ -92,6 +92,7 @@ impl<'a> Writer<'a> {
 
     /// Appends what comes before the value of a member: a bracket or a comma, the key, a colon.
     #[inline]
+    #[allow(dead_code, reason = "the plain walk's alone, which not every build has")]
     pub(crate) fn member(&mut self, before: u8, key: &str) -> Result<(), OutOfMemory> {
         self.fixed([before, b'"'])?;
         self.escaped(key)?;
