@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::config::{self, Env, Resolution, read_secret};
+use super::terminal::{complain, printable};
+use crate::config::{self, Config, Env, Resolution, read_secret};
 
 /// Where to connect, and how: as the plugin would, unless it is said here.
 #[derive(Debug, Args)]
@@ -36,8 +37,24 @@ impl Options {
     }
 
     /// The settings of the private data directory; none without one.
-    pub(super) fn settings(&self) -> Result<Map<String, Value>, String> {
+    fn settings(&self) -> Result<Map<String, Value>, String> {
         self.folder().map_or_else(|| Ok(Map::new()), settings_of)
+    }
+
+    /// What the plugin would go by here, for runs of `subject_id` if none is set; `None` if that cannot be used, which
+    /// was said.
+    pub(super) fn config(&self, subject_id: &str) -> Option<Config> {
+        let resolution = match self.settings() {
+            Ok(settings) => self.resolve(settings, Some(subject_id)),
+            Err(problem) => {
+                complain(&printable(&problem));
+                return None;
+            }
+        };
+        for problem in &resolution.problems {
+            complain(&printable(problem));
+        }
+        resolution.config
     }
 
     /// Exactly what the plugin would make of these settings and this process's environment; what is said on the

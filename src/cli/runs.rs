@@ -1,7 +1,7 @@
 //! `runs`: past and present runs, from what a stream has kept of their statuses.
 
 use std::{
-    io::{self, Write},
+    io,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -13,12 +13,12 @@ use super::{
     Exit,
     options::Options,
     source::{Source, Stopped},
-    terminal::{Tone, stdout, tone_of},
+    terminal::{Tone, remark, stdout, tone_of},
 };
 use crate::{
     message::{END_STATES, Kind, OPEN_STATES, in_utc},
     nats::Start,
-    runs::{Run, Runs, in_short},
+    runs::{Run, Runs, SILENT, in_short},
 };
 
 /// List past and present runs, the newest first.
@@ -51,9 +51,6 @@ pub(super) struct Arguments {
     #[command(flatten)]
     options: Options,
 }
-
-/// What is shown for a run that says nothing any more.
-pub(super) const SILENT: &str = "silent";
 
 fn state(text: &str) -> Result<String, String> {
     let states: Vec<&str> = OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).collect();
@@ -121,7 +118,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         table(&wanted, now, arguments.silent_after)?;
         let shown =
             if wanted.len() < count { format!("{} of {count}", wanted.len()) } else { count.to_string() };
-        complain_softly(&format!(
+        remark(&format!(
             "{shown} run{} of the last {}, from stream {}, in {:.2} s",
             if count == 1 { "" } else { "s" },
             humantime::format_duration(arguments.since),
@@ -179,12 +176,6 @@ pub(super) fn known_runs(
         }
     }
     Ok(Ok((runs, streams)))
-}
-
-/// What is worth knowing and no part of the output.
-fn complain_softly(text: &str) {
-    let mut err = anstream::AutoStream::auto(io::stderr().lock());
-    let _ = writeln!(err, "{}", Tone::Faint.paint(text));
 }
 
 fn table(runs: &[&Run], now: SystemTime, silent_after: Option<Duration>) -> io::Result<()> {

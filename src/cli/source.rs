@@ -69,18 +69,7 @@ const NEEDS_STREAM: &str = "no stream takes what runs publish, and what they hav
 impl Source {
     /// By the plugin's own options; `None` if they cannot be used, which was said.
     pub(super) fn open(options: &Options) -> io::Result<Option<Self>> {
-        let settings = match options.settings() {
-            Ok(settings) => settings,
-            Err(problem) => {
-                complain(&printable(&problem));
-                return Ok(None);
-            }
-        };
-        let resolution = options.resolve(settings, Some("watch"));
-        for problem in &resolution.problems {
-            complain(&printable(problem));
-        }
-        let Some(config) = resolution.config else { return Ok(None) };
+        let Some(config) = options.config("watch") else { return Ok(None) };
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&interrupted))?;

@@ -10,11 +10,8 @@ use super::{
     options::Options,
     terminal::{Tone, complain, printable, stdout},
 };
-use crate::{
-    config::Config,
-    nats::{
-        Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, State, create, look,
-    },
+use crate::nats::{
+    Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, State, create, look,
 };
 
 /// Compare the streams that take our messages with the one that we recommend.
@@ -109,23 +106,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     }
 }
 
-fn resolve(options: &Options) -> Option<Config> {
-    let settings = match options.settings() {
-        Ok(settings) => settings,
-        Err(problem) => {
-            complain(&printable(&problem));
-            return None;
-        }
-    };
-    let resolution = options.resolve(settings, Some("stream"));
-    for problem in &resolution.problems {
-        complain(&printable(problem));
-    }
-    resolution.config
-}
-
 fn compare(arguments: &Arguments) -> io::Result<Exit> {
-    let Some(config) = resolve(&arguments.options) else { return Ok(Exit::Problem) };
+    let Some(config) = arguments.options.config("stream") else { return Ok(Exit::Problem) };
     let wanted = Recommended {
         name: NAME.to_owned(),
         subjects: config.subject.filters(None, None, None),
@@ -189,7 +171,7 @@ fn line(row: &Compared) -> String {
 }
 
 fn make(arguments: &CreateArguments) -> io::Result<Exit> {
-    let Some(config) = resolve(&arguments.options) else { return Ok(Exit::Problem) };
+    let Some(config) = arguments.options.config("stream") else { return Ok(Exit::Problem) };
     let mut wanted = Recommended {
         name: arguments.name.clone(),
         subjects: config.subject.filters(None, None, None),

@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use crate::runs::SILENT;
+
 /// What a text means.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Tone {
@@ -42,12 +44,18 @@ pub(super) fn complain(text: &str) {
     let _ = writeln!(err, "{} {text}", Tone::Bad.paint("ansible-runner-nats:"));
 }
 
+/// A line on standard error that is worth knowing, and no problem.
+pub(super) fn remark(text: &str) {
+    let mut err = anstream::AutoStream::auto(io::stderr().lock());
+    let _ = writeln!(err, "{}", Tone::Faint.paint(text));
+}
+
 /// What a state, or a result of a task, means.
 pub(super) fn tone_of(word: &str) -> Tone {
     match word {
         "failed" | "unreachable" | "timeout" | "error" | "canceled" => Tone::Bad,
         "ok" | "successful" => Tone::Good,
-        "silent" | "changed" | "rescued" | "ignored" => Tone::Odd,
+        SILENT | "changed" | "rescued" | "ignored" => Tone::Odd,
         "PLAY" | "TASK" | "RECAP" | "starting" | "running" => Tone::Strong,
         _ => Tone::Faint,
     }

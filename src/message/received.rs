@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub(crate) struct Received {
     /// Its header `Nats-Msg-Id`.
     pub(crate) id: Option<String>,
-    /// The events that its run publishes, if not all ([`super::SELECTED`]).
+    /// Its run publishes only some of its events ([`super::SELECTED`]).
     pub(crate) selected: bool,
     /// It was cut to fit ([`super::TRUNCATED`]).
     pub(crate) cut: bool,

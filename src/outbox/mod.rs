@@ -76,8 +76,8 @@ pub(crate) struct Outbox {
     at_work_on: AtomicU64,
     /// There are runs whose record is not written yet.
     has_new_runs: AtomicBool,
-    /// There may be runs that give signs of life.
-    has_pulses: AtomicBool,
+    /// A run that gives signs of life has begun since we looked last.
+    has_new_pulses: AtomicBool,
     /// The spools of our runs.
     spools: Mutex<Vec<PathBuf>>,
     /// What earlier runs have left there: the courier's business alone, as it takes its time.
@@ -107,7 +107,7 @@ impl Outbox {
             limit,
             at_work_on: AtomicU64::new(NOTHING),
             has_new_runs: AtomicBool::new(false),
-            has_pulses: AtomicBool::new(false),
+            has_new_pulses: AtomicBool::new(false),
             spools: Mutex::default(),
             spooled: Mutex::default(),
             may_be_spooled: AtomicBool::new(false),
@@ -125,7 +125,7 @@ impl Outbox {
         state.forget_closed();
         state.runs.push(Arc::clone(run));
         self.has_new_runs.store(true, Relaxed);
-        self.has_pulses.fetch_or(run.pulse.is_some(), Relaxed);
+        self.has_new_pulses.fetch_or(run.pulse.is_some(), Relaxed);
         state.service.open();
         drop(state);
         if let Some(spool) = run.spool() {
@@ -137,17 +137,18 @@ impl Outbox {
         }
     }
 
+    /// Has a run that gives signs of life begun since the last call?
+    pub(crate) fn has_new_pulses(&self) -> bool {
+        self.has_new_pulses.load(Relaxed) && self.has_new_pulses.swap(false, Relaxed)
+    }
+
     /// The signs of life that are due, and when the next one will be.
     pub(crate) fn beats(&self) -> (Vec<Message>, Option<Instant>) {
-        if !self.has_pulses.load(Relaxed) {
-            return (Vec::new(), None);
-        }
         let now = Instant::now();
         let runs = self.runs();
         let pulses = runs.iter().filter_map(|run| run.pulse.as_ref());
         let (due, next): (Vec<_>, Vec<_>) = pulses.map(|pulse| pulse.beat(now)).unzip();
         let next = next.into_iter().flatten().min();
-        self.has_pulses.store(next.is_some(), Relaxed);
         (due.into_iter().flatten().collect(), next)
     }
 

@@ -128,8 +128,9 @@ impl Emitter {
 
     /// Hands a message over; never waits for the network.
     fn publish(&self, kind: &str, data: &Bound<'_, PyDict>) -> PyResult<Vec<LogLine>> {
-        let kind =
-            Kind::parse(kind).ok_or_else(|| PyValueError::new_err("kind must be 'event' or 'status'"))?;
+        // Signs of life are the background's own.
+        let kind = Kind::parse(kind).filter(|kind| *kind != Kind::Heartbeat);
+        let kind = kind.ok_or_else(|| PyValueError::new_err("kind must be 'event' or 'status'"))?;
         let Some(config) = &self.config else { return Ok(self.tell()) };
         fault::panic_at("emitter.publish");
         Ok(self.accept(config, kind, data))

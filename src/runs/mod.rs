@@ -27,7 +27,7 @@ use std::{
 pub(crate) use self::{
     failure::{Failure, Fate},
     output::{Line, Printer, harmless, one_line},
-    run::{Run, Task},
+    run::{Run, SILENT, Task},
 };
 use self::{payload::Payload, seen::Hearing};
 use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, moment, split_id};

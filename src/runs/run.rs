@@ -12,8 +12,11 @@ use super::{
 };
 use crate::message::{END_STATES, Kind, Own, Received, moment};
 
+/// The state of a run that says nothing any more.
+pub(crate) const SILENT: &str = "silent";
+
 /// A run that says nothing for this long is silent, unless it gives signs of life at a pace of its own.
-const SILENT: Duration = Duration::from_secs(60);
+const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// How many failures of a run are kept, and how many tasks.
 const FAILURES: usize = 1_000;
 const TASKS: usize = 5_000;
@@ -127,11 +130,11 @@ impl Run {
     /// What to show: its status, or `silent` if it has said nothing for too long. `limit`: how long that is, if
     /// somebody says so.
     pub(crate) fn state(&self, now: SystemTime, limit: Option<Duration>) -> &str {
-        if self.is_silent(now, limit) { "silent" } else { self.status() }
+        if self.is_silent(now, limit) { SILENT } else { self.status() }
     }
 
     fn is_silent(&self, now: SystemTime, limit: Option<Duration>) -> bool {
-        let limit = limit.unwrap_or_else(|| self.beats_every.map_or(SILENT, |every| every * 2));
+        let limit = limit.unwrap_or_else(|| self.beats_every.map_or(SILENT_AFTER, |every| every * 2));
         !self.is_over() && self.silence(now) > limit
     }
 

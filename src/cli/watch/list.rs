@@ -18,7 +18,7 @@ use super::{
     columns::{GAP, Need, fit},
     text::{clipped, width},
 };
-use crate::runs::{Failure, Fate, Run, RunId, Runs, in_short};
+use crate::runs::{Failure, Fate, Run, RunId, Runs, SILENT, in_short};
 
 /// In which order runs are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +160,8 @@ impl List {
         // A third for failures, if there are any; the table keeps its head and two rows.
         let height = usize::from(area.height);
         let wanted = if failures.is_empty() { 0 } else { failures.len() + 1 };
-        let below = wanted
-            .min(height / 3)
-            .max(wanted.min(if height < 7 { 2 } else { 3 }))
-            .min(height.saturating_sub(3));
+        let below =
+            wanted.min(third).max(wanted.min(if height < 7 { 2 } else { 3 })).min(height.saturating_sub(3));
         let below = u16::try_from(below).unwrap_or(0);
         let above = Rect { height: area.height - below, ..area };
         let rows = usize::from(above.height).saturating_sub(1);
@@ -182,7 +180,7 @@ impl List {
             self.shown.iter().filter(|run| id(run)).count()
         };
         let open = of("running") + of("starting");
-        let silent = of("silent");
+        let silent = of(SILENT);
         let silent = if silent > 0 { format!(", {silent} silent") } else { String::new() };
         format!(
             "{} run{}, {open} running{silent}",
@@ -246,7 +244,7 @@ pub(super) fn state_style(state: &str) -> Style {
     match state {
         "successful" => Style::new().fg(Color::Green),
         "running" | "starting" => Style::new().bold(),
-        "silent" => Style::new().fg(Color::Yellow).bold(),
+        SILENT => Style::new().fg(Color::Yellow).bold(),
         _ => Style::new().fg(Color::Red),
     }
 }

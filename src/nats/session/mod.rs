@@ -99,6 +99,8 @@ pub(super) struct Session<'a> {
     violations: usize,
     /// Since when no stream has been available: nothing was stored after that.
     troubled_since: Option<Instant>,
+    /// When the next sign of life is due.
+    beats_at: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -135,6 +137,7 @@ impl<'a> Session<'a> {
                 confirmed_any: false,
                 violations: 0,
                 troubled_since: None,
+                beats_at: Some(Instant::now()),
             };
             session.hello().await.map_err(|Broken(end)| match end {
                 End::Lost(reason) | End::Elsewhere(reason) => broken(reason),

@@ -230,7 +230,12 @@ impl Session<'_> {
 
     /// Sends what runs have to say of being alive: no proof is asked for, and nothing is kept. Returns when to do so again.
     pub(super) async fn give_signs_of_life(&mut self) -> Step<Option<Instant>> {
+        let is_due = self.beats_at.is_some_and(|at| at <= Instant::now());
+        if !self.outbox.has_new_pulses() && !is_due {
+            return Ok(self.beats_at);
+        }
         let (due, next) = self.outbox.beats();
+        self.beats_at = next.map(Instant::from_std);
         for message in due {
             let outbound = OutboundMessage {
                 subject: async_nats::Subject::from(&*message.subject),
@@ -240,7 +245,7 @@ impl Session<'_> {
             };
             self.wire.send(outbound).await.map_err(|Gone| self.lost("connection closed"))?;
         }
-        Ok(next.map(Instant::from_std))
+        Ok(self.beats_at)
     }
 
     /// The server forbids every proof: written to the socket is all that can be said.
