@@ -235,7 +235,7 @@ class RunReport(TypedDict):
 class Emitter:
     """Publishes the messages of one run.
 
-    Every method returns what there is to log: pairs of a level of :mod:`logging` and a line without secrets.
+    What there is to log is returned as pairs of a level of :mod:`logging` and a line without secrets.
     Problems are told once per run.
     """
 
@@ -255,13 +255,15 @@ class Emitter:
         TLS are concerned, nothing is published.
         """
 
-    def publish(self, kind: str, data: dict[str, Any]) -> list[tuple[int, str]]:
-        """Hand over one message; never waits for the network.
+    def event(self, data: dict[str, Any]) -> list[tuple[int, str]] | None:
+        """Hand over one event; never waits for the network.
 
-        :param kind: ``"event"`` or ``"status"``.
         :param data: As ansible-runner gives it. Its ``runner_ident``, ``counter`` and ``uuid`` are used.
-        :raises ValueError: for any other ``kind``.
+        :return: ``None`` if there is nothing to log.
         """
+
+    def status(self, data: dict[str, Any]) -> list[tuple[int, str]] | None:
+        """Hand over one status; otherwise as :meth:`event`."""
 
     def refuse_start(self) -> str | None:
         """Why the job must not start: ``required`` is set, and ``starting`` was published and not confirmed.

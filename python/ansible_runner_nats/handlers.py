@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from ._native import Emitter, RunReport
 
+    Notices = Iterable[tuple[int, str]] | None
+
 logger = logging.getLogger("ansible-runner.nats")
 
 #: The states that end a run; ``error`` comes from ``ansible-runner process`` alone.
@@ -31,6 +33,9 @@ LONGEST_CONTAINED = 500
 
 #: One emitter per run, by the ``id`` of its configuration object, which is watched lest the id be used again.
 _emitters: dict[int, tuple[Any, Emitter]] = {}
+
+#: What each event goes to, by the same ``id``: all that most calls have to find. A fork empties it.
+_publishers: dict[int, Callable[[dict[str, Any]], Notices]] = {}
 
 #: Emitters of runs that have ended, as long as the configuration object lives: for :func:`report`.
 _ended: dict[int, tuple[Any, Emitter]] = {}
@@ -51,9 +56,9 @@ _contained: set[str] = set()
 def event_handler(runner_config: Any, data: dict[str, Any]) -> None:
     """Publish one event (called by ``ansible_runner.runner.Runner.event_callback``)."""
     try:
-        emitter = _emitter(runner_config)
-        if emitter is not None:
-            notices = emitter.publish("event", data)
+        publish = _publishers.get(id(runner_config)) or _publisher(runner_config)
+        if publish is not None:
+            notices = publish(data)
             if notices:
                 _tell(notices)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
@@ -80,7 +85,7 @@ def status_handler(runner_config: Any, data: dict[str, Any]) -> None:
             emitter = _emitter(runner_config)
             if emitter is not None:
                 try:
-                    _tell(emitter.publish("status", data))
+                    _tell(emitter.status(data))
                 finally:
                     if _is_end(status):
                         _finish(runner_config)
@@ -108,6 +113,15 @@ def report(runner_config: Any) -> RunReport | None:
     """
     entry = _emitters.get(id(runner_config)) or _ended.get(id(runner_config))
     return None if entry is None else entry[1].report()
+
+
+def _publisher(runner_config: Any) -> Callable[[dict[str, Any]], Notices] | None:
+    """What the events of this run go to; ``None`` if the plugin is not enabled."""
+    emitter = _emitter(runner_config)
+    if emitter is None:
+        return None
+    _publishers[id(runner_config)] = emitter.event
+    return emitter.event
 
 
 def _emitter(runner_config: Any) -> Emitter | None:
@@ -142,7 +156,7 @@ def _start(runner_config: Any, data: dict[str, Any]) -> str | None:
         emitter = _emitter(runner_config)
         if emitter is None:
             return _broken if _asks_for_required(runner_config) else None
-        notices = emitter.publish("status", data)
+        notices = emitter.status(data)
         refusal = emitter.refuse_start()
         _tell(notices)
     except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
@@ -151,7 +165,7 @@ def _start(runner_config: Any, data: dict[str, Any]) -> str | None:
             return None
         refusal = "there was an internal error"
     if refusal is not None:
-        _emitters.pop(id(runner_config), None)
+        _take(id(runner_config))
     return refusal
 
 
@@ -164,8 +178,14 @@ def _asks_for_required(runner_config: Any) -> bool:
     return str(asked).strip().lower() in {"true", "yes", "y", "1", "on"}
 
 
+def _take(key: int) -> tuple[Any, Emitter] | None:
+    """Nothing more is published for this run."""
+    _publishers.pop(key, None)
+    return _emitters.pop(key, None)
+
+
 def _finish(runner_config: Any) -> None:
-    entry = _emitters.pop(id(runner_config), None)
+    entry = _take(id(runner_config))
     if entry is not None:
         if entry[0] is not runner_config:
             # Only what is watched: others would be kept for ever.
@@ -194,7 +214,7 @@ def _create(runner_config: Any) -> Emitter | None:
     key = id(runner_config)
 
     def forget(_: object) -> None:
-        _emitters.pop(key, None)
+        _take(key)
         _ended.pop(key, None)
 
     watched: Any
@@ -213,6 +233,7 @@ def _see_forks(native_forked: Callable[[], None]) -> None:
     def forked() -> None:
         global _forked  # noqa: PLW0603
         _forked = True
+        _publishers.clear()
         native_forked()
 
     os.register_at_fork(after_in_child=forked)
@@ -243,13 +264,13 @@ def _watch_exit() -> None:
         util.Finalize(None, at_exit, exitpriority=100)
 
 
-def _tell(notices: Iterable[tuple[int, str]]) -> None:
+def _tell(notices: Notices) -> None:
     """Log; a problem that no handler would show goes to standard error.
 
     ansible-runner's command line sets the root logger to level 99 (``ansible_runner.output.configure``):
     nothing that a plugin logs would be seen, and standard output may carry the worker's stream.
     """
-    for level, text in notices:
+    for level, text in notices or ():
         if level < logging.WARNING or _is_shown(level):
             logger.log(level, "%s", text)
         elif sys.stderr is not None:  # print would take None for standard output

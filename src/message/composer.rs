@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     Kind, Message,
     cloudevent::CloudEvent,
-    id::{longer_id, message_id},
+    id::{lengthen_id, message_id},
     subject::Template,
 };
 
@@ -24,8 +24,9 @@ pub(crate) struct Composer {
     status: Arc<str>,
     /// Subjects of events by name, if the template has `{name}`.
     named: HashMap<String, Arc<str>>,
-    /// What all message ids of this ident begin with.
+    /// What all message ids of this ident begin with, so many bytes of it; behind that is room for the rest of one.
     id: String,
+    prefix: usize,
 }
 
 /// What one message is about.
@@ -59,6 +60,7 @@ impl Composer {
             status: Arc::from(""),
             named: HashMap::new(),
             id: String::new(),
+            prefix: 0,
         };
         composer.address("unknown");
         composer
@@ -74,6 +76,7 @@ impl Composer {
         self.status = self.subject(Kind::Status, "");
         self.named.clear();
         self.id = message_id(&[&self.subject_id, ident]);
+        self.prefix = self.id.len();
     }
 
     /// Whom messages are about.
@@ -83,7 +86,9 @@ impl Composer {
 
     /// The message, with `payload`.
     pub(crate) fn message(&mut self, about: &About<'_>, payload: Bytes) -> Message {
-        let id = longer_id(&self.id, about.own_id);
+        self.id.truncate(self.prefix);
+        lengthen_id(&mut self.id, about.own_id);
+        let id: Arc<str> = self.id.as_str().into();
         let headers = if self.cloudevents {
             CloudEvent {
                 subject_id: &self.subject_id,
@@ -96,7 +101,7 @@ impl Composer {
         } else {
             Arc::clone(&self.headers)
         };
-        Message { subject: self.subject_of(about.kind, about.name), headers, id: id.into(), payload }
+        Message { subject: self.subject_of(about.kind, about.name), headers, id, payload }
     }
 
     fn subject_of(&mut self, kind: Kind, name: &str) -> Arc<str> {

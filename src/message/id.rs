@@ -7,19 +7,16 @@ pub(super) fn message_id(parts: &[&str]) -> String {
     let (first, rest) = parts.split_first().unwrap_or((&"", &[]));
     let mut id = String::new();
     push_part(&mut id, first);
-    longer_id(&id, rest)
+    lengthen_id(&mut id, rest);
+    id
 }
 
-/// A message id with more parts behind it.
-pub(super) fn longer_id(id: &str, parts: &[&str]) -> String {
-    let more = parts.iter().map(|part| part.len().min(LONGEST_PART) + 1).sum::<usize>();
-    let mut longer = String::with_capacity(id.len() + more);
-    longer.push_str(id);
+/// Puts more parts behind a message id.
+pub(super) fn lengthen_id(id: &mut String, parts: &[&str]) {
     for part in parts {
-        longer.push('.');
-        push_part(&mut longer, part);
+        id.push('.');
+        push_part(id, part);
     }
-    longer
 }
 
 /// The most that a part of an id takes, in bytes. A limit for the whole would cost its end, which makes it unique.

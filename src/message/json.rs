@@ -2,37 +2,11 @@
 
 use wide::u8x16;
 
+use super::buffer::Buffer;
+
 /// The one thing that can go wrong while JSON is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfMemory;
-
-/// A buffer that is used for one JSON text after the other. All of its memory is initialised, so that text can
-/// be copied in words of fixed size, which costs a fraction of copying by length.
-#[derive(Debug, Default)]
-pub(crate) struct Buffer {
-    bytes: Vec<u8>,
-    /// How much of it is text.
-    len: usize,
-}
-
-impl Buffer {
-    /// The text.
-    pub(crate) fn text(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    /// Forgets the text, and keeps the memory.
-    pub(crate) fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    /// The text in memory of its own size.
-    pub(crate) fn into_text(mut self) -> Vec<u8> {
-        self.bytes.truncate(self.len);
-        self.bytes.shrink_to_fit();
-        self.bytes
-    }
-}
 
 /// Appends JSON to a buffer. What memory there is not is an error, where `Vec` would abort the process.
 pub(crate) struct Writer<'a> {
@@ -142,18 +116,7 @@ impl<'a> Writer<'a> {
 
     #[inline]
     fn reserve(&mut self, more: usize) -> Result<(), OutOfMemory> {
-        if self.out.bytes.len() - self.out.len < more { self.grow(more) } else { Ok(()) }
-    }
-
-    #[cold]
-    fn grow(&mut self, more: usize) -> Result<(), OutOfMemory> {
-        /// Twice as much each time, up to this: what is added is touched.
-        const LARGEST_STEP: usize = 8 << 20;
-        let Buffer { bytes, len } = &mut *self.out;
-        let wanted = len.saturating_add(more.max((*len).min(LARGEST_STEP)));
-        bytes.try_reserve_exact(wanted - bytes.len()).map_err(|_| OutOfMemory)?;
-        bytes.resize(wanted, 0);
-        Ok(())
+        if self.out.bytes.len() - self.out.len < more { self.out.grow(more) } else { Ok(()) }
     }
 }
 
@@ -300,7 +263,7 @@ mod tests {
     fn written(text: &str) -> String {
         let mut out = Buffer::default();
         Writer::new(&mut out).string(text).unwrap();
-        String::from_utf8(out.into_text()).unwrap()
+        String::from_utf8(out.take_whole()).unwrap()
     }
 
     #[test]
@@ -355,7 +318,7 @@ mod tests {
         writer.raw(b",").unwrap();
         assert_eq!(writer.since(2), b"-1.5,");
         writer.take_back(3);
-        assert_eq!(out.into_text(), b"\"\"-");
+        assert_eq!(out.take_whole(), b"\"\"-");
     }
 
     #[test]

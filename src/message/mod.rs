@@ -1,5 +1,6 @@
 //! One message: subject, headers, id, payload. No I/O, no options.
 
+pub(crate) mod buffer;
 mod cloudevent;
 mod command;
 mod composer;

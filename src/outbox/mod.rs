@@ -30,6 +30,7 @@ use std::{
 
 use tokio::sync::Notify;
 
+use self::spill::Spill;
 use self::{
     backlog::Backlog,
     queue::{Slot, State},
@@ -41,7 +42,14 @@ pub(crate) use self::{
     run::Run,
     spill::{Leftovers, files_in as spill_files_in},
 };
-use crate::{error::Error, fault, message::Message};
+use crate::{
+    error::Error,
+    fault,
+    message::{
+        Message,
+        buffer::{self, Buffer},
+    },
+};
 
 /// What says that a message arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +92,10 @@ pub(crate) struct Outbox {
     spooled: Mutex<Spooled>,
     may_be_spooled: AtomicBool,
     destination: Destination,
+    /// Where messages are written: the memory that those of one outbox share, and no others.
+    spare: Mutex<Option<Buffer>>,
+    /// Somebody empties the queue, or has given up: nobody need start a courier.
+    is_served: AtomicBool,
 }
 
 /// What is taken up from spools.
@@ -112,6 +124,8 @@ impl Outbox {
             spooled: Mutex::default(),
             may_be_spooled: AtomicBool::new(false),
             destination,
+            spare: Mutex::default(),
+            is_served: AtomicBool::new(false),
         }
     }
 
@@ -127,6 +141,8 @@ impl Outbox {
         self.has_new_runs.store(true, Relaxed);
         self.has_new_pulses.fetch_or(run.pulse.is_some(), Relaxed);
         state.service.open();
+        // It may be down again.
+        self.is_served.store(false, Relaxed);
         drop(state);
         if let Some(spool) = run.spool() {
             let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,7 +237,46 @@ impl Outbox {
             |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run));
         let seqs: Vec<u64> =
             (state.base..).zip(&state.queue).filter(|(_, slot)| of_run(slot)).map(|(seq, _)| seq).collect();
-        seqs.into_iter().filter_map(|seq| state.remove(seq)).collect()
+        let taken: Vec<Slot> = seqs.into_iter().filter_map(|seq| state.remove(seq)).collect();
+        drop(state);
+        if !taken.is_empty() {
+            self.part();
+        }
+        taken
+    }
+
+    /// Messages share their memory with their neighbours, which have gone out of turn: what stays gets its own.
+    fn part(&self) {
+        const AT_ONCE: usize = 64;
+        let mut next = 0;
+        loop {
+            let mut state = self.lock();
+            next = next.max(state.base);
+            let end = state.end().min(next + AT_ONCE as u64);
+            if next >= end {
+                return;
+            }
+            for seq in next..end {
+                if let Some(Some(slot)) = state.slot(seq)
+                    && std::mem::take(&mut slot.shares)
+                {
+                    buffer::own(&mut slot.message.payload);
+                }
+            }
+            next = end;
+        }
+    }
+
+    /// Memory for the next message's JSON; whoever finds it taken (Python code ran meanwhile, in another thread) begins
+    /// with none.
+    pub(crate) fn buffer(&self) -> Buffer {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    /// To be used for the next message.
+    pub(crate) fn give_back(&self, mut buffer: Buffer) {
+        buffer.clear();
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(buffer);
     }
 
     /// Writes the records of runs that have begun; returns what is to be said about their files.
@@ -250,16 +305,32 @@ impl Outbox {
     /// why the disk did not take what memory could not; then the message is lost unless it is essential.
     pub(crate) fn push(&self, run: &Arc<Run>, message: Message, essential: bool) -> Result<(), Error> {
         run.counters.accepted.fetch_add(1, Relaxed);
-        let mut spill = run.spill();
-        if !run.overflows.load(Relaxed) {
-            let mut state = self.lock();
-            fault::panic_at("outbox.push");
-            if state.bytes + message.size() <= self.limit {
-                state.append(message, run);
-                self.wake_courier(state);
-                return Ok(());
+        let size = message.size();
+        let fits = |state: &State| !run.overflows.load(Relaxed) && state.bytes + size <= self.limit;
+        let mut state = self.lock();
+        fault::panic_at("outbox.push");
+        if !fits(&state) {
+            // The spill comes before the queue, where there may be room by then.
+            drop(state);
+            let mut spill = run.spill();
+            state = self.lock();
+            if !fits(&state) {
+                drop(state);
+                return self.push_to_disk(run, &mut spill, message, essential);
             }
         }
+        state.append(message, run);
+        self.wake_courier(state);
+        Ok(())
+    }
+
+    fn push_to_disk(
+        &self,
+        run: &Arc<Run>,
+        spill: &mut Spill,
+        message: Message,
+        essential: bool,
+    ) -> Result<(), Error> {
         let spilled = spill.push(&message);
         let mut state = self.lock();
         match &spilled {
@@ -439,7 +510,12 @@ impl Outbox {
 
     /// The courier starts, unless one is at work or gave up: then `false`.
     pub(crate) fn begin_service(&self) -> bool {
-        self.lock().service.begin()
+        if self.is_served.load(Relaxed) {
+            return false;
+        }
+        let mut state = self.lock();
+        self.is_served.store(true, Relaxed);
+        state.service.begin()
     }
 
     /// The courier ends if there is nothing left to do: then `true`.
@@ -449,6 +525,7 @@ impl Outbox {
         let mut forgotten = VecDeque::new();
         if ends {
             state.service.end();
+            self.is_served.store(false, Relaxed);
             state.base = state.end();
             state.cursor = state.base;
             state.remembered = 0;
@@ -457,12 +534,18 @@ impl Outbox {
         }
         drop(state);
         drop(forgotten);
+        if ends {
+            // Nothing is held while nothing goes on.
+            self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
         ends
     }
 
     /// The courier could not be started: the next message may try again.
     pub(crate) fn fail_service(&self) {
-        self.lock().service.end();
+        let mut state = self.lock();
+        state.service.end();
+        self.is_served.store(false, Relaxed);
     }
 
     /// How many runs were opened so far: what [`Self::give_up`] is told, to see whether a new one came.

@@ -50,6 +50,8 @@ pub(super) struct Slot {
     pub(super) sent: bool,
     /// Confirmed by an echo at this time, and remembered.
     pub(super) routed: Option<Instant>,
+    /// Its payload keeps alive what belongs to others.
+    pub(super) shares: bool,
 }
 
 impl State {
@@ -61,7 +63,13 @@ impl State {
         self.bytes += message.size();
         self.unconfirmed += 1;
         run.queued.fetch_add(1, Relaxed);
-        self.queue.push_back(Some(Slot { message, run: Arc::clone(run), sent: false, routed: None }));
+        self.queue.push_back(Some(Slot {
+            message,
+            run: Arc::clone(run),
+            sent: false,
+            routed: None,
+            shares: true,
+        }));
     }
 
     /// Is there something to send, or to bring back from disk?

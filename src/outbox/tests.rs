@@ -2,6 +2,7 @@ use super::{
     queue::{REMEMBERED, REMEMBERED_BYTES},
     *,
 };
+use crate::message::json;
 
 fn message(n: u64) -> Message {
     Message {
@@ -192,4 +193,28 @@ fn what_was_routed_is_bounded_behind_a_message_that_waits() {
     assert!(held <= message(0).size() + (1 << 20) + REMEMBERED_BYTES, "{held}");
     outbox.rewind();
     assert_eq!(ids(&outbox.take(20, usize::MAX)), [0, 17, 18, 19]);
+}
+
+#[test]
+fn what_stays_when_a_run_goes_keeps_none_of_its_memory() {
+    let (outbox, goes, stays) = (Outbox::new(1 << 30, Destination::default()), run(None), run(None));
+    let send = |run: &Arc<Run>, n: u64| {
+        let mut buffer = outbox.buffer();
+        json::Writer::new(&mut buffer).string(&n.to_string()).unwrap();
+        let payload = buffer.take().unwrap();
+        outbox.give_back(buffer);
+        outbox.push(run, Message { payload, ..message(n) }, false).unwrap();
+    };
+    for n in 0..500 {
+        send(if n % 100 == 7 { &stays } else { &goes }, n);
+    }
+    let shares = || -> Vec<bool> {
+        outbox.lock().queue.iter().flatten().map(|slot| !slot.message.payload.is_unique()).collect()
+    };
+    assert_eq!(shares(), [true; 500]);
+    outbox.settle(&goes);
+    assert_eq!(shares(), [false; 5]);
+    let batch = outbox.take(9, usize::MAX);
+    assert_eq!(ids(&batch), [7, 107, 207, 307, 407]);
+    assert!(batch.iter().all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id)));
 }

@@ -13,10 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use pyo3::{
-    exceptions::PyValueError,
     intern,
     prelude::*,
-    types::{PyDict, PyString},
+    types::{PyDict, PyInt, PyString},
 };
 
 use super::{
@@ -28,18 +27,11 @@ use crate::{
     config::{self, Config, Env},
     error::Error,
     fault,
-    message::{self, About, Composer, END_STATES, Kind, Message, Template, json::Buffer},
+    message::{self, About, Composer, END_STATES, Kind, Message, Template, buffer::Buffer},
     nats::{Courier, destination_of},
     outbox::{Folder, Identity, Pulse, Record, Run},
     report::{Level, Notice},
 };
-
-/// A larger event takes the buffer with it, instead of being copied.
-pub(super) const BUFFER_KEPT: usize = 2 << 20;
-
-/// Where JSON is written before its length is known: one for all runs of the process, as the GIL lets only one
-/// write at a time. Who finds it gone (Python code ran meanwhile, in another thread) makes a new one.
-static SPARE: Mutex<Option<Buffer>> = Mutex::new(None);
 
 /// A larger message is cut at once: nats-server's default `max_pending`, which `max_payload` cannot exceed.
 const LARGEST: usize = 64 << 20;
@@ -126,14 +118,14 @@ impl Emitter {
         }
     }
 
-    /// Hands a message over; never waits for the network.
-    fn publish(&self, kind: &str, data: &Bound<'_, PyDict>) -> PyResult<Vec<LogLine>> {
-        // Signs of life are the background's own.
-        let kind = Kind::parse(kind).filter(|kind| *kind != Kind::Heartbeat);
-        let kind = kind.ok_or_else(|| PyValueError::new_err("kind must be 'event' or 'status'"))?;
-        let Some(config) = &self.config else { return Ok(self.tell()) };
-        fault::panic_at("emitter.publish");
-        Ok(self.accept(config, kind, data))
+    /// Hands an event over; never waits for the network. Returns what there is to log, if anything.
+    fn event(&self, data: &Bound<'_, PyDict>) -> Option<Vec<LogLine>> {
+        self.publish(Kind::Event, data)
+    }
+
+    /// The same for a status.
+    fn status(&self, data: &Bound<'_, PyDict>) -> Option<Vec<LogLine>> {
+        self.publish(Kind::Status, data)
     }
 
     /// Why the job must not start: the option `required` asks that the status `starting`, which was published just
@@ -145,7 +137,7 @@ impl Emitter {
         }
         let channel = self.lock().channel.clone();
         let Some(channel) = channel else {
-            let problems: Vec<String> = self.tell().into_iter().map(|(_, text)| text).collect();
+            let problems: Vec<String> = self.notices().into_iter().map(|(_, text)| text).collect();
             return Ok(Some(problems.join("; ")));
         };
         let (refusal, interrupt) =
@@ -171,17 +163,17 @@ impl Emitter {
 
     /// What there is to log since the last call of any method.
     fn notices(&self) -> Vec<LogLine> {
-        self.tell()
+        self.tell().unwrap_or_default()
     }
 
     /// Ends the run: waits up to `flush_timeout` for confirmations; the rest goes to disk.
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<LogLine>> {
         if self.config.is_none() {
-            return Ok(self.tell());
+            return Ok(self.notices());
         }
         fault::panic_at("emitter.finish");
         let channel = self.lock().channel.take().filter(|channel| channel.pid == process::id());
-        let Some(channel) = channel else { return Ok(self.tell()) };
+        let Some(channel) = channel else { return Ok(self.notices()) };
         let began = Instant::now();
         let ((record, error), interrupt) =
             unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, began, interrupted));
@@ -194,16 +186,18 @@ impl Emitter {
         match interrupt {
             // The summary is lost to the log then; the messages are not.
             Some(interrupt) => Err(interrupt),
-            None => Ok(self.tell()),
+            None => Ok(self.notices()),
         }
     }
 }
 
 impl Emitter {
-    fn accept(&self, config: &Config, kind: Kind, data: &Bound<'_, PyDict>) -> Vec<LogLine> {
-        // All that may run Python code comes before the lock.
-        let text = |key| name_of(&data.get_item(key).ok().flatten()?);
+    fn publish(&self, kind: Kind, data: &Bound<'_, PyDict>) -> Option<Vec<LogLine>> {
+        let Some(config) = &self.config else { return self.tell() };
+        fault::panic_at("emitter.publish");
+        // All that may run Python code comes before the lock, or after it.
         let py = data.py();
+        let text = |key| name_of(&data.get_item(key).ok().flatten()?);
         let needs_name = config.cloudevents
             || (kind == Kind::Status && config.heartbeat.is_some())
             || config.subject.has_name()
@@ -221,32 +215,40 @@ impl Emitter {
         let created = config.cloudevents.then(|| text(intern!(py, "created"))).flatten();
         let ident = text(intern!(py, "runner_ident"));
         let (counter, uuid) = match kind {
-            Kind::Event => (text(intern!(py, "counter")), text(intern!(py, "uuid"))),
+            Kind::Event => (Number::of(data, intern!(py, "counter")), text(intern!(py, "uuid"))),
             Kind::Status | Kind::Heartbeat => (None, None),
         };
-        let (ident, counter, uuid) = (lossy(ident.as_ref()), lossy(counter.as_ref()), lossy(uuid.as_ref()));
-        let mut buffer = spare().take().unwrap_or_default();
-        buffer.clear();
+        let (ident, uuid, created) = (lossy(ident.as_ref()), lossy(uuid.as_ref()), lossy(created.as_ref()));
+        let mut digits = itoa::Buffer::new();
+        let counter = counter.as_ref().and_then(|counter| counter.text(&mut digits));
+
+        let mut state = self.lock();
+        state.address(ident.as_deref().or(self.fallback_ident.as_deref()));
+        let own_id = counter.as_deref().zip(uuid.as_deref());
+        let message = state.message(kind, &name, own_id, created.as_deref());
+        let channel = self.channel(&mut state, config);
+        let has_notices = !state.notices.is_empty();
+        drop(state);
+
+        channel.beat(kind, &name, counter.as_deref());
+        let mut buffer = channel.courier.outbox.buffer();
         let mut encoded = encode(data, &mut buffer, config.sieve(kind));
         if fault::error_at("emitter.memory").is_err() {
             encoded = Err(Error::Memory { size: buffer.text().len() });
         }
-
-        let mut state = self.lock();
-        state.address(ident.as_deref().or(self.fallback_ident.as_deref()));
-        let created = lossy(created.as_ref());
-        let message = state.message(kind, &name, counter.as_deref().zip(uuid.as_deref()), created.as_deref());
-        let channel = self.channel(&mut state, config);
-        channel.beat(kind, &name, counter.as_deref());
         let complaint = match encoded {
-            Ok(()) => channel.send(message, buffer, kind),
+            Ok(()) => channel.send(message, &mut buffer, kind),
             Err(error) => {
                 channel.run.drop_one(&message);
                 Some(Notice::about(Level::Warning, &error.cause(), format!("a message is LOST: {error}")))
             }
         };
-        state.notices.extend(complaint);
-        state.tell(Some(&channel))
+        channel.courier.outbox.give_back(buffer);
+        if complaint.is_none() && !has_notices && !channel.has_news() {
+            return None;
+        }
+        self.lock().notices.extend(complaint);
+        self.tell()
     }
 
     /// The way to the courier: an existing one, unless it belongs to our parent process.
@@ -280,7 +282,7 @@ impl Emitter {
     }
 
     /// What is to be logged now: each cause once per run.
-    fn tell(&self) -> Vec<LogLine> {
+    fn tell(&self) -> Option<Vec<LogLine>> {
         let mut state = self.lock();
         let channel = state.channel.clone().filter(|channel| channel.pid == process::id());
         state.tell(channel.as_deref())
@@ -305,14 +307,11 @@ impl Drop for Emitter {
 
 impl Channel {
     /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
-    fn send(&self, message: Message, buffer: Buffer, kind: Kind) -> Option<Notice> {
+    fn send(&self, message: Message, buffer: &mut Buffer, kind: Kind) -> Option<Notice> {
         let Self { courier, run, .. } = self;
-        let message = match copy_of(buffer.text()) {
-            Some(payload) => {
-                *spare() = Some(buffer);
-                Ok(Message { payload, ..message })
-            }
-            None => message.with_cut_payload(buffer.into_text(), LARGEST),
+        let message = match buffer.take() {
+            Some(payload) => Ok(Message { payload, ..message }),
+            None => message.with_cut_payload(buffer.take_whole(), LARGEST),
         };
         let complaint = match message {
             Ok(message) => match courier.accept(run, message, kind == Kind::Status) {
@@ -345,13 +344,17 @@ impl Channel {
         }
     }
 
+    /// Has the courier said anything since the last call of [`Self::news`]?
+    fn has_news(&self) -> bool {
+        self.courier.notices.has_news(self.seen.load(Relaxed))
+    }
+
     /// What the courier has said since the last call.
     fn news(&self) -> Vec<Notice> {
-        let seen = self.seen.load(Relaxed);
-        if !self.courier.notices.has_news(seen) {
+        if !self.has_news() {
             return Vec::new();
         }
-        let (news, latest) = self.courier.notices.since(seen);
+        let (news, latest) = self.courier.notices.since(self.seen.load(Relaxed));
         self.seen.store(latest, Relaxed);
         news
     }
@@ -383,31 +386,38 @@ impl State {
     }
 
     /// What is to be told now: each cause once per run.
-    fn tell(&mut self, channel: Option<&Channel>) -> Vec<LogLine> {
+    fn tell(&mut self, channel: Option<&Channel>) -> Option<Vec<LogLine>> {
         self.notices.extend(channel.into_iter().flat_map(Channel::news));
         if self.notices.is_empty() {
-            return Vec::new();
+            return None;
         }
         let notices = std::mem::take(&mut self.notices);
         let new = notices
             .into_iter()
             .filter(|notice| notice.level < Level::Warning || self.told.insert(notice.cause.clone()));
-        new.map(|notice| (notice.level as u8, notice.text)).collect()
+        Some(new.map(|notice| (notice.level as u8, notice.text)).collect())
     }
 }
 
-pub(super) fn spare() -> MutexGuard<'static, Option<Buffer>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+/// A number that names something; most are small, and need no text of Python's.
+enum Number<'py> {
+    Small(i64),
+    Other(Bound<'py, PyString>),
 }
 
-/// A payload to the byte, as what waits in memory is counted by its length. `None`: too large to be copied.
-fn copy_of(text: &[u8]) -> Option<Bytes> {
-    let mut copy = Vec::new();
-    if text.len() <= BUFFER_KEPT && copy.try_reserve_exact(text.len()).is_ok() {
-        copy.extend_from_slice(text);
-        return Some(copy.into());
+impl<'py> Number<'py> {
+    fn of(data: &Bound<'py, PyDict>, key: &Bound<'py, PyString>) -> Option<Self> {
+        let value = data.get_item(key).ok().flatten()?;
+        let small = value.cast_exact::<PyInt>().ok().and_then(|number| number.extract().ok());
+        small.map(Self::Small).or_else(|| name_of(&value).map(Self::Other))
     }
-    None
+
+    fn text<'a>(&'a self, digits: &'a mut itoa::Buffer) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Small(number) => Some(Cow::Borrowed(digits.format(*number))),
+            Self::Other(text) => lossy(Some(text)),
+        }
+    }
 }
 
 /// A name as text, if there is one; lone surrogates are replaced.

@@ -5,7 +5,10 @@ mod encode;
 mod process;
 mod settings;
 
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    sync::{Mutex, PoisonError},
+};
 
 use pyo3::{
     exceptions::PyMemoryError,
@@ -15,12 +18,12 @@ use pyo3::{
 
 pub(crate) use self::emitter::Emitter;
 use self::{
-    emitter::{BUFFER_KEPT, LogLine, unless_interrupted},
+    emitter::{LogLine, unless_interrupted},
     process::Process,
 };
 use crate::{
     error::Error,
-    message::{Sieve, json::Buffer},
+    message::{Sieve, buffer::Buffer},
     report,
 };
 
@@ -40,15 +43,15 @@ fn to_bytes<'py>(
     value: &Bound<'py, PyAny>,
     encode: impl Fn(&Bound<'py, PyAny>, &mut Buffer, Sieve<'_>) -> Result<(), Error>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    // As for a message: the memory is used again.
-    let mut json = emitter::spare().take().unwrap_or_default();
-    json.clear();
-    encode(value, &mut json, Sieve::default()).map_err(|error| PyMemoryError::new_err(error.to_string()))?;
+    /// As for a message, the memory is used again.
+    static SPARE: Mutex<Option<Buffer>> = Mutex::new(None);
+    let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut json = spare().take().unwrap_or_default();
+    let encoded = encode(value, &mut json, Sieve::default());
     let bytes = PyBytes::new(value.py(), json.text());
-    if json.text().len() <= BUFFER_KEPT {
-        *emitter::spare() = Some(json);
-    }
-    Ok(bytes)
+    json.clear();
+    *spare() = Some(json);
+    encoded.map(|()| bytes).map_err(|error| PyMemoryError::new_err(error.to_string()))
 }
 
 /// To be called in a forked child, before anything else of ours (`os.register_at_fork`).

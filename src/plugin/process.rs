@@ -11,7 +11,7 @@
 //! | what | why it is safe |
 //! | --- | --- |
 //! | `PROCESS`, `PID` | no lock; the pid is compared at use, and what belongs to the parent is forgotten, never dropped: its descriptors may be somebody else's by then |
-//! | the JSON buffer of `emitter` | locked only while the GIL is held, and forks that Python knows of hold the GIL |
+//! | the buffer of the function `encode` | locked only while the GIL is held, and forks that Python knows of hold the GIL |
 //! | the cached types of `encode` | `PyOnceLock`: made under the GIL, never changed |
 //! | the place of the last panic in `report` | never waited for (`try_lock`) |
 //! | the counter of `fault` | an atomic, and in no release |

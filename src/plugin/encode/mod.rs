@@ -31,7 +31,8 @@ use crate::{
     error::Error,
     message::{
         CommandLine, Fate, Sieve, Spot,
-        json::{Buffer, OutOfMemory, Writer},
+        buffer::Buffer,
+        json::{OutOfMemory, Writer},
     },
     secret::{MASK, Masks},
 };
