@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     Kind, Message,
     cloudevent::CloudEvent,
-    id::{lengthen_id, message_id},
+    id::{Id, lengthen_id, message_id},
     subject::Template,
 };
 
@@ -24,9 +24,10 @@ pub(crate) struct Composer {
     status: Arc<str>,
     /// Subjects of events by name, if the template has `{name}`.
     named: HashMap<String, Arc<str>>,
-    /// What all message ids of this ident begin with, so many bytes of it; behind that is room for the rest of one.
-    id: String,
-    prefix: usize,
+    /// What all message ids of this ident begin with.
+    id: Arc<str>,
+    /// Memory for what is one message's own.
+    own_id: String,
 }
 
 /// What one message is about.
@@ -59,8 +60,8 @@ impl Composer {
             event: Arc::from(""),
             status: Arc::from(""),
             named: HashMap::new(),
-            id: String::new(),
-            prefix: 0,
+            id: Arc::from(""),
+            own_id: String::new(),
         };
         composer.address("unknown");
         composer
@@ -75,8 +76,7 @@ impl Composer {
         self.event = self.subject(Kind::Event, "");
         self.status = self.subject(Kind::Status, "");
         self.named.clear();
-        self.id = message_id(&[&self.subject_id, ident]);
-        self.prefix = self.id.len();
+        self.id = message_id(&[&self.subject_id, ident]).into();
     }
 
     /// Whom messages are about.
@@ -86,16 +86,16 @@ impl Composer {
 
     /// The message, with `payload`.
     pub(crate) fn message(&mut self, about: &About<'_>, payload: Bytes) -> Message {
-        self.id.truncate(self.prefix);
-        lengthen_id(&mut self.id, about.own_id);
-        let id: Arc<str> = self.id.as_str().into();
+        self.own_id.clear();
+        lengthen_id(&mut self.own_id, about.own_id);
+        let id = Id::new(&self.id, &self.own_id);
         let headers = if self.cloudevents {
             CloudEvent {
                 subject_id: &self.subject_id,
                 ident: &self.ident,
                 kind: about.kind,
                 name: about.name,
-                id: &id,
+                id: &id.to_string(),
             }
             .headers(&self.headers, about.created)
         } else {

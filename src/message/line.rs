@@ -22,7 +22,7 @@ impl Message {
     pub(crate) fn write_line(&self, out: &mut impl io::Write) -> io::Result<()> {
         let line = Line {
             subject: Cow::Borrowed(&self.subject),
-            headers: self.all_headers().map(|(k, v)| (Cow::Borrowed(k), Cow::Borrowed(v))).collect(),
+            headers: self.all_headers().map(|(name, value)| (Cow::Borrowed(name), value)).collect(),
             payload: String::from_utf8_lossy(&self.payload),
         };
         serde_json::to_writer(&mut *out, &line)?;

@@ -20,7 +20,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 
@@ -30,7 +30,7 @@ pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
     filter::{covers, overlap},
-    id::{Own, REPLAYED, counter_of, nonce, split_id},
+    id::{Id, Own, REPLAYED, counter_of, nonce, split_id},
     moment::{in_utc, moment, to_millis},
     received::Received,
     redact::{Redaction, StatusEnv},
@@ -92,7 +92,7 @@ pub(crate) struct Message {
     /// The user's headers, shared by all messages of a run.
     pub headers: Arc<[(String, String)]>,
     /// Unique per message, and the same each time it is sent.
-    pub id: Arc<str>,
+    pub id: Id,
     /// JSON.
     pub payload: Bytes,
 }
@@ -110,7 +110,8 @@ impl Message {
     /// Headers and payload on the wire: what counts towards a server's `max_payload` (NATS ADR-4).
     pub(crate) fn wire_size(&self) -> usize {
         const FRAME: usize = "NATS/1.0\r\n\r\n".len();
-        self.payload.len() + FRAME + self.all_headers().map(|(k, v)| header_size(k, v)).sum::<usize>()
+        let headers = self.headers.iter().map(|(name, value)| header_size(name.len(), value.len()));
+        self.payload.len() + FRAME + headers.sum::<usize>() + header_size(MSG_ID.len(), self.id.len())
     }
 
     /// The message, cut if it takes more than `limit` bytes on the wire. If it cannot be made to fit, an error
@@ -128,7 +129,7 @@ impl Message {
 
     /// Takes `payload`, cut such that the whole message takes `limit` bytes at most; a header says so. If it
     /// cannot be cut, it comes back as an error, whole.
-    pub(crate) fn with_cut_payload(mut self, mut payload: Vec<u8>, limit: usize) -> Result<Self, Self> {
+    pub(crate) fn with_cut_payload(mut self, mut payload: Vec<u8>, limit: usize) -> Result<Self, Box<Self>> {
         self.payload = Bytes::new();
         let mut fits = true;
         if self.wire_size() + payload.len() > limit {
@@ -145,7 +146,7 @@ impl Message {
             }
         }
         self.payload = payload.into();
-        if fits { Ok(self) } else { Err(self) }
+        if fits { Ok(self) } else { Err(Box::new(self)) }
     }
 
     /// Can it be sent at all? What comes from a file may be anything.
@@ -154,21 +155,21 @@ impl Message {
         let plain = |text: &str| !text.contains(['\r', '\n', '\0']);
         is_literal_subject(&self.subject)
             && self.subject.len() <= LONGEST
-            && plain(&self.id)
+            && plain(&self.id.to_string())
             && self.headers.iter().all(|(name, value)| is_header_name(name) && plain(value))
     }
 
     /// Every header in the order of sending.
-    pub(crate) fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let own = std::iter::once((MSG_ID, &*self.id));
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own)
+    pub(crate) fn all_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let own = std::iter::once((MSG_ID, Cow::Owned(self.id.to_string())));
+        self.headers.iter().map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_str()))).chain(own)
     }
 }
 
-/// What a header takes on the wire.
-pub(crate) fn header_size(name: &str, value: &str) -> usize {
+/// What a header with a name and a value of these lengths takes on the wire.
+pub(crate) fn header_size(name: usize, value: usize) -> usize {
     const LINE: usize = ": \r\n".len();
-    name.len() + value.len() + LINE
+    name + value + LINE
 }
 
 /// As much of a text as `limit` bytes hold.

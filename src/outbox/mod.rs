@@ -5,7 +5,8 @@
 //! that the next session sends all of them again, in order. What does not fit goes to the run's spill file
 //! and comes back through [`Outbox::refill`].
 //!
-//! Locks: a run's spill before the queue, never the other way round. No lock is held while anything is sent.
+//! Locks: a run's spill before the queue, the queue before the arrivals, never the other way round. No lock is held while
+//! anything is sent. Whoever locks the queue takes the arrivals into it first: only [`Outbox::push`] knows of two.
 
 mod backlog;
 mod folder;
@@ -23,7 +24,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -33,7 +34,7 @@ use tokio::sync::Notify;
 use self::spill::Spill;
 use self::{
     backlog::Backlog,
-    queue::{Slot, State},
+    queue::{Arrivals, Slot, State},
 };
 pub(crate) use self::{
     folder::Folder,
@@ -75,6 +76,9 @@ pub(crate) struct Sending {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
+    arrivals: Mutex<Arrivals>,
+    /// Of all that is held: see [`State::bytes`].
+    bytes: Arc<AtomicUsize>,
     /// A run got settled, or the courier gave up.
     settled: Condvar,
     /// There is something for the courier to do.
@@ -112,8 +116,11 @@ const NOTHING: u64 = u64::MAX;
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
     pub(crate) fn new(limit: usize, destination: Destination) -> Self {
+        let state = State::default();
         Self {
-            state: Mutex::new(State::default()),
+            bytes: Arc::clone(&state.bytes),
+            state: Mutex::new(state),
+            arrivals: Mutex::default(),
             settled: Condvar::new(),
             wake: Notify::new(),
             limit,
@@ -129,8 +136,24 @@ impl Outbox {
         }
     }
 
+    /// The queue, with all that has arrived.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arrived = {
+            let mut arrivals = self.arrivals();
+            if arrivals.slots.is_empty() {
+                return state;
+            }
+            std::mem::swap(&mut arrivals.slots, &mut state.arrived);
+            std::mem::take(&mut state.arrived)
+        };
+        state.absorb(arrived.drain(..));
+        state.arrived = arrived;
+        state
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A run begins. It also ends an earlier giving up: a new run is a new attempt.
@@ -306,21 +329,23 @@ impl Outbox {
     pub(crate) fn push(&self, run: &Arc<Run>, message: Message, essential: bool) -> Result<(), Error> {
         run.counters.accepted.fetch_add(1, Relaxed);
         let size = message.size();
-        let fits = |state: &State| !run.overflows.load(Relaxed) && state.bytes + size <= self.limit;
-        let mut state = self.lock();
+        let fits = || !run.overflows.load(Relaxed) && self.bytes.load(Relaxed) + size <= self.limit;
+        let mut arrivals = self.arrivals();
         fault::panic_at("outbox.push");
-        if !fits(&state) {
+        if !fits() {
             // The spill comes before the queue, where there may be room by then.
-            drop(state);
+            drop(arrivals);
             let mut spill = run.spill();
-            state = self.lock();
-            if !fits(&state) {
-                drop(state);
+            arrivals = self.arrivals();
+            if !fits() {
+                drop(arrivals);
                 return self.push_to_disk(run, &mut spill, message, essential);
             }
         }
-        state.append(message, run);
-        self.wake_courier(state);
+        arrivals.slots.push(Slot::new(message, run, &self.bytes));
+        let asleep = std::mem::take(&mut arrivals.sleeping);
+        drop(arrivals);
+        self.wake_courier(asleep);
         Ok(())
     }
 
@@ -338,14 +363,14 @@ impl Outbox {
             Err(_) if essential => state.append(message, run),
             Err(_) => run.lose(&message),
         }
-        self.wake_courier(state);
+        drop(state);
+        let asleep = std::mem::take(&mut self.arrivals().sleeping);
+        self.wake_courier(asleep);
         spilled
     }
 
-    /// There is something new: wakes the courier if it sleeps, outside the lock.
-    fn wake_courier(&self, mut state: MutexGuard<'_, State>) {
-        let asleep = std::mem::take(&mut state.sleeping);
-        drop(state);
+    /// There is something new: wakes the courier if it sleeps, outside all locks.
+    fn wake_courier(&self, asleep: bool) {
         if asleep {
             self.wake.notify_one();
         }
@@ -357,7 +382,7 @@ impl Outbox {
         let run = {
             let state = self.lock();
             // In batches, not line by line: wait until there is room for one.
-            if state.bytes > self.limit / 2 {
+            if state.bytes() > self.limit / 2 {
                 return Ok(());
             }
             state.runs.iter().find(|run| run.overflows.load(Relaxed)).map(Arc::clone)
@@ -475,11 +500,12 @@ impl Outbox {
     /// all else that it does for one.
     pub(crate) async fn work(&self, pause: Option<Duration>) -> bool {
         {
-            let mut state = self.lock();
-            if state.has_work(self.limit) {
+            let state = self.lock();
+            let mut arrivals = self.arrivals();
+            if !arrivals.slots.is_empty() || state.has_work(self.limit) {
                 return true;
             }
-            state.sleeping = pause.is_none();
+            arrivals.sleeping = pause.is_none();
         }
         let woken = self.wake.notified();
         match pause {
@@ -500,72 +526,12 @@ impl Outbox {
 
     /// How much is held in memory, unconfirmed.
     pub(crate) fn bytes(&self) -> usize {
-        self.lock().bytes
+        self.bytes.load(Relaxed)
     }
 
     /// Is there nothing to do and nobody who could bring something?
     pub(crate) fn is_idle(&self) -> bool {
         self.lock().is_idle()
-    }
-
-    /// The courier starts, unless one is at work or gave up: then `false`.
-    pub(crate) fn begin_service(&self) -> bool {
-        if self.is_served.load(Relaxed) {
-            return false;
-        }
-        let mut state = self.lock();
-        self.is_served.store(true, Relaxed);
-        state.service.begin()
-    }
-
-    /// The courier ends if there is nothing left to do: then `true`.
-    pub(crate) fn end_service(&self) -> bool {
-        let mut state = self.lock();
-        let ends = state.is_idle();
-        let mut forgotten = VecDeque::new();
-        if ends {
-            state.service.end();
-            self.is_served.store(false, Relaxed);
-            state.base = state.end();
-            state.cursor = state.base;
-            state.remembered = 0;
-            state.routed.clear();
-            forgotten = std::mem::take(&mut state.queue);
-        }
-        drop(state);
-        drop(forgotten);
-        if ends {
-            // Nothing is held while nothing goes on.
-            self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        }
-        ends
-    }
-
-    /// The courier could not be started: the next message may try again.
-    pub(crate) fn fail_service(&self) {
-        let mut state = self.lock();
-        state.service.end();
-        self.is_served.store(false, Relaxed);
-    }
-
-    /// How many runs were opened so far: what [`Self::give_up`] is told, to see whether a new one came.
-    pub(crate) fn opened(&self) -> u64 {
-        self.lock().service.opened()
-    }
-
-    /// The courier ends though there is something to do; whoever waits need not. `false` if a run was opened
-    /// after `opened` was asked: it deserves an attempt of its own.
-    pub(crate) fn give_up(&self, opened: u64) -> bool {
-        let gives_up = self.lock().service.give_up(opened);
-        if gives_up {
-            self.settled.notify_all();
-        }
-        gives_up
-    }
-
-    /// Did the courier end with work left?
-    pub(crate) fn is_given_up(&self) -> bool {
-        self.lock().service.is_given_up()
     }
 
     /// Waits until all of the run is settled (then `true`), at most until `deadline`, and not at all if

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,12 +23,14 @@ pub(super) const REMEMBERED_BYTES: usize = 4 << 20;
 pub(super) struct State {
     /// `None`: confirmed out of order.
     pub(super) queue: VecDeque<Option<Slot>>,
+    /// Memory for the next arrivals.
+    pub(super) arrived: Vec<Slot>,
     /// The number of the first slot.
     pub(super) base: u64,
     /// The number of the next message to send.
     pub(super) cursor: u64,
-    /// Of the unconfirmed messages.
-    pub(super) bytes: usize,
+    /// Of the unconfirmed messages, arrivals included. Changed under either lock.
+    pub(super) bytes: Arc<AtomicUsize>,
     /// How many messages are unconfirmed.
     pub(super) unconfirmed: usize,
     /// The messages that were routed lately and are remembered, in the order of their echoes.
@@ -37,10 +42,17 @@ pub(super) struct State {
     /// Runs that are over, to be dropped outside the lock.
     pub(super) over: Vec<Arc<Run>>,
     pub(super) service: Service,
-    /// The courier waits for `wake`.
-    pub(super) sleeping: bool,
     /// Ends of runs that wait right now.
     pub(super) waiting: usize,
+}
+
+/// What the job's thread has brought, and the queue has not taken yet. It has a lock of its own, which nobody holds for
+/// longer than one message takes: the job's thread must not wait for the courier's work on the queue.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    pub(super) slots: Vec<Slot>,
+    /// The courier waits for `wake`.
+    pub(super) sleeping: bool,
 }
 
 #[derive(Debug)]
@@ -54,28 +66,39 @@ pub(super) struct Slot {
     pub(super) shares: bool,
 }
 
+impl Slot {
+    /// From now on the message counts as held.
+    pub(super) fn new(message: Message, run: &Arc<Run>, bytes: &AtomicUsize) -> Self {
+        bytes.fetch_add(message.size(), Relaxed);
+        run.queued.fetch_add(1, Relaxed);
+        Self { message, run: Arc::clone(run), sent: false, routed: None, shares: true }
+    }
+}
+
 impl State {
     pub(super) fn end(&self) -> u64 {
         self.base + self.queue.len() as u64
     }
 
     pub(super) fn append(&mut self, message: Message, run: &Arc<Run>) {
-        self.bytes += message.size();
-        self.unconfirmed += 1;
-        run.queued.fetch_add(1, Relaxed);
-        self.queue.push_back(Some(Slot {
-            message,
-            run: Arc::clone(run),
-            sent: false,
-            routed: None,
-            shares: true,
-        }));
+        let slot = Slot::new(message, run, &self.bytes);
+        self.absorb([slot]);
+    }
+
+    pub(super) fn absorb(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        let before = self.queue.len();
+        self.queue.extend(slots.into_iter().map(Some));
+        self.unconfirmed += self.queue.len() - before;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
     }
 
     /// Is there something to send, or to bring back from disk?
     pub(super) fn has_work(&self, limit: usize) -> bool {
         let overflows = || self.runs.iter().any(|run| run.overflows.load(Relaxed));
-        self.cursor < self.end() || (self.bytes <= limit / 2 && overflows())
+        self.cursor < self.end() || (self.bytes() <= limit / 2 && overflows())
     }
 
     pub(super) fn slot(&mut self, seq: u64) -> Option<&mut Option<Slot>> {
@@ -92,7 +115,7 @@ impl State {
     }
 
     pub(super) fn settle_one(&mut self, size: usize, run: &Run) {
-        self.bytes -= size;
+        self.bytes.fetch_sub(size, Relaxed);
         self.unconfirmed -= 1;
         run.queued.fetch_sub(1, Relaxed);
     }

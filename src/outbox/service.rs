@@ -1,5 +1,12 @@
 //! The courier's life, as the outbox sees it: whether anybody empties the queue.
 
+use std::{
+    collections::VecDeque,
+    sync::{PoisonError, atomic::Ordering::Relaxed},
+};
+
+use super::Outbox;
+
 /// Does anybody empty the queue?
 #[derive(Debug, Default)]
 pub(super) struct Service {
@@ -58,5 +65,70 @@ impl Service {
 
     pub(super) fn is_given_up(&self) -> bool {
         self.phase == Phase::GivenUp
+    }
+}
+
+impl Outbox {
+    /// The courier starts, unless one is at work or gave up: then `false`.
+    pub(crate) fn begin_service(&self) -> bool {
+        if self.is_served.load(Relaxed) {
+            return false;
+        }
+        let mut state = self.lock();
+        self.is_served.store(true, Relaxed);
+        state.service.begin()
+    }
+
+    /// The courier ends if there is nothing left to do: then `true`.
+    pub(crate) fn end_service(&self) -> bool {
+        let mut state = self.lock();
+        // Nobody brings a message between this look and the end.
+        let arrivals = self.arrivals();
+        let ends = arrivals.slots.is_empty() && state.is_idle();
+        let mut forgotten = VecDeque::new();
+        if ends {
+            state.service.end();
+            self.is_served.store(false, Relaxed);
+            state.base = state.end();
+            state.cursor = state.base;
+            state.remembered = 0;
+            state.routed.clear();
+            forgotten = std::mem::take(&mut state.queue);
+        }
+        drop(arrivals);
+        drop(state);
+        drop(forgotten);
+        if ends {
+            // Nothing is held while nothing goes on.
+            self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        ends
+    }
+
+    /// The courier could not be started: the next message may try again.
+    pub(crate) fn fail_service(&self) {
+        let mut state = self.lock();
+        state.service.end();
+        self.is_served.store(false, Relaxed);
+    }
+
+    /// How many runs were opened so far: what [`Self::give_up`] is told, to see whether a new one came.
+    pub(crate) fn opened(&self) -> u64 {
+        self.lock().service.opened()
+    }
+
+    /// The courier ends though there is something to do; whoever waits need not. `false` if a run was opened
+    /// after `opened` was asked: it deserves an attempt of its own.
+    pub(crate) fn give_up(&self, opened: u64) -> bool {
+        let gives_up = self.lock().service.give_up(opened);
+        if gives_up {
+            self.settled.notify_all();
+        }
+        gives_up
+    }
+
+    /// Did the courier end with work left?
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.lock().service.is_given_up()
     }
 }

@@ -18,7 +18,7 @@ fn run(dir: Option<&std::path::Path>) -> Arc<Run> {
 }
 
 fn ids(batch: &[Sending]) -> Vec<u64> {
-    batch.iter().map(|sending| sending.message.id.parse().unwrap()).collect()
+    batch.iter().map(|sending| sending.message.id.to_string().parse().unwrap()).collect()
 }
 
 fn proofs(batch: &[Sending]) -> Vec<(u64, Proof)> {
@@ -46,7 +46,7 @@ fn what_is_unconfirmed_is_sent_again_in_order() {
     assert!(run.is_settled());
     assert_eq!(run.counters.stored.load(Relaxed), 2);
     assert_eq!(run.counters.routed.load(Relaxed), 4);
-    assert_eq!(outbox.lock().bytes, 0);
+    assert_eq!(outbox.bytes(), 0);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn what_was_routed_just_now_is_sent_again_but_counted_once() {
     outbox.close(&run);
     assert!(outbox.is_idle() && outbox.end_service());
     assert!(outbox.take(9, usize::MAX).is_empty());
-    assert_eq!(outbox.lock().bytes, 0);
+    assert_eq!(outbox.bytes(), 0);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn the_end_of_a_run_keeps_all_of_it_in_order_and_nothing_of_others() {
     let text = std::fs::read(&leftovers.files[0]).unwrap();
     let kept: Vec<u64> = text
         .split_inclusive(|b| *b == b'\n')
-        .map(|line| Message::from_line(line).unwrap().id.parse().unwrap())
+        .map(|line| Message::from_line(line).unwrap().id.to_string().parse().unwrap())
         .collect();
     assert_eq!(kept, (0..9).collect::<Vec<_>>());
     assert_eq!(mine.counters.spilled.load(Relaxed), 9);

@@ -55,7 +55,7 @@ enum Wanted {
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) subject: Arc<str>,
-    pub(super) id: Arc<str>,
+    pub(super) id: String,
     place: Place,
 }
 
@@ -148,7 +148,7 @@ impl Plan {
         let mut lines: Vec<(u64, Item)> = Vec::new();
         for (number, file) in self.files.iter_mut().enumerate() {
             for (message, span) in file.messages().map_err(|error| error.to_string())? {
-                let Message { subject, id, .. } = message;
+                let (subject, id) = (message.subject, message.id.to_string());
                 let counter = message::counter_of(&id).unwrap_or(u64::MAX);
                 lines.push((counter, Item { subject, id, place: Place::Line(number, span) }));
             }
@@ -160,8 +160,8 @@ impl Plan {
             return Ok(());
         }
         // What is in a spill file has its live id.
-        let known: HashSet<Arc<str>> = lines.iter().map(|(_, item)| Arc::clone(&item.id)).collect();
-        let statuses = status_numbers(known.iter().map(|id| &**id));
+        let known: HashSet<String> = lines.iter().map(|(_, item)| item.id.clone()).collect();
+        let statuses = status_numbers(known.iter().map(String::as_str));
         items.retain(|(_, item)| !known.contains(&item.id) && !item.is_one_of(&statuses));
         items.extend(lines);
         items.sort_by_key(|(counter, _)| *counter);
@@ -180,7 +180,8 @@ impl Plan {
         let mut items = Vec::new();
         for (counter, path) in recorded.events.iter().filter(|(counter, _)| is_wanted(*counter)) {
             match recorded.event(config, &mut composer, path) {
-                Ok(Some(Message { subject, id, .. })) => {
+                Ok(Some(message)) => {
+                    let (subject, id) = (message.subject, message.id.to_string());
                     items.push((*counter, Item { subject, id, place: Place::Event(path.clone()) }));
                 }
                 Ok(None) => {}
@@ -189,7 +190,8 @@ impl Plan {
         }
         if matches!(wanted, Wanted::All | Wanted::Some(_, true)) {
             for (kind, name, data) in recorded.statuses() {
-                let Message { subject, id, .. } = recorded.status(config, &mut composer, &name, data.clone());
+                let message = recorded.status(config, &mut composer, &name, data.clone());
+                let (subject, id) = (message.subject, message.id.to_string());
                 items.push((u64::MAX, Item { subject, id, place: Place::Status(kind, name, data) }));
             }
         }
@@ -208,7 +210,7 @@ impl Plan {
         let prefix = self.artifacts.as_ref().map(|(recorded, _)| format!(".{}.status.", recorded.ident));
         let of_run = |id: &&String| prefix.as_ref().is_some_and(|prefix| id.contains(prefix.as_str()));
         let statuses = status_numbers(held.iter().filter(of_run).map(String::as_str));
-        self.items.retain(|item| !held.contains(&*item.id) && !item.is_one_of(&statuses));
+        self.items.retain(|item| !held.contains(&item.id) && !item.is_one_of(&statuses));
         before - self.items.len()
     }
 

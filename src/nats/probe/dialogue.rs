@@ -201,7 +201,7 @@ impl Dialogue {
         let reply = self.next_inbox();
         let mut headers = HeaderMap::new();
         for (name, value) in message.all_headers() {
-            if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(&value)) {
                 headers.insert(name, value);
             }
         }

@@ -274,7 +274,7 @@ impl Session<'_> {
     ) -> Option<(OutboundMessage, Arc<str>, usize)> {
         // The stream's header comes on top.
         let expected = self.stream.as_deref().filter(|_| proof == Proof::Stored);
-        let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM, stream));
+        let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM.len(), stream.len()));
         let subject = Arc::clone(&message.subject);
         let message = match message.fit(self.max_payload.saturating_sub(extra)) {
             Ok(message) => message,
@@ -302,8 +302,10 @@ impl Session<'_> {
 /// All headers; `stream`: the one that must take the message.
 fn headers_of(message: &Message, stream: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Ok(id) = HeaderValue::from_str(&message.id) {
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, id);
+    let id = message.id.to_string();
+    // Otherwise async-nats would panic; `Message::is_sendable` sees to it.
+    if !id.contains(['\r', '\n']) {
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, HeaderValue::from(id));
     }
     let user = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in user.chain(stream.map(|stream| (EXPECTED_STREAM, stream))) {
