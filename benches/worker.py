@@ -19,16 +19,21 @@ from pathlib import Path
 from typing import Any, Callable
 
 CORPUS = Path(__file__).with_name("corpus.jsonl.xz")
-#: Of the events, those that jobs have every day.
-EVERYDAY = 100_000
+#: The events that are measured, by the length of their JSON: all, those that jobs have every day, and small
+#: ones alone (1.2 kB on average), of which there are few: each is taken many times.
+SETS = {"all": (0, 1 << 30), "everyday": (0, 100_000), "small": (900, 1_700)}
+#: Events of the corpus.
+MANY = 250
 
 clock = time.perf_counter
 
 
-def lines(largest: int = 1 << 30) -> list[str]:
-    """The corpus, one event a line."""
+def lines(which: str = "all") -> list[str]:
+    """The events of a set, one a line."""
+    least, most = SETS[which]
     with lzma.open(CORPUS, "rt", encoding="utf-8") as file:
-        return [line for line in file if len(line) <= largest]
+        found = [line for line in file if least <= len(line) <= most]
+    return found * -(-MANY // len(found))
 
 
 def fresh(corpus: list[str], rounds: int) -> list[dict[str, Any]]:
@@ -37,7 +42,8 @@ def fresh(corpus: list[str], rounds: int) -> list[dict[str, Any]]:
     for number in range(rounds):
         for line in corpus:
             event = json.loads(line)
-            event["uuid"] = f"{number:08x}{event['uuid'][8:]}"
+            # Whoever gives it another beginning has an id that no other event of the run has.
+            event["uuid"] = f"{number:08x}{event['uuid'][8:24]}{len(events):012x}"
             events.append(event)
     return events
 
@@ -104,7 +110,26 @@ class Run:
             self.thread.join()
 
 
-def calls(url: str, rounds: int, *, idle: bool, largest: int) -> dict[str, Any]:
+def encode(rounds: int, which: str) -> dict[str, float]:
+    """What the encoder alone takes, beside `orjson.dumps` of equal dicts: the median of many turns."""
+    import orjson  # noqa: PLC0415 - only here
+    from ansible_runner_nats import _native  # noqa: PLC0415
+
+    corpus = lines(which)
+    functions: dict[str, Callable[[Any], Any]] = {"encode": _native.encode, "orjson": orjson.dumps}
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(rounds):
+        names = list(functions)
+        for name in names[number % 2 :] + names[: number % 2]:
+            events, function = fresh(corpus, 1), functions[name]
+            before = clock()
+            for event in events:
+                function(event)
+            times[name].append((clock() - before) / len(events))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def calls(url: str, rounds: int, *, idle: bool, which: str) -> dict[str, Any]:
     """What one call costs the job's thread, beside `json.dumps` and `orjson.dumps` of equal dicts.
 
     Idle: with a pause before each call, as in a real job; then whatever is called finds cold caches.
@@ -112,7 +137,7 @@ def calls(url: str, rounds: int, *, idle: bool, largest: int) -> dict[str, Any]:
     import orjson  # noqa: PLC0415 - only here
 
     run = Run(url)
-    corpus = lines(largest)
+    corpus = lines(which)
     functions: dict[str, Callable[[Any], Any]] = {
         "plugin": functools.partial(run.plugin.event_handler, run.config),
         "orjson": orjson.dumps,
@@ -137,14 +162,14 @@ def calls(url: str, rounds: int, *, idle: bool, largest: int) -> dict[str, Any]:
     return {name: summary(taken) for name, taken in times.items()}
 
 
-def throughput(url: str, rounds: int, largest: int, **options: Any) -> dict[str, float]:
+def throughput(url: str, rounds: int, which: str, **options: Any) -> dict[str, float]:
     """As many events as possible, until all are confirmed.
 
     A few sets of the corpus again and again: an event that ansible-runner has just read is in the cache too,
     and so are the bytes that the plain Rust program sends.
     """
     run = Run(url, **options)
-    events = run.prepare(fresh(lines(largest), 4))
+    events = run.prepare(fresh(lines(which), 4))
     handler, config = run.plugin.event_handler, run.config
     began, thread, process = clock(), time.thread_time(), time.process_time()
     for number in range(rounds):
@@ -170,7 +195,7 @@ def end(url: str, rounds: int) -> dict[str, float]:
     times = []
     for number in range(rounds):
         run = Run(url, number)
-        for event in run.prepare(fresh(lines(EVERYDAY)[:20], 1)):
+        for event in run.prepare(fresh(lines("everyday")[:20], 1)):
             time.sleep(0.002)
             run.plugin.event_handler(run.config, event)
         before = clock()
@@ -229,8 +254,9 @@ def imports(url: str | None) -> dict[str, float]:
 
 def queue(url: str, events: int) -> dict[str, float]:
     """How much the process grows with so many events that cannot be delivered."""
-    run = Run(url, pending_size=64 << 20, flush_timeout=0.1)
-    corpus = lines(EVERYDAY)
+    limit = 64 << 20
+    run = Run(url, pending_size=limit, flush_timeout=0.1)
+    corpus = lines("everyday")
     before = memory("VmRSS")
     handler, config = run.plugin.event_handler, run.config
     size = 0
@@ -242,7 +268,7 @@ def queue(url: str, events: int) -> dict[str, float]:
         handler(config, event)
     grown = memory("VmHWM") - before
     run.finish()
-    return {"grown": grown, "payload": size}
+    return {"grown": grown, "payload": size, "limit": limit}
 
 
 def runs(url: str, count: int, events: int) -> dict[str, float]:
@@ -250,7 +276,7 @@ def runs(url: str, count: int, events: int) -> dict[str, float]:
     tasks = Path("/proc/self/task")
     before = len(list(tasks.iterdir()))
     all_runs = [Run(url, number) for number in range(count)]
-    corpus = lines(EVERYDAY)
+    corpus = lines("everyday")
     prepared = fresh(corpus, events // len(corpus) + 1)[:events]
     for number, event in enumerate(prepared):
         event["runner_ident"] = all_runs[number % count].ident
@@ -272,7 +298,7 @@ def main() -> None:
     """Do one measurement."""
     name, arguments = sys.argv[1:]
     measure: dict[str, Callable[..., Any]] = {
-        f.__name__: f for f in (calls, throughput, end, growth, imports, queue, runs)
+        f.__name__: f for f in (encode, calls, throughput, end, growth, imports, queue, runs)
     }
     print(json.dumps(measure[name](**json.loads(arguments))))
 

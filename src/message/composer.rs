@@ -95,7 +95,7 @@ impl Composer {
                 ident: &self.ident,
                 kind: about.kind,
                 name: about.name,
-                id: &id.to_string(),
+                id: &id.to_text(),
             }
             .headers(&self.headers, about.created)
         } else {

@@ -26,28 +26,29 @@ impl Id {
         }
     }
 
+    /// All of it, in memory of its own size.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::with_capacity(self.len());
+        text.push_str(&self.run);
+        text.push_str(&self.own);
+        text
+    }
+
     /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.run.len() + self.own.len()
     }
 }
 
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.run)?;
-        f.write_str(&self.own)
-    }
-}
-
 impl fmt::Debug for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.to_string())
+        self.to_text().fmt(f)
     }
 }
 
 impl PartialEq for Id {
     fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.to_string() == other.to_string()
+        self.len() == other.len() && self.to_text() == other.to_text()
     }
 }
 

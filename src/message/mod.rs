@@ -155,13 +155,13 @@ impl Message {
         let plain = |text: &str| !text.contains(['\r', '\n', '\0']);
         is_literal_subject(&self.subject)
             && self.subject.len() <= LONGEST
-            && plain(&self.id.to_string())
+            && plain(&self.id.to_text())
             && self.headers.iter().all(|(name, value)| is_header_name(name) && plain(value))
     }
 
     /// Every header in the order of sending.
     pub(crate) fn all_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        let own = std::iter::once((MSG_ID, Cow::Owned(self.id.to_string())));
+        let own = std::iter::once((MSG_ID, Cow::Owned(self.id.to_text())));
         self.headers.iter().map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_str()))).chain(own)
     }
 }

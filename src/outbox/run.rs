@@ -155,7 +155,7 @@ impl Run {
 
     /// A message that is neither confirmed nor on disk.
     pub(super) fn leave_unconfirmed(&self, message: &Message) {
-        if let Some(counter) = message::counter_of(&message.id.to_string()) {
+        if let Some(counter) = message::counter_of(&message.id.to_text()) {
             lock(&self.unconfirmed).add(counter);
         }
     }

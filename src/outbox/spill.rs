@@ -288,7 +288,7 @@ mod tests {
     }
 
     fn ids(messages: &[Message]) -> Vec<u32> {
-        messages.iter().map(|message| message.id.to_string().parse().unwrap()).collect()
+        messages.iter().map(|message| message.id.to_text().parse().unwrap()).collect()
     }
 
     fn lines(path: &Path) -> Vec<Message> {

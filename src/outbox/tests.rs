@@ -18,7 +18,7 @@ fn run(dir: Option<&std::path::Path>) -> Arc<Run> {
 }
 
 fn ids(batch: &[Sending]) -> Vec<u64> {
-    batch.iter().map(|sending| sending.message.id.to_string().parse().unwrap()).collect()
+    batch.iter().map(|sending| sending.message.id.to_text().parse().unwrap()).collect()
 }
 
 fn proofs(batch: &[Sending]) -> Vec<(u64, Proof)> {
@@ -135,7 +135,7 @@ fn the_end_of_a_run_keeps_all_of_it_in_order_and_nothing_of_others() {
     let text = std::fs::read(&leftovers.files[0]).unwrap();
     let kept: Vec<u64> = text
         .split_inclusive(|b| *b == b'\n')
-        .map(|line| Message::from_line(line).unwrap().id.to_string().parse().unwrap())
+        .map(|line| Message::from_line(line).unwrap().id.to_text().parse().unwrap())
         .collect();
     assert_eq!(kept, (0..9).collect::<Vec<_>>());
     assert_eq!(mine.counters.spilled.load(Relaxed), 9);
@@ -216,5 +216,5 @@ fn what_stays_when_a_run_goes_keeps_none_of_its_memory() {
     assert_eq!(shares(), [false; 5]);
     let batch = outbox.take(9, usize::MAX);
     assert_eq!(ids(&batch), [7, 107, 207, 307, 407]);
-    assert!(batch.iter().all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id)));
+    assert!(batch.iter().all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id.to_text())));
 }

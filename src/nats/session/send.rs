@@ -302,7 +302,7 @@ impl Session<'_> {
 /// All headers; `stream`: the one that must take the message.
 fn headers_of(message: &Message, stream: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let id = message.id.to_string();
+    let id = message.id.to_text();
     // Otherwise async-nats would panic; `Message::is_sendable` sees to it.
     if !id.contains(['\r', '\n']) {
         headers.insert(async_nats::header::NATS_MESSAGE_ID, HeaderValue::from(id));
