@@ -20,7 +20,7 @@ mod spill;
 mod tests;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,

@@ -216,5 +216,9 @@ fn what_stays_when_a_run_goes_keeps_none_of_its_memory() {
     assert_eq!(shares(), [false; 5]);
     let batch = outbox.take(9, usize::MAX);
     assert_eq!(ids(&batch), [7, 107, 207, 307, 407]);
-    assert!(batch.iter().all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id.to_text())));
+    assert!(
+        batch
+            .iter()
+            .all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id.to_text()))
+    );
 }
