@@ -34,7 +34,7 @@ use tokio::sync::Notify;
 use self::spill::Spill;
 use self::{
     backlog::Backlog,
-    queue::{Arrivals, Slot, State},
+    queue::{Arrivals, Slot, State, Tally},
 };
 pub(crate) use self::{
     folder::Folder,
@@ -447,23 +447,24 @@ impl Outbox {
         let mut done = Vec::with_capacity(proofs.len());
         let mut someone_settled = false;
         let now = Instant::now();
-        for (seq, proof) in proofs {
-            if *proof == Proof::Routed {
-                let Some(run) = state.remember(*seq, now) else { continue };
-                run.counters.routed.fetch_add(1, Relaxed);
-                someone_settled |= run.is_settled();
-                continue;
+        for proofs in proofs.chunk_by(|(_, one), (_, other)| one == other) {
+            let Some((_, proof)) = proofs.first() else { continue };
+            let mut tally = None;
+            let mut settle = |tally: Option<Tally>| {
+                someone_settled |= tally.is_some_and(|tally| tally.settle(*proof, &self.bytes));
+            };
+            for (seq, _) in proofs {
+                if *proof == Proof::Routed {
+                    settle(state.remember(*seq, now).and_then(|slot| Tally::add(&mut tally, slot)));
+                } else if let Some(slot) = state.take_out(*seq) {
+                    settle(Tally::add(&mut tally, &slot));
+                    if *proof == Proof::None {
+                        slot.run.leave_unconfirmed(&slot.message);
+                    }
+                    done.push(slot);
+                }
             }
-            let Some(slot) = state.remove(*seq) else { continue };
-            let counters = &slot.run.counters;
-            if *proof == Proof::Stored {
-                counters.stored.fetch_add(1, Relaxed);
-            } else {
-                counters.unproven.fetch_add(1, Relaxed);
-                slot.run.leave_unconfirmed(&slot.message);
-            }
-            someone_settled |= slot.run.is_settled();
-            done.push(slot);
+            settle(tally);
         }
         done.extend(state.forget_routed(now));
         let notify = someone_settled && state.waiting > 0;

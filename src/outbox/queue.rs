@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{run::Run, service::Service};
+use super::{Proof, run::Run, service::Service};
 use crate::message::Message;
 
 /// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
@@ -75,6 +75,44 @@ impl Slot {
     }
 }
 
+/// Confirmed messages of one run. What the job's thread looks at with each message is changed once for many: the two
+/// threads would otherwise wait for each other's caches.
+#[derive(Debug)]
+pub(super) struct Tally {
+    run: Arc<Run>,
+    bytes: usize,
+    messages: u64,
+}
+
+impl Tally {
+    /// Adds a message of a run to the tally; that of another run is done with, and comes back.
+    pub(super) fn add(tally: &mut Option<Self>, slot: &Slot) -> Option<Self> {
+        let size = slot.message.size();
+        match tally {
+            Some(tally) if Arc::ptr_eq(&tally.run, &slot.run) => {
+                tally.bytes += size;
+                tally.messages += 1;
+                None
+            }
+            _ => tally.replace(Self { run: Arc::clone(&slot.run), bytes: size, messages: 1 }),
+        }
+    }
+
+    /// These messages are confirmed, and no longer held. Is their run settled now?
+    pub(super) fn settle(self, proof: Proof, bytes: &AtomicUsize) -> bool {
+        let counters = &self.run.counters;
+        let counter = match proof {
+            Proof::Stored => &counters.stored,
+            Proof::Routed => &counters.routed,
+            Proof::None => &counters.unproven,
+        };
+        counter.fetch_add(self.messages, Relaxed);
+        bytes.fetch_sub(self.bytes, Relaxed);
+        self.run.queued.fetch_sub(self.messages, Relaxed);
+        self.run.is_settled()
+    }
+}
+
 impl State {
     pub(super) fn end(&self) -> u64 {
         self.base + self.queue.len() as u64
@@ -108,27 +146,29 @@ impl State {
 
     /// Takes an unconfirmed message out; the slots that nothing is left of go too.
     pub(super) fn remove(&mut self, seq: u64) -> Option<Slot> {
+        let slot = self.take_out(seq)?;
+        self.bytes.fetch_sub(slot.message.size(), Relaxed);
+        slot.run.queued.fetch_sub(1, Relaxed);
+        Some(slot)
+    }
+
+    /// The same, but that others are to be told: see [`Tally`].
+    pub(super) fn take_out(&mut self, seq: u64) -> Option<Slot> {
         let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
-        self.settle_one(slot.message.size(), &slot.run);
+        self.unconfirmed -= 1;
         self.trim();
         Some(slot)
     }
 
-    pub(super) fn settle_one(&mut self, size: usize, run: &Run) {
-        self.bytes.fetch_sub(size, Relaxed);
-        self.unconfirmed -= 1;
-        run.queued.fetch_sub(1, Relaxed);
-    }
-
-    /// The message counts as confirmed, and stays for a while. Returns its run.
-    pub(super) fn remember(&mut self, seq: u64, now: Instant) -> Option<Arc<Run>> {
-        let slot = self.slot(seq)?.as_mut().filter(|slot| slot.routed.is_none())?;
+    /// The message counts as confirmed, and stays for a while. Others are to be told: see [`Tally`].
+    pub(super) fn remember(&mut self, seq: u64, now: Instant) -> Option<&Slot> {
+        let index = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        let slot = self.queue.get_mut(index)?.as_mut().filter(|slot| slot.routed.is_none())?;
         slot.routed = Some(now);
-        let (size, run) = (slot.message.size(), Arc::clone(&slot.run));
-        self.settle_one(size, &run);
+        self.unconfirmed -= 1;
         self.routed.push_back(seq);
-        self.remembered += size;
-        Some(run)
+        self.remembered += slot.message.size();
+        Some(slot)
     }
 
     /// Forgets what was routed long ago, or too much of it; returned, to be freed outside the lock.

@@ -267,7 +267,7 @@ impl Session<'_> {
 
     /// The message in async-nats' form; `None` if it cannot be sent at all.
     fn outbound(
-        &self,
+        &mut self,
         seq: u64,
         message: Message,
         proof: Proof,
@@ -289,12 +289,8 @@ impl Session<'_> {
         let wire_size = message.wire_size() + extra;
         let headers = headers_of(&message, expected);
         let reply = (proof == Proof::Stored).then(|| self.inbox.ack(self.attempt, seq).into());
-        let outbound = OutboundMessage {
-            subject: async_nats::Subject::from(&*message.subject),
-            reply,
-            payload: message.payload,
-            headers: Some(headers),
-        };
+        let outbound =
+            OutboundMessage { subject: self.wire.subject(&subject), reply, payload: message.payload, headers: Some(headers) };
         Some((outbound, message.subject, wire_size))
     }
 }

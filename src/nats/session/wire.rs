@@ -1,9 +1,12 @@
 //! The connection itself: what goes in, what comes out, and when it is over.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_nats::{
-    Client, Event, ServerInfo, Subscriber, client::traits::Publisher, message::OutboundMessage,
+    Client, Event, ServerInfo, Subject, Subscriber, client::traits::Publisher, message::OutboundMessage,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -31,6 +34,8 @@ pub(super) struct Wire {
     gone: watch::Receiver<bool>,
     /// What the server said last before it hung up.
     last_words: Option<String>,
+    /// The subject that was used last: messages of one run come one after the other.
+    subject: Option<(Arc<str>, Subject)>,
     /// What we had received in all when something last concerned us, in bytes.
     received: u64,
 }
@@ -53,11 +58,23 @@ impl Wire {
     pub(super) async fn open(link: Link, inbox: String) -> Result<Self, String> {
         let Link { client, events, gone } = link;
         let inbound = client.subscribe(inbox).await.map_err(|error| error.to_string())?;
-        Ok(Self { client, inbound, events, gone, last_words: None, received: 0 })
+        Ok(Self { client, inbound, events, gone, last_words: None, subject: None, received: 0 })
     }
 
     pub(super) fn server_info(&self) -> ServerInfo {
         self.client.server_info()
+    }
+
+    /// A subject in async-nats' form.
+    pub(super) fn subject(&mut self, subject: &Arc<str>) -> Subject {
+        match &self.subject {
+            Some((known, theirs)) if Arc::ptr_eq(known, subject) => theirs.clone(),
+            _ => {
+                let theirs = Subject::from(&**subject);
+                self.subject = Some((Arc::clone(subject), theirs.clone()));
+                theirs
+            }
+        }
     }
 
     /// Hands a message to async-nats. Its queue has room for the whole window: this hardly ever waits.
