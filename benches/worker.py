@@ -214,7 +214,7 @@ def growth(url: str, sizes: list[int]) -> dict[str, Any]:
     cost = clock_cost()
     found: dict[str, Any] = {}
     for size in sizes:
-        times, orjson_times = [], []
+        times, orjson_times, copies = [], [], []
         for number in range(max(60, min(3000, 60_000_000 // size))):
             event, twin = json.loads(line), json.loads(line)
             for data in (event, twin):
@@ -227,9 +227,18 @@ def growth(url: str, sizes: list[int]) -> dict[str, Any]:
             after = clock()
             times.append(middle - before - cost)
             orjson_times.append(after - middle - cost)
+            # What the machine's caches make of it: the text alone, into new memory.
+            whole = bytes(event["stdout"], "ascii")
+            before = clock()
+            bytearray(whole)
+            copies.append(clock() - before - cost)
             if number % 20 == 0:
                 time.sleep(0.01)
-        found[str(size)] = {"plugin": summary(times), "orjson": summary(orjson_times)}
+        found[str(size)] = {
+            "plugin": summary(times),
+            "orjson": summary(orjson_times),
+            "copy": summary(copies),
+        }
     run.finish()
     return found
 
