@@ -232,7 +232,7 @@ def plain(bench: Bench, url: str, which: str, rounds: int, *more: str) -> tuple[
     program = ROOT / "target/release/examples/plain"
     rates, cpu = [], []
     for _ in range(3):
-        command = [program, url, text, str(rounds), *more]
+        command = [str(program), url, str(text), str(rounds), *more]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         found = json.loads(done.stdout)
         rates.append(float(found["events"] / found["seconds"]))

@@ -38,7 +38,7 @@ def lines(which: str = "all") -> list[str]:
 
 def fresh(corpus: list[str], rounds: int) -> list[dict[str, Any]]:
     """New dicts, as ansible-runner reads them: nothing of them is cached, no two have the same id."""
-    events = []
+    events: list[dict[str, Any]] = []
     for number in range(rounds):
         for line in corpus:
             event = json.loads(line)

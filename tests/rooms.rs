@@ -33,6 +33,8 @@ const ALONE: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("ratatui", &["cli"]),
     ("indicatif", &["cli"]),
+    ("axum", &["cli"]),
+    ("prometheus_client", &["cli"]),
 ];
 
 /// A file that is longer is two.

@@ -5,6 +5,7 @@ mod logs;
 mod options;
 mod replay;
 mod runs;
+mod serve;
 mod source;
 mod stream;
 mod terminal;
@@ -76,6 +77,7 @@ enum Command {
     Logs(logs::LogsArguments),
     Wait(logs::WaitArguments),
     Watch(watch::Arguments),
+    Serve(serve::Arguments),
     Replay(replay::Arguments),
     /// Print a completion script for a shell.
     ///
@@ -103,6 +105,7 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Logs(arguments) => logs::logs(&arguments),
         Command::Wait(arguments) => logs::wait(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();

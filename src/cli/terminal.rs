@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::runs::SILENT;
+use crate::runs::{RECAP, SILENT};
 
 /// What a text means.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ pub(super) fn tone_of(word: &str) -> Tone {
         "failed" | "unreachable" | "timeout" | "error" | "canceled" => Tone::Bad,
         "ok" | "successful" => Tone::Good,
         SILENT | "changed" | "rescued" | "ignored" => Tone::Odd,
-        "PLAY" | "TASK" | "RECAP" | "starting" | "running" => Tone::Strong,
+        "PLAY" | "TASK" | RECAP | "starting" | "running" => Tone::Strong,
         _ => Tone::Faint,
     }
 }

@@ -27,6 +27,7 @@ use std::{
 pub(crate) use self::{
     failure::{Failure, Fate},
     output::{Line, Printer, harmless, one_line},
+    recap::Recap,
     run::{Run, SILENT, Task},
 };
 use self::{payload::Payload, seen::Hearing};
@@ -36,6 +37,9 @@ use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, moment, split
 const RUNS: usize = 5_000;
 /// How much of all runs' output is kept, in bytes.
 const OUTPUT: usize = 64 << 20;
+
+/// The word for how the tasks of a playbook went, as ansible counts them.
+pub(crate) const RECAP: &str = "RECAP";
 
 /// What happened, for a line of text.
 #[derive(Clone, Debug)]

@@ -52,6 +52,12 @@ impl Output {
         self.dropped
     }
 
+    /// What events with a higher counter have printed, each with its counter. `None`: all that is kept.
+    pub(crate) fn since(&self, counter: Option<u64>) -> impl Iterator<Item = (u64, &str)> {
+        let first = counter.map_or(0, |counter| counter.saturating_add(1));
+        self.lines.range((first, 0)..).map(|((counter, _), text)| (*counter, text.as_str()))
+    }
+
     /// All that is kept, line by line.
     pub(crate) fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.lines.values().flat_map(|text| text.split('\n'))

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{
-    News, TaskResult,
+    News, RECAP, TaskResult,
     failure::{Failure, Fate, find_rescued},
     output::{Output, harmless, one_line, printed, without_colors},
     payload::{Data, Payload, Res},
@@ -423,7 +423,7 @@ impl Run {
                 ("PLAY".to_owned(), one_line(data.play.as_deref().unwrap_or_default()))
             }
             ("playbook_on_task_start" | "playbook_on_handler_task_start", _) => ("TASK".to_owned(), task),
-            ("playbook_on_stats", _) => ("RECAP".to_owned(), self.recap.to_string()),
+            ("playbook_on_stats", _) => (RECAP.to_owned(), self.recap.to_string()),
             (name, _) => {
                 let short =
                     name.strip_prefix("runner_on_").or_else(|| name.strip_prefix("runner_")).unwrap_or(name);

@@ -289,8 +289,12 @@ impl Session<'_> {
         let wire_size = message.wire_size() + extra;
         let headers = headers_of(&message, expected);
         let reply = (proof == Proof::Stored).then(|| self.inbox.ack(self.attempt, seq).into());
-        let outbound =
-            OutboundMessage { subject: self.wire.subject(&subject), reply, payload: message.payload, headers: Some(headers) };
+        let outbound = OutboundMessage {
+            subject: self.wire.subject(&subject),
+            reply,
+            payload: message.payload,
+            headers: Some(headers),
+        };
         Some((outbound, message.subject, wire_size))
     }
 }

@@ -1,0 +1,237 @@
+//! Metrics for Prometheus. All of it follows from the messages: a history that is read again gives the same totals.
+
+use std::{
+    collections::HashSet,
+    fmt::Write,
+    time::{Duration, SystemTime},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{
+    message::Kind,
+    runs::{News, RECAP, Recap, Run, RunId, Runs, SILENT},
+};
+
+/// The content type of OpenMetrics, and that of the older form.
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const OLDER: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// So many playbooks have a name of their own.
+const PLAYBOOKS: usize = 200;
+/// The others.
+const OTHER: &str = "other";
+/// A job takes 10 s to 4 h.
+const BUCKETS: [f64; 11] = [10., 30., 60., 120., 300., 600., 1200., 1800., 3600., 7200., 14_400.];
+/// An event that has not come so long after the end of its run is missed.
+const LATE: Duration = Duration::from_secs(10);
+
+const RUNS: &str = "ansible_runner_runs";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Ended {
+    playbook: String,
+    status: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Of {
+    playbook: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct InState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WithResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+/// All that is counted.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    ended: Family<Ended, Counter>,
+    open: Family<InState, Gauge>,
+    durations: Family<Of, Histogram>,
+    results: Family<WithResult, Counter>,
+    messages: Family<OfKind, Counter>,
+    missed: Counter,
+    cut: Counter,
+    connected: Gauge,
+    playbooks: HashSet<String>,
+    /// Runs that have ended, of which something may still be on its way.
+    settling: HashSet<RunId>,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            ended: Family::default(),
+            open: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            results: Family::default(),
+            messages: Family::default(),
+            missed: Counter::default(),
+            cut: Counter::default(),
+            connected: Gauge::default(),
+            playbooks: HashSet::new(),
+            settling: HashSet::new(),
+        };
+        let Self { registry, ended, open, durations, results, messages, missed, cut, connected, .. } =
+            &mut metrics;
+        registry.register(RUNS, "Runs that have ended", ended.clone());
+        registry.register(RUNS, "Runs that go on", open.clone());
+        registry.register(
+            "ansible_runner_run_duration_seconds",
+            "How long runs took that have ended",
+            durations.clone(),
+        );
+        registry.register(
+            "ansible_runner_task_results",
+            "Results of tasks on hosts, as ansible counts them at the end of a playbook",
+            results.clone(),
+        );
+        registry.register("ansible_runner_messages", "Messages of runs, repeats left out", messages.clone());
+        registry.register(
+            "ansible_runner_events_missed",
+            "Events of ended runs that did not arrive",
+            missed.clone(),
+        );
+        registry.register("ansible_runner_cut_messages", "Messages that were cut to fit", cut.clone());
+        registry.register(
+            "ansible_runner_connected",
+            "Whether there is a connection to NATS",
+            connected.clone(),
+        );
+        // What has not happened yet is there, too: an alert on it must not wait for the first time.
+        for state in ["running", SILENT] {
+            drop(metrics.open.get_or_create(&InState { state }));
+        }
+        for kind in [Kind::Event, Kind::Status, Kind::Heartbeat] {
+            drop(metrics.messages.get_or_create(&OfKind { kind: kind.as_str() }));
+        }
+        for (result, _) in Recap::default().parts() {
+            drop(metrics.results.get_or_create(&WithResult { result }));
+        }
+        metrics
+    }
+
+    /// Something was heard that was not heard before.
+    pub(super) fn count(&mut self, news: &News, run: &Run, is_cut: bool) {
+        let kind = match news.counter {
+            Some(_) => Kind::Event,
+            None if news.word == Kind::Heartbeat.as_str() => Kind::Heartbeat,
+            None => Kind::Status,
+        };
+        self.messages.get_or_create(&OfKind { kind: kind.as_str() }).inc();
+        self.cut.inc_by(u64::from(is_cut));
+        if news.word == RECAP {
+            for (result, count) in run.recap.parts() {
+                self.results.get_or_create(&WithResult { result }).inc_by(count);
+            }
+        }
+        if news.is_end {
+            let playbook = self.label(&run.playbook);
+            let status = run.status().to_owned();
+            self.ended.get_or_create(&Ended { playbook: playbook.clone(), status }).inc();
+            if let Some(duration) = run.duration(SystemTime::now()) {
+                self.durations.get_or_create(&Of { playbook }).observe(duration.as_secs_f64());
+            }
+            self.settling.insert(news.run);
+        }
+    }
+
+    /// Counts what is missing of runs that ended a while ago.
+    pub(super) fn settle(&mut self, runs: &Runs) {
+        let now = SystemTime::now();
+        self.settling.retain(|id| {
+            let Some(run) = runs.get(*id) else { return false };
+            let is_late = run.silence(now) > LATE;
+            if is_late {
+                self.missed.inc_by(run.missing());
+            }
+            !is_late
+        });
+    }
+
+    fn label(&mut self, playbook: &str) -> String {
+        let name = if playbook.is_empty() { "unknown" } else { playbook };
+        if self.playbooks.contains(name) {
+            return name.to_owned();
+        }
+        if self.playbooks.len() >= PLAYBOOKS {
+            return OTHER.to_owned();
+        }
+        self.playbooks.insert(name.to_owned());
+        name.to_owned()
+    }
+
+    /// All of it as text, in the form that is asked for.
+    pub(super) fn text(
+        &self,
+        runs: &Runs,
+        silent_after: Option<Duration>,
+        is_connected: bool,
+        is_open_metrics: bool,
+    ) -> String {
+        let now = SystemTime::now();
+        let open = runs.all().map(|(_, run)| run).filter(|run| !run.is_over());
+        let (silent, running): (Vec<_>, Vec<_>) =
+            open.partition(|run| run.state(now, silent_after) == SILENT);
+        let gauge = |state, count: usize| {
+            self.open.get_or_create(&InState { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        gauge("running", running.len());
+        gauge(SILENT, silent.len());
+        self.connected.set(i64::from(is_connected));
+        let mut encoded = String::new();
+        // Writing to a text cannot fail.
+        let _ = text::encode(&mut encoded, &self.registry);
+        in_form(&encoded, is_open_metrics)
+    }
+}
+
+/// OpenMetrics as the library writes it, or the older form of it.
+///
+/// In the older form a counter is described by its whole name (`..._total`), and there is no end mark. In OpenMetrics the
+/// counter of runs and the gauge of runs would have one name; there the counter is described by its whole name, too, as
+/// one whose kind is not known.
+fn in_form(encoded: &str, is_open_metrics: bool) -> String {
+    let mut out = String::with_capacity(encoded.len());
+    let lines: Vec<&str> = encoded.lines().collect();
+    let mut kind_of_next = None;
+    for (place, line) in lines.iter().enumerate() {
+        let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        let Some((name, _)) = described.and_then(|rest| rest.split_once(' ')) else {
+            if is_open_metrics || *line != "# EOF" {
+                let _ = writeln!(out, "{line}");
+            }
+            continue;
+        };
+        let is_help = line.starts_with("# HELP ");
+        if is_help {
+            let next = lines.get(place + 1).and_then(|line| line.strip_prefix("# TYPE "));
+            kind_of_next = next.and_then(|rest| rest.split_once(' ')).map(|(_, kind)| kind);
+        }
+        let is_counter = kind_of_next == Some("counter");
+        let whole = is_counter && (!is_open_metrics || name == RUNS);
+        let (word, rest) = line.split_at("# HELP ".len());
+        let rest = rest.get(name.len()..).unwrap_or_default();
+        let rest = if whole && is_open_metrics && !is_help { " unknown" } else { rest };
+        let _ = writeln!(out, "{word}{name}{}{rest}", if whole { "_total" } else { "" });
+    }
+    out
+}
