@@ -312,6 +312,7 @@ def bench_calls(bench: Bench) -> None:
                     f"{name}: {figure}", mine, ours["orjson"][figure], "orjson.dumps", target, unit="µs"
                 )
             mine = ours["plugin"]["mean"]
+            bench.ratio(f"{name}: mean", mine, ours["kept"]["mean"], "orjson, kept", unit="µs")
             bench.ratio(f"{name}: mean", mine, ours["json"]["mean"], "json.dumps", unit="µs")
             target = None if idle or which not in beside_old else (">=", beside_old[which])
             bench.ratio(

@@ -55,6 +55,8 @@ async fn routed(client: &Client, mut echo: Subscriber, payloads: &[Bytes], round
 
 async fn stored(client: &Client, mut acks: Subscriber, payloads: &[Bytes], rounds: usize) {
     let (subject, reply) = (subject(), Subject::from("bench.echo.ack"));
+    // No id that an earlier run of this program had: the stream would drop the message.
+    let own = std::process::id();
     let mut flying = 0;
     for round in 0..rounds {
         for (number, payload) in payloads.iter().enumerate() {
@@ -66,7 +68,7 @@ async fn stored(client: &Client, mut acks: Subscriber, payloads: &[Bytes], round
                 }
             }
             let mut headers = HeaderMap::new();
-            headers.insert(async_nats::header::NATS_MESSAGE_ID, format!("bench.plain.{round}.{number}"));
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, format!("bench.{own}.{round}.{number}"));
             let sent = client.publish_with_reply_and_headers(
                 subject.clone(),
                 reply.clone(),

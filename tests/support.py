@@ -200,6 +200,31 @@ class Bus:
         stream = StreamConfig(name=name, subjects=list(subjects), **config)
         self.run(self.client.jetstream(timeout=2).add_stream(stream))
 
+    def send(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None:
+        """Publish something; the server has it when this returns."""
+
+        async def send() -> None:
+            await self.client.publish(subject, data, headers=headers)
+            await self.client.flush()
+
+        self.run(send())
+
+    def send_all(self, subject: str, messages: Iterable[dict[str, Any]]) -> None:
+        """Publish many, as fast as may be, to a stream that takes them all."""
+
+        async def send() -> None:
+            js = self.client.jetstream(timeout=PATIENCE)
+            for number, message in enumerate(messages, 1):
+                data = json.dumps(message).encode()
+                if number % 500 == 0:
+                    # What comes too fast for a stream is lost.
+                    await js.publish(subject, data)
+                else:
+                    await self.client.publish(subject, data)
+            await self.client.flush()
+
+        asyncio.run_coroutine_threadsafe(send(), self.loop).result(PATIENCE * 4)
+
     def stream_count(self, name: str = "RUNS") -> int:
         info = self.run(self.client.jetstream(timeout=PATIENCE).stream_info(name))
         return info.state.messages

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt::Write,
+    sync::atomic::AtomicU64,
     time::{Duration, SystemTime},
 };
 
@@ -64,6 +65,7 @@ pub(super) struct Metrics {
     registry: Registry,
     ended: Family<Ended, Counter>,
     open: Family<InState, Gauge>,
+    last_ended: Family<Ended, Gauge<f64, AtomicU64>>,
     durations: Family<Of, Histogram>,
     results: Family<WithResult, Counter>,
     messages: Family<OfKind, Counter>,
@@ -81,6 +83,7 @@ impl Metrics {
             registry: Registry::default(),
             ended: Family::default(),
             open: Family::default(),
+            last_ended: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             results: Family::default(),
             messages: Family::default(),
@@ -90,10 +93,26 @@ impl Metrics {
             playbooks: HashSet::new(),
             settling: HashSet::new(),
         };
-        let Self { registry, ended, open, durations, results, messages, missed, cut, connected, .. } =
-            &mut metrics;
+        let Self {
+            registry,
+            ended,
+            open,
+            last_ended,
+            durations,
+            results,
+            messages,
+            missed,
+            cut,
+            connected,
+            ..
+        } = &mut metrics;
         registry.register(RUNS, "Runs that have ended", ended.clone());
         registry.register(RUNS, "Runs that go on", open.clone());
+        registry.register(
+            "ansible_runner_run_last_ended_timestamp_seconds",
+            "When a run of this playbook ended so last",
+            last_ended.clone(),
+        );
         registry.register(
             "ansible_runner_run_duration_seconds",
             "How long runs took that have ended",
@@ -146,7 +165,13 @@ impl Metrics {
         if news.is_end {
             let playbook = self.label(&run.playbook);
             let status = run.status().to_owned();
-            self.ended.get_or_create(&Ended { playbook: playbook.clone(), status }).inc();
+            let labels = Ended { playbook: playbook.clone(), status };
+            self.ended.get_or_create(&labels).inc();
+            if let Some(ended) = run.ended.and_then(|ended| ended.duration_since(SystemTime::UNIX_EPOCH).ok())
+            {
+                let gauge = self.last_ended.get_or_create(&labels);
+                gauge.set(gauge.get().max(ended.as_secs_f64()));
+            }
             if let Some(duration) = run.duration(SystemTime::now()) {
                 self.durations.get_or_create(&Of { playbook }).observe(duration.as_secs_f64());
             }

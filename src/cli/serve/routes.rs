@@ -152,6 +152,11 @@ async fn metrics(State(App { shared, .. }): State<App>, headers: HeaderMap) -> R
     let is_open_metrics = accept.contains("application/openmetrics-text");
     let text = {
         let book = shared.book();
+        if book.link().is_ok() && !book.has_caught_up {
+            // Half of a history would look as if all of the other half had just happened.
+            return (StatusCode::SERVICE_UNAVAILABLE, "Still reading what the stream has kept.\n")
+                .into_response();
+        }
         book.metrics.text(&book.runs, shared.silent_after, book.link().is_ok(), is_open_metrics)
     };
     ([(header::CONTENT_TYPE, if is_open_metrics { OPEN_METRICS } else { OLDER })], text).into_response()

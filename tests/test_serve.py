@@ -1,0 +1,462 @@
+"""`ansible-runner-nats serve`: what it tells programs, and who gets in."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families as older_metrics
+from serving import Serve, needed
+from support import CANARY, PATIENCE, TESTER, USERS, Bus, Job, Server, cli, command, free_port, wait_until
+from test_watch import ON, publish, task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MONITORING = Path(__file__).parent.parent / "examples/monitoring"
+OPEN = {"Accept": "application/openmetrics-text; version=1.0.0"}
+TOKEN = f"{CANARY}-token-of-the-page"
+
+
+def real_job(server: Server, tmp_path: Path, ident: str) -> Job:
+    job = Job(tmp_path / ident, {"nats_options": {"servers": server.url}})
+    assert cli("run", job.folder, "-p", "play.yml", "--ident", ident, env=ON).returncode == 0
+    return job
+
+
+def values(serve: Serve) -> dict[str, float]:
+    """All samples of both forms, which must agree."""
+    texts = [serve.get("/metrics").text, serve.get("/metrics", **OPEN).text]
+    forms = []
+    for text, parse in zip(texts, (older_metrics, open_metrics)):
+        samples = [sample for family in parse(text) for sample in family.samples]
+        forms.append({f"{s.name}{json.dumps(s.labels, sort_keys=True)}": s.value for s in samples})
+    assert forms[0] == forms[1]
+    return forms[0]
+
+
+def test_a_real_job_as_json_and_text(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve:
+        job = real_job(server, tmp_path, "x")
+        runs = serve.wait_for_run("x", "successful")
+        listed = command("runs", "--json", "-s", server.url).stdout
+        same = [{**run, "last_heard": None} for run in json.loads(listed)]
+        assert [{**run, "last_heard": None} for run in runs] == same
+        run = serve.json("/api/runs/site.a/x")
+        assert run["recap"] == {
+            "ok": 4, "changed": 2, "unreachable": 0, "failed": 0, "skipped": 0, "rescued": 2, "ignored": 0,
+        }  # fmt: skip
+        assert [(one["host"], one["fate"]) for one in run["failures"]] in (
+            [("one", "rescued"), ("two", "rescued")],
+            [("two", "rescued"), ("one", "rescued")],
+        )
+        assert [one["name"] for one in run["tasks"]] == ["say", "break", "mend"]
+        printed = (job.folder / "artifacts/x/stdout").read_text()
+        assert serve.get("/api/runs/site.a/x/log").text.splitlines() == printed.splitlines()
+        for nothing in (
+            "/api/runs/site.a/y",
+            "/api/runs/site.a/y/log",
+            "/runs/site.a/y",
+            "/api/runs/site.b/x",
+        ):
+            assert serve.get(nothing).status == 404
+
+
+def test_the_pages_need_no_script(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve:
+        real_job(server, tmp_path, "x")
+        serve.wait_for_run("x", "successful")
+        publish(server, "y", [*task("<b>bold</b>", fails=True, msg="<script>alert(1)</script>")], "failed")
+        serve.wait_for_run("y", "failed")
+        page = serve.get("/").text
+        assert '<a href="/runs/' in page
+        assert page.index(">y</a>") < page.index(">x</a>")
+        assert ">x</a>" not in serve.get("/?state=failed").text
+        assert ">y</a>" not in serve.get("/?q=PLAY.yml").text
+        assert "<svg" in serve.get("/?playbook=play.yml").text
+        run = serve.get(serve.address("y")).text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in run
+        assert "<script>alert" not in run
+        assert "<b>bold" not in run
+        assert re.search(r"<noscript><meta http-equiv=.refresh", run)
+
+
+def test_metrics_of_a_real_job_before_and_after_a_restart(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream(duplicate_window=0.1)
+    with Serve(server) as serve:
+        assert values(serve)["ansible_runner_connected{}"] == 1
+        assert values(serve)['ansible_runner_runs{"state": "running"}'] == 0
+        job = real_job(server, tmp_path, "x")
+        serve.wait_for_run("x", "successful")
+        before = values(serve)
+    expected = {
+        'ansible_runner_runs_total{"playbook": "play.yml", "status": "successful"}': 1,
+        'ansible_runner_runs{"state": "running"}': 0,
+        'ansible_runner_runs{"state": "silent"}': 0,
+        'ansible_runner_run_duration_seconds_count{"playbook": "play.yml"}': 1,
+        'ansible_runner_run_duration_seconds_bucket{"le": "10.0", "playbook": "play.yml"}': 1,
+        'ansible_runner_task_results_total{"result": "ok"}': 4,
+        'ansible_runner_task_results_total{"result": "rescued"}': 2,
+        'ansible_runner_messages_total{"kind": "event"}': len(job.events()),
+        'ansible_runner_messages_total{"kind": "status"}': 3,
+        "ansible_runner_events_missed_total{}": 0,
+        "ansible_runner_cut_messages_total{}": 0,
+    }
+    assert {name: before[name] for name in expected} == expected
+    # What comes twice is counted once; the stream has forgotten the ids by then.
+    for count, message in enumerate(bus.stream_messages(), len(job.events()) + 4):
+        wait_until(
+            lambda message=message, count=count: (  # type: ignore[misc]
+                bus.send(message.subject, message.data, message.headers) or bus.stream_count() == count
+            ),
+            "the repeat to be stored",
+        )
+    with Serve(server) as serve:
+        serve.wait_for_run("x", "successful")
+        assert values(serve) == before
+
+
+def test_what_is_missing_and_cut_and_silent_is_counted(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    del tmp_path
+    with Serve(server, "--silent-after", "1s") as serve:
+        publish(server, "x", [*task("a"), *task("b")], None)
+        wait_until(lambda: values(serve)['ansible_runner_runs{"state": "silent"}'] == 1, "silence")
+        for counter in (7, 9):
+            event = {"counter": counter, "uuid": f"x-{counter}", "runner_ident": "x", "event": "verbose"}
+            headers = {"Nats-Msg-Id": f"id.x.{counter}.x-{counter}"}
+            if counter == 9:
+                headers["Ansible-Runner-Truncated"] = "5000"
+            bus.send("pub.ansible.runner.id.x.event", json.dumps(event).encode(), headers)
+        publish(server, "x", [], "failed")
+        serve.wait_for_run("x", "failed")
+        assert values(serve)["ansible_runner_cut_messages_total{}"] == 1
+        missed = "ansible_runner_events_missed_total{}"
+        assert values(serve)[missed] == 0  # They may be on their way.
+        wait_until(lambda: values(serve)[missed] == 3, "missed events")
+        assert values(serve)['ansible_runner_runs{"state": "silent"}'] == 0
+
+
+def test_playbooks_without_end_are_other(stored: tuple[Server, Bus]) -> None:
+    server, _ = stored
+    with Serve(server) as serve:
+        for number in range(210):
+            data = {"playbook": f"p{number}.yml"}
+            publish(server, f"r{number}", [{"event": "playbook_on_start", "event_data": data}])
+        serve.wait_for_run("r209", "successful")
+        found = values(serve)
+        names = [name for name in found if name.startswith("ansible_runner_runs_total")]
+        assert len(names) == 201
+        assert found['ansible_runner_runs_total{"playbook": "other", "status": "successful"}'] == 10
+
+
+def test_it_says_whether_there_is_a_connection_and_goes_on(
+    stored: tuple[Server, Bus], tmp_path: Path
+) -> None:
+    server, _ = stored
+    with Serve(server) as serve:
+        assert (serve.get("/healthz").status, serve.get("/healthz").text) == (200, "ok\n")
+        server.kill()
+        wait_until(lambda: serve.get("/healthz").status == 503, "the loss to be noticed")
+        assert serve.get("/healthz").text.strip()
+        assert values(serve)["ansible_runner_connected{}"] == 0
+        assert 'role="alert"' in serve.get("/").text
+        server.start()
+        wait_until(lambda: serve.get("/healthz").status == 200, "the connection to be back")
+        real_job(server, tmp_path, "x")
+        serve.wait_for_run("x", "successful")
+        assert serve.json("/api/runs/site.a/x")["events_missing"] == 0
+
+
+def test_without_a_stream_it_knows_what_comes_from_now_on(server: Server, tmp_path: Path) -> None:
+    with Serve(server) as serve:
+        wait_until(lambda: "from now on" in serve.said(), "the remark")
+        wait_until(lambda: serve.get("/healthz").status == 200, "a connection")
+        job = real_job(server, tmp_path, "x")
+        serve.wait_for_run("x", "successful")
+        printed = (job.folder / "artifacts/x/stdout").read_text()
+        assert serve.get("/api/runs/site.a/x/log").text.splitlines() == printed.splitlines()
+
+
+def test_what_changes_is_told_to_all_who_listen(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(serve.listen()) for _ in range(150)]
+        for _ in range(50):
+            # These never read.
+            stack.enter_context(serve.listen())
+        real_job(server, tmp_path, "x")
+        for reader in readers:
+            states = set()
+            while "successful" not in states:
+                states.add(reader.next_event()["state"])
+        before = serve.memory()
+        # As much as a socket holds, many times over: whoever does not read is left behind.
+        for number in range(60):
+            publish(server, f"y{number}", task("a" * 2000) * 10)
+        serve.wait_for_run("y59", "successful")
+        assert serve.get("/healthz").status == 200
+        assert serve.memory() - before < 64 << 20
+
+
+def test_nobody_gets_in_by_another_name_or_way(stored: tuple[Server, Bus]) -> None:
+    server, _ = stored
+    with Serve(server) as serve:
+        for host in ("evil.example", f"evil.example:{serve.port}", "127.0.0.1.evil.example", "192.0.2.1", ""):
+            for path in ("/", "/metrics", "/api/runs", "/api/events", "/static/live.js"):
+                assert serve.get(path, Host=host).status == 421, (host, path)
+        for host in ("localhost", f"127.0.0.1:{serve.port}", "[::1]"):
+            assert serve.get("/", Host=host).status == 200
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "FOO"):
+            answer = serve.request(method, "/")
+            assert answer.status in {400, 405}, (method, answer.status)
+        assert serve.request("HEAD", "/").status == 200
+        for path in (
+            "/..", "/../../etc/passwd", "/static/../../Cargo.toml", "/static/%2e%2e/%2e%2e/etc/passwd", "//",
+            "/runs/..%2f..%2fetc/passwd", "/static/", "/runs/site.a", "/api", "/login", "/%00", "/runs/a/%ff",
+        ):  # fmt: skip
+            assert serve.get(path).status in {303, 400, 404}, path
+        for path in ("/", "/metrics", "/nothing", "/api/runs"):
+            headers = serve.get(path).headers
+            assert "default-src 'none'" in headers["Content-Security-Policy"]
+            assert "unsafe" not in headers["Content-Security-Policy"]
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_floods_and_dawdlers_disturb_nobody(stored: tuple[Server, Bus]) -> None:
+    server, _ = stored
+    with Serve(server) as serve, contextlib.ExitStack() as stack:
+        assert serve.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (1 << 20)) in {400, 431, None}
+        flood = b"".join(b"X-%d: y\r\n" % n for n in range(2000))
+        assert serve.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + flood + b"\r\n") in {400, 431, None}
+        assert serve.raw(b"GET /" + b"a" * (1 << 17) + b" HTTP/1.1\r\n\r\n") in {400, 414, 431, None}
+        assert serve.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n") in {400, None}
+        slow = []
+        for _ in range(300):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", serve.port)))
+            sock.sendall(b"GET / HTTP/1.1\r\nHo")
+            slow.append(sock)
+        began = time.monotonic()
+        assert serve.get("/healthz").status == 200
+        assert time.monotonic() - began < PATIENCE / 10
+        # They are shown the door.
+        slow[0].settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionResetError):
+            while slow[0].recv(4096):
+                pass
+
+
+def test_only_the_token_opens(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    with Serve(server, "--token-file", str(file), "--verbose") as serve:
+        for path in (
+            "/",
+            "/metrics",
+            "/api/runs",
+            "/api/events",
+            "/healthz",
+            "/runs/a/b",
+            "/api/runs/a/b/log",
+        ):
+            for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Cookie": "ansible-runner-nats=x"}):
+                answer = serve.get(path, **headers)
+                assert answer.status == 401, (path, headers)
+                assert TOKEN not in answer.text
+        assert serve.get("/metrics", Authorization=f"Bearer {TOKEN}").status == 200
+        assert "<form" in serve.get("/", Accept="text/html").text
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert serve.request("POST", "/login", b"token=wrong", **form).status == 401
+        assert serve.request("POST", "/login", b"token=" + b"x" * 10_000, **form).status in {413, 422}
+        assert serve.request("POST", "/", f"token={TOKEN}".encode(), **form).status == 405
+        answer = serve.request("POST", "/login", f"token={TOKEN}".encode(), **form)
+        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        cookie = answer.headers["Set-Cookie"]
+        assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in cookie.split(";")}
+        assert TOKEN not in cookie
+        assert serve.get("/", Cookie=cookie.split(";")[0]).status == 200
+        said = serve.said()
+        assert "GET /metrics 200" in said
+        assert CANARY not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--listen", "0.0.0.0:0"], "--allow-remote"),
+        (["--listen", "[::]:0"], "--allow-remote"),
+        (["--listen", "0.0.0.0:0", "--allow-remote"], "--token-file"),
+        (["--token-file", "/nowhere"], "/nowhere"),
+        (["--token-file", "SHORT"], "at least 16"),
+        (["-s", "http://127.0.0.1:1"], "scheme nats"),
+    ],
+)
+def test_it_refuses_to_begin_unsafely(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    short = tmp_path / "short"
+    short.write_text(CANARY)
+    arguments = [str(short) if word == "SHORT" else word for word in arguments]
+    done = command("serve", *arguments)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert CANARY not in done.stderr
+
+
+def test_an_address_that_is_taken_and_a_wrong_password(start_server: Callable[..., Server]) -> None:
+    server = start_server(config=USERS, credentials=TESTER)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command("serve", "--listen", f"127.0.0.1:{port}", "-s", server.url)
+        assert (done.returncode, f"127.0.0.1:{port}" in done.stderr) == (1, True)
+    done = command(
+        "serve", "--listen", "127.0.0.1:0", "-s", server.url, "-o", "user=me", "-o", f"password={CANARY}"
+    )
+    assert done.returncode == 1
+    assert "authorization violation" in done.stderr.lower()
+    assert CANARY not in done.stderr
+
+
+def test_a_remote_address_with_a_token(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    more = ["--listen", "0.0.0.0:0", "--allow-remote", "--token-file", str(file), "--host", "runs.example"]
+    with Serve(server, *more) as serve:
+        bearer = f"Bearer {TOKEN}"
+        assert serve.get("/", Host="runs.example", Authorization=bearer).status == 200
+        assert serve.get("/", Host="192.0.2.7", Authorization=bearer).status == 200
+        assert serve.get("/", Host="evil.example", Authorization=bearer).status == 421
+        assert serve.get("/", Host="runs.example").status == 401
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_at_once(stored: tuple[Server, Bus], number: signal.Signals) -> None:
+    server, _ = stored
+    with Serve(server) as serve, serve.listen():
+        began = time.monotonic()
+        assert serve.end(number) == 0
+        assert time.monotonic() - began < PATIENCE / 10
+
+
+def test_a_password_of_ours_is_nowhere(start_server: Callable[..., Server]) -> None:
+    user = f'authorization {{ users: [ {{user: "me", password: "{CANARY}"}} ] }}'
+    server = start_server(config=user, jetstream=True, credentials={"user": "me", "password": CANARY})
+    url = server.url.replace("nats://", f"nats://me:{CANARY}@")
+    with Serve(server, url=url) as serve:
+        wait_until(lambda: serve.get("/healthz").status == 200, "a connection")
+        server.kill()
+        wait_until(lambda: serve.get("/healthz").status == 503, "the loss to be noticed")
+        texts = [serve.get(path).text for path in ("/", "/metrics", "/api/runs", "/healthz", "/runs/a/b")]
+        assert CANARY not in "".join([*texts, serve.said()])
+
+
+def test_ten_thousand_events_a_second_and_the_page_is_there(stored: tuple[Server, Bus]) -> None:
+    server, bus = stored
+    count = 20_000
+    with Serve(server) as serve:
+        stop = threading.Event()
+        answers: list[int] = []
+
+        def look() -> None:
+            while not stop.is_set():
+                answers.append(serve.get("/").status)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        bus.send_all(
+            "pub.ansible.runner.id.x.event",
+            (
+                {"counter": n, "uuid": f"u{n}", "runner_ident": "x", "event": "verbose"}
+                for n in range(1, count + 1)
+            ),
+        )
+        publish(server, "x", [], "successful")
+        serve.wait_for_run("x", "successful")
+        wait_until(lambda: serve.json("/api/runs/id/x")["events_missing"] == 0, "all events")
+        stop.set()
+        looking.join(PATIENCE)
+        assert values(serve)['ansible_runner_messages_total{"kind": "event"}'] == count
+        assert set(answers) == {200}
+
+
+def test_alerts_and_a_prometheus_that_scrapes_a_real_job(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    prometheus, promtool = needed("prometheus"), needed("promtool")
+    subprocess.run([promtool, "check", "rules", MONITORING / "alerts.yml"], check=True, capture_output=True)
+    subprocess.run(
+        [promtool, "test", "rules", MONITORING / "alerts-test.yml"], check=True, capture_output=True
+    )
+    server, _ = stored
+    with Serve(server) as serve:
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=serve.get("/metrics").text, text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (checked.returncode, checked.stderr) == (0, "")
+        settings = (MONITORING / "prometheus.yml").read_text()
+        settings = settings.replace("127.0.0.1:9464", f"127.0.0.1:{serve.port}").replace("15s", "1s")
+        (tmp_path / "prometheus.yml").write_text(settings)
+        shutil.copy(MONITORING / "alerts.yml", tmp_path)
+        port = free_port()
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                ],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            real_job(server, tmp_path, "x")
+
+            def known(query: str) -> list[Any]:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+                try:
+                    connection.request("GET", f"/api/v1/query?query={quote(query)}")
+                    answer = json.loads(connection.getresponse().read())
+                except (OSError, http.client.HTTPException, ValueError):
+                    return []
+                finally:
+                    connection.close()
+                return [one["value"][1] for one in answer["data"]["result"]]
+
+            total = 'ansible_runner_runs_total{playbook="play.yml",status="successful"}'
+            wait_until(lambda: known(total) == ["1"], "Prometheus to know the run", PATIENCE * 2)
+            assert known("up") == ["1"]
+            assert known("ansible_runner_connected") == ["1"]
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(stored: tuple[Server, Bus]) -> None:
+    server, _ = stored
+    dashboard = (MONITORING / "dashboard.json").read_text()
+    json.loads(dashboard)
+    asked = set(re.findall(r"ansible_runner_\w+", dashboard + (MONITORING / "alerts.yml").read_text()))
+    with Serve(server) as serve:
+        publish(server, "x", task("a"))
+        serve.wait_for_run("x", "successful")
+        there = {name.split("{")[0] for name in values(serve)}
+    assert asked <= there, asked - there
+    assert os.path.getsize(MONITORING / "dashboard.json") > 1000  # noqa: PTH202
