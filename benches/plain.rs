@@ -30,9 +30,9 @@ async fn main() {
     client.flush().await.unwrap();
     let (began, cpu) = (Instant::now(), cpu_seconds());
     if is_stored {
-        stored(&client, echo, &payloads, rounds).await
+        stored(&client, echo, &payloads, rounds).await;
     } else {
-        routed(&client, echo, &payloads, rounds).await
+        routed(&client, echo, &payloads, rounds).await;
     }
     let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     println!("{{\"events\":{},\"seconds\":{seconds},\"background_cpu\":{cpu}}}", rounds * payloads.len());

@@ -19,7 +19,8 @@ import pytest
 from support import PATIENCE, bin_dir, clean_env, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+    from email.message import Message
 
     from support import Server
 
@@ -39,7 +40,7 @@ def needed(program: str) -> str:
 @dataclass
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     text: str
 
 
@@ -79,16 +80,16 @@ class Serve:
         )  # fmt: skip
         self.port = 0
 
-    def __enter__(self) -> Serve:
-        found = wait_until(
-            lambda: re.search(r"serving on http://\S+:(\d+)/", self.said()) or self._failed(), "the address"
-        )
+    def __enter__(self) -> Serve:  # noqa: PYI034 - Python 3.9 has no Self
+        found = wait_until(lambda: self._says(r"serving on http://\S+:(\d+)/"), "the address")
         self.port = int(found[1])
-        wait_until(lambda: re.search(r" read in |from now on", self.said()) or self._failed(), "its history")
+        wait_until(lambda: self._says(" read in |from now on"), "its history")
         return self
 
-    def _failed(self) -> None:
-        assert self.process.poll() is None, self.said()
+    def _says(self, pattern: str) -> re.Match[str] | None:
+        found = re.search(pattern, self.said())
+        assert found or self.process.poll() is None, self.said()
+        return found
 
     def __exit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
@@ -110,15 +111,15 @@ class Serve:
         assert found is not None
         return int(found[1]) * 1024
 
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+    def request(self, method: str, path: str, body: bytes = b"", **headers: Any) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             for name, value in {"Host": "localhost", **headers}.items():
                 connection.putheader(name, value)
-            if body is not None:
+            if body:
                 connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
+            connection.endheaders(body or None)
             answer = connection.getresponse()
             # What never ends is not read.
             is_endless = answer.headers.get("Content-Type") == "text/event-stream"
@@ -127,16 +128,16 @@ class Serve:
         finally:
             connection.close()
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: Any) -> Answer:
         return self.request("GET", path, **headers)
 
     def raw(self, request: bytes) -> int | None:
         """The status that something else than a request gets; `None`: the connection is closed."""
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                sock.sendall(request)
-                found = re.match(rb"HTTP/1.1 (\d+)", sock.recv(4096))
-                return int(found[1]) if found else None
+        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        with sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(request)
+            found = re.match(rb"HTTP/1.1 (\d+)", sock.recv(4096))
+            return int(found[1]) if found else None
         return None
 
     def json(self, path: str) -> Any:

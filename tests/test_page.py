@@ -75,7 +75,7 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Errors of scripts, and what the security policy has refused."""
-        log = self.driver.get_log("browser")
+        log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
     def click(self, selector: str) -> None:
@@ -137,7 +137,8 @@ def test_a_job_is_seen_while_it_runs(stored: tuple[Server, Bus], tmp_path: Path)
         assert lines.split("\n") == [_uncolored(line) for line in plain.splitlines()]
         # What failed is red.
         browser.run(
-            "window.red = [...document.querySelectorAll('#output span')].find(s => s.textContent.startsWith('fatal'))"
+            "const spans = [...document.querySelectorAll('#output span')];"
+            "window.red = spans.find(span => span.textContent.startsWith('fatal'))"
         )
         assert browser.run("return getComputedStyle(window.red).color") == "rgb(179, 38, 30)"
         browser.click("#failures summary")

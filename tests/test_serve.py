@@ -27,6 +27,8 @@ from test_watch import ON, publish, task
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nats.aio.msg import Msg
+
 MONITORING = Path(__file__).parent.parent / "examples/monitoring"
 OPEN = {"Accept": "application/openmetrics-text; version=1.0.0"}
 TOKEN = f"{CANARY}-token-of-the-page"
@@ -39,14 +41,21 @@ def real_job(server: Server, tmp_path: Path, ident: str) -> Job:
 
 
 def values(serve: Serve) -> dict[str, float]:
-    """All samples of both forms, which must agree."""
-    texts = [serve.get("/metrics").text, serve.get("/metrics", **OPEN).text]
-    forms = []
-    for text, parse in zip(texts, (older_metrics, open_metrics)):
-        samples = [sample for family in parse(text) for sample in family.samples]
-        forms.append({f"{s.name}{json.dumps(s.labels, sort_keys=True)}": s.value for s in samples})
-    assert forms[0] == forms[1]
-    return forms[0]
+    """All samples of both forms, which agree unless something happens in between."""
+    forms: tuple[tuple[dict[str, str], Callable[[str], Any]], ...] = (
+        ({}, older_metrics),
+        (OPEN, open_metrics),
+    )
+
+    def both() -> list[dict[str, float]]:
+        found = []
+        for headers, parse in forms:
+            answer = serve.request("GET", "/metrics", **headers)
+            samples = [sample for family in parse(answer.text) for sample in family.samples]
+            found.append({f"{s.name}{json.dumps(s.labels, sort_keys=True)}": s.value for s in samples})
+        return found if found[0] == found[1] else []
+
+    return wait_until(both, "both forms to agree")[0]
 
 
 def test_a_real_job_as_json_and_text(stored: tuple[Server, Bus], tmp_path: Path) -> None:
@@ -125,12 +134,12 @@ def test_metrics_of_a_real_job_before_and_after_a_restart(
     assert {name: before[name] for name in expected} == expected
     # What comes twice is counted once; the stream has forgotten the ids by then.
     for count, message in enumerate(bus.stream_messages(), len(job.events()) + 4):
-        wait_until(
-            lambda message=message, count=count: (  # type: ignore[misc]
-                bus.send(message.subject, message.data, message.headers) or bus.stream_count() == count
-            ),
-            "the repeat to be stored",
-        )
+
+        def is_stored(message: Msg = message, count: int = count) -> bool:
+            bus.send(message.subject, message.data, message.headers)
+            return bus.stream_count() == count
+
+        wait_until(is_stored, "the repeat to be stored")
     with Serve(server) as serve:
         serve.wait_for_run("x", "successful")
         assert values(serve) == before
@@ -421,8 +430,8 @@ def test_alerts_and_a_prometheus_that_scrapes_a_real_job(stored: tuple[Server, B
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(
                 [
-                    prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
-                    f"--web.listen-address=127.0.0.1:{port}",
+                    prometheus, f"--config.file={tmp_path}/prometheus.yml",
+                    f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}",
                 ],
                 stdout=log, stderr=log,
             )  # fmt: skip

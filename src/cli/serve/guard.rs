@@ -158,9 +158,9 @@ fn refusal(guard: &Guard, request: &Request) -> Option<Response> {
         ));
     }
     let is_login = guard.has_token() && request.uri().path() == LOGIN;
-    if !matches!(*request.method(), Method::GET | Method::HEAD)
-        && !(is_login && *request.method() == Method::POST)
-    {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_form = is_login && *request.method() == Method::POST;
+    if !is_read && !is_form {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD.\n");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(response);

@@ -18,7 +18,7 @@ use crate::{
     runs::{News, RECAP, Recap, Run, RunId, Runs, SILENT},
 };
 
-/// The content type of OpenMetrics, and that of the older form.
+/// The content type of `OpenMetrics`, and that of the older form.
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 pub(super) const OLDER: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -229,9 +229,9 @@ impl Metrics {
     }
 }
 
-/// OpenMetrics as the library writes it, or the older form of it.
+/// `OpenMetrics` as the library writes it, or the older form of it.
 ///
-/// In the older form a counter is described by its whole name (`..._total`), and there is no end mark. In OpenMetrics the
+/// In the older form a counter is described by its whole name (`..._total`), and there is no end mark. In `OpenMetrics` the
 /// counter of runs and the gauge of runs would have one name; there the counter is described by its whole name, too, as
 /// one whose kind is not known.
 fn in_form(encoded: &str, is_open_metrics: bool) -> String {

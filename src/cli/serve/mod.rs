@@ -43,7 +43,7 @@ use crate::nats::{Heard, Start, Wish};
 /// Serve a page with live runs, and metrics for Prometheus.
 ///
 /// Reads what a stream has kept (without one: what comes from now on) and changes nothing. Only this host gets in, unless
-/// --allow-remote is given. Paths: / the runs, /runs/SUBJECT_ID/IDENT one run, /metrics, /api/runs, /api/events,
+/// --allow-remote is given. Paths: / the runs, /runs/… one run, /metrics, /api/runs, /api/events,
 /// /healthz; see docs/serve.md. Ctrl-C or SIGTERM ends it. Exit status: 0, or 1 if it cannot begin or the server refuses us.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
