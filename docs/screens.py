@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import pexpect
 import pyte
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +143,33 @@ def start_job(folder: Path, url: str, ident: str, *, seconds: float, breaks: boo
     return subprocess.Popen([BIN / "ansible-runner", *command], env=env)
 
 
+def photograph(serve: list[str]) -> None:
+    """What a browser shows of `serve`; nothing where there is no Chromium."""
+    program = shutil.which("chromium")
+    if program is None:
+        print("no chromium: the pictures of the page stay as they are")  # noqa: T201
+        return
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for switch in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(switch)
+    with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as page:
+        assert page.stderr is not None
+        address = page.stderr.readline().split()[-1]
+        driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        try:
+            for name, path, height in (("page", "", 520), ("page-run", "runs/site-a/rollout-42", 1000)):
+                driver.set_window_size(1100, height)
+                deadline = time.monotonic() + PATIENCE
+                while "rollout-42" not in driver.title + driver.page_source and time.monotonic() < deadline:
+                    driver.get(address + path)
+                driver.get(address + path)
+                driver.save_screenshot(HERE / f"screens/{name}.png")
+        finally:
+            driver.quit()
+            page.terminate()
+
+
 def main() -> None:
     """Run jobs, one of which is killed, and take the pictures."""
     with tempfile.TemporaryDirectory(prefix="ansible-runner-nats-screens-") as name:
@@ -173,6 +203,7 @@ def main() -> None:
             watch.wait_for(lambda shown: "output" in shown and "TASK [Wait for it]" in shown)
             (HERE / "screens/run.svg").write_text(svg(watch.screen))
             watch.close()
+            photograph([*ours, "serve", "--listen", "127.0.0.1:0", "--silent-after", "2s", "-s", url])
         finally:
             for process in reversed(started):
                 process.kill()

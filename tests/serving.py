@@ -81,13 +81,13 @@ class Serve:
         self.port = 0
 
     def __enter__(self) -> Serve:  # noqa: PYI034 - Python 3.9 has no Self
-        found = wait_until(lambda: self._says(r"serving on http://\S+:(\d+)/"), "the address")
-        self.port = int(found[1])
+        wait_until(lambda: self._says("serving on http://.*/\n"), "the address")
+        self.port = int(re.findall(r"serving on http://\S+:(\d+)/", self.said())[0])
         wait_until(lambda: self._says(" read in |from now on"), "its history")
         return self
 
-    def _says(self, pattern: str) -> re.Match[str] | None:
-        found = re.search(pattern, self.said())
+    def _says(self, pattern: str) -> bool:
+        found = re.search(pattern, self.said()) is not None
         assert found or self.process.poll() is None, self.said()
         return found
 

@@ -42,7 +42,7 @@ def real_job(server: Server, tmp_path: Path, ident: str) -> Job:
 
 def values(serve: Serve) -> dict[str, float]:
     """All samples of both forms, which agree unless something happens in between."""
-    forms: tuple[tuple[dict[str, str], Callable[[str], Any]], ...] = (
+    forms: tuple[tuple[dict[str, Any], Callable[[str], Any]], ...] = (
         ({}, older_metrics),
         (OPEN, open_metrics),
     )
