@@ -62,7 +62,7 @@ impl Buffer {
         if !self.is_long {
             return Some(self.bytes.split_to(std::mem::take(&mut self.len)).freeze());
         }
-        let copy = copy_of(self.text()).filter(|copy| copy.len() <= LONGEST_COPIED)?;
+        let copy = Some(self.text()).filter(|text| text.len() <= LONGEST_COPIED).and_then(copy_of)?;
         self.clear();
         Some(copy)
     }
