@@ -12,7 +12,7 @@ DEV_WHEEL := $(BIN)/maturin build --locked --quiet --interpreter $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan lint \
+.PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan test-asan-python lint \
 	format build docs wheels sdist matrix peers bench bench-reading clean
 
 help: ## list the targets
@@ -68,6 +68,19 @@ fuzz-run:
 test-asan: ## the Rust tests under AddressSanitizer (nightly)
 	ASAN_OPTIONS=allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --quiet --no-default-features --lib \
 		--target-dir target/asan --target $$(rustc -vV | sed -n 's/^host: //p')
+
+# The same for what reads Python's objects, with a real interpreter whose memory is all malloc's. Frames are larger under the
+# sanitizer: what is about the smallest stack is left out.
+ASAN_PRELOAD = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=target/asan-python \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
+test-asan-python: build ## the encoder's tests under AddressSanitizer with a real interpreter (gcc's runtime)
+	rm -rf target/asan-python target/wheels-asan
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address -Zexternal-clangrt" CARGO_TARGET_DIR=target/asan $(DEV_WHEEL) \
+		--no-default-features --features python,abi3-py310,faults --out target/wheels-asan \
+		--target $$(rustc -vV | sed -n 's/^host: //p')
+	$(BIN)/pip install --quiet --no-deps --target target/asan-python target/wheels-asan/*.whl
+	$(ASAN_PRELOAD) $(BIN)/python -c 'from ansible_runner_nats import _native; assert "asan-python" in _native.__file__'
+	$(ASAN_PRELOAD) $(BIN)/python -X dev -m pytest -n 2 tests/test_encode.py -k "not smallest_stack"
 
 lint: build ## formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
