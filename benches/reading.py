@@ -1,4 +1,4 @@
-"""What it takes to read: `runs` and `logs` on a stream of a million events, and `watch` under load.
+"""What it takes to read: `runs`, `logs`, `serve` on a stream of a million events, and `watch` under load.
 
 make bench-reading [READING_ARGS="--events 100000"]
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import os
 import subprocess
 import sys
@@ -141,6 +142,42 @@ def watch_under_load(url: str, *, runs: int, rate: int, seconds: int) -> str:
     )
 
 
+def serve_history(url: str) -> str:
+    """`serve` at its start: how long it reads, and how quick the page is meanwhile and then."""
+    command = [OURS, "serve", "--listen", "127.0.0.1:0", "-s", url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serve:
+        assert serve.stderr is not None
+        port = int(serve.stderr.readline().strip().rstrip("/").rsplit(":", 1)[1])
+        said: list[str] = []
+        reader = threading.Thread(target=said.extend, args=(serve.stderr,), daemon=True)
+        reader.start()
+        began, times = time.perf_counter(), []
+
+        def look(path: str) -> float:
+            before = time.perf_counter()
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", path)
+            assert connection.getresponse().read()
+            connection.close()
+            return time.perf_counter() - before
+
+        while not any(" read in " in line for line in said):
+            times.append(look("/"))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        then = max(look("/") for _ in range(20))
+        memory = (
+            int(Path(f"/proc/{serve.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+        )
+        serve.terminate()
+        reader.join()
+    progress = sum("so far" in line for line in said)
+    return (
+        f"serve: all read in {seconds:.1f} s, progress told {progress} times, {memory:.0f} MB; "
+        f"the page within {max(times) * 1000:.0f} ms meanwhile, {then * 1000:.0f} ms then"
+    )
+
+
 def main() -> None:
     """Fill a stream, read it, watch."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,6 +200,7 @@ def main() -> None:
             ):
                 seconds, lines = timed(*command, "-s", url)
                 print(f"{' '.join(command):20} {seconds:6.2f} s, {lines} lines", flush=True)
+            print(serve_history(url), flush=True)
             print(watch_under_load(url, runs=300, rate=arguments.rate, seconds=15))
         finally:
             server.kill()

@@ -24,7 +24,7 @@ use axum::{
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{Semaphore, broadcast::error::RecvError, mpsc},
     time::timeout,
 };
 
@@ -48,6 +48,8 @@ use crate::{
 
 /// Those who listen to changes, at once.
 const LISTENERS: usize = 500;
+/// Those who read what a run printed from a stream, at once: each has a connection to NATS.
+const LOGS: usize = 16;
 /// A sign of life for who listens while nothing happens.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -57,6 +59,7 @@ pub(super) struct App {
     pub(super) shared: Arc<Shared>,
     pub(super) guard: Arc<Guard>,
     listeners: Arc<AtomicUsize>,
+    logs: Arc<Semaphore>,
 }
 
 /// Who asks.
@@ -249,7 +252,7 @@ fn no_run() -> Response {
 }
 
 /// All that a run printed: from the stream, or else what is remembered.
-async fn log(State(App { shared, .. }): State<App>, Path((subject_id, ident)): Name) -> Response {
+async fn log(State(App { shared, logs, .. }): State<App>, Path((subject_id, ident)): Name) -> Response {
     let (run, has_stream) = {
         let book = shared.book();
         let Some((_, run)) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
@@ -260,12 +263,16 @@ async fn log(State(App { shared, .. }): State<App>, Path((subject_id, ident)): N
         let text: String = run.output.lines().flat_map(|line| [line, "\n"]).collect();
         return (kind, text).into_response();
     };
+    let Ok(seat) = logs.try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "Too many read such a log already.\n").into_response();
+    };
     let from = if run.is_whole() { Start::Since(first) } else { Start::First };
     let wish = Wish { subjects: shared.source.filters_of(&run, None), from, follow: false, before: None };
     let (sender, receiver) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || {
         // Whoever asked may be gone.
         let _ = print(&shared, wish, &run, &sender);
+        drop(seat);
     });
     let pieces =
         stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
