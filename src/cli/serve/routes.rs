@@ -80,8 +80,12 @@ pub(super) fn is_static(path: &str) -> bool {
 
 pub(super) fn router(shared: &Arc<Shared>, guard: Guard, verbose: bool) -> Router {
     const BODY: usize = 4 << 10;
-    let app =
-        App { shared: Arc::clone(shared), guard: Arc::new(guard), listeners: Arc::new(AtomicUsize::new(0)) };
+    let app = App {
+        shared: Arc::clone(shared),
+        guard: Arc::new(guard),
+        listeners: Arc::new(AtomicUsize::new(0)),
+        logs: Arc::new(Semaphore::new(LOGS)),
+    };
     let mut router = Router::new()
         .route("/", get(list_page))
         .route("/runs/{subject_id}/{ident}", get(run_page))
