@@ -133,7 +133,7 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
 }
 
 /// Where a stream has the beginning of a run, as far as its statuses tell.
-fn beginning_of(run: &Run) -> Start {
+pub(super) fn beginning_of(run: &Run) -> Start {
     run.first_stored.filter(|_| run.is_whole()).map_or(Start::First, Start::Since)
 }
 

@@ -52,8 +52,13 @@ pub(super) struct Arguments {
     options: Options,
 }
 
+/// All states that a run can be in, as they are shown.
+pub(super) fn states() -> impl Iterator<Item = &'static str> {
+    OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES)
+}
+
 fn state(text: &str) -> Result<String, String> {
-    let states: Vec<&str> = OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).collect();
+    let states: Vec<&str> = states().collect();
     if states.contains(&text) {
         Ok(text.to_owned())
     } else {

@@ -126,8 +126,8 @@ impl Book {
     }
 
     /// The last run of this name.
-    pub(super) fn find(&self, subject_id: &str, ident: &str) -> Option<(RunId, &Run)> {
+    pub(super) fn find(&self, subject_id: &str, ident: &str) -> Option<&Run> {
         let found = self.runs.all().filter(|(_, run)| run.ident == ident && run.subject_id == subject_id);
-        found.max_by_key(|(id, _)| *id)
+        found.max_by_key(|(id, _)| *id).map(|(_, run)| run)
     }
 }

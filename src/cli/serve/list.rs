@@ -11,8 +11,8 @@ use super::{
     plot,
 };
 use crate::{
-    message::{END_STATES, OPEN_STATES},
-    runs::{Run, Runs, SILENT},
+    cli::runs::states,
+    runs::{Run, Runs},
 };
 
 /// Runs on a page.
@@ -94,11 +94,10 @@ pub(super) fn page(shared: &Shared, wanted: &Wanted) -> Markup {
 
 /// How many are in which state; each is a link to those.
 fn summary(book: &Book, shared: &Shared, now: SystemTime) -> Markup {
-    let states: Vec<&str> = OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).collect();
     let count = |state: &str| book.runs.all().filter(|(_, run)| shared.state(run, now) == state).count();
     html! {
         ul #summary.summary aria-label="Runs by state" {
-            @for state in states {
+            @for state in states() {
                 @let count = count(state);
                 @if count > 0 {
                     li { a href={ "/?state=" (state) } { (badge(state)) " " b { (count) } } }
@@ -109,7 +108,6 @@ fn summary(book: &Book, shared: &Shared, now: SystemTime) -> Markup {
 }
 
 fn form(wanted: &Wanted) -> Markup {
-    let states: Vec<&str> = OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).collect();
     html! {
         form #filter role="search" method="get" action="/" {
             label { "Find " input type="search" name="q" value=(wanted.q) placeholder="ident, playbook, task"; }
@@ -117,7 +115,7 @@ fn form(wanted: &Wanted) -> Markup {
                 "State "
                 select name="state" {
                     option value="" { "any" }
-                    @for state in states { option value=(state) selected[wanted.state == state] { (state) } }
+                    @for state in states() { option value=(state) selected[wanted.state == state] { (state) } }
                 }
             }
             @if !wanted.playbook.is_empty() {

@@ -96,8 +96,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     let shared = Arc::new(Shared::new(source, arguments.silent_after, arguments.since));
     remark(&format!("serving on http://{address}/"));
     let reader = {
-        let (shared, since) = (Arc::clone(&shared), arguments.since);
-        thread::Builder::new().name("read".to_owned()).spawn(move || read(&shared, since))?
+        let shared = Arc::clone(&shared);
+        thread::Builder::new().name("read".to_owned()).spawn(move || read(&shared))?
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let until = async {
@@ -126,9 +126,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
 }
 
 /// Reads what runs say, until the server refuses us for good.
-fn read(shared: &Shared, since: Duration) -> io::Result<Exit> {
+fn read(shared: &Shared) -> io::Result<Exit> {
     let subjects = shared.source.filters(None, None, None);
-    let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
+    let from = SystemTime::now().checked_sub(shared.since).unwrap_or(SystemTime::UNIX_EPOCH);
     let wish = |from| Wish { subjects: subjects.clone(), from, follow: true, before: None };
     let heard = shared.source.listen(wish(Start::Since(from)))?;
     match follow(shared, &heard) {

@@ -5,10 +5,7 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -38,11 +35,12 @@ use super::{
 };
 use crate::{
     cli::{
+        logs::beginning_of,
         runs::Listed,
         terminal::{printable, remark},
     },
     message::in_utc,
-    nats::{Heard, Start, Wish},
+    nats::{Heard, Wish},
     runs::{Failure, Line, Printer, Recap, Run, RunId, Runs, Task},
 };
 
@@ -58,7 +56,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 pub(super) struct App {
     pub(super) shared: Arc<Shared>,
     pub(super) guard: Arc<Guard>,
-    listeners: Arc<AtomicUsize>,
+    listeners: Arc<Semaphore>,
     logs: Arc<Semaphore>,
 }
 
@@ -83,7 +81,7 @@ pub(super) fn router(shared: &Arc<Shared>, guard: Guard, verbose: bool) -> Route
     let app = App {
         shared: Arc::clone(shared),
         guard: Arc::new(guard),
-        listeners: Arc::new(AtomicUsize::new(0)),
+        listeners: Arc::new(Semaphore::new(LISTENERS)),
         logs: Arc::new(Semaphore::new(LOGS)),
     };
     let mut router = Router::new()
@@ -147,7 +145,7 @@ async fn run_page(
 ) -> Response {
     let book = shared.book();
     match book.find(subject_id_of(&subject_id), &ident) {
-        Some((_, run)) => detail::page(&shared, &book, run, after.after).into_response(),
+        Some(run) => detail::page(&shared, &book, run, after.after).into_response(),
         None => {
             (StatusCode::NOT_FOUND, page::nothing(&book, &shared, "There is no such run.")).into_response()
         }
@@ -234,7 +232,7 @@ impl<'a> From<&'a Task> for ToldTask<'a> {
 
 async fn run(State(App { shared, .. }): State<App>, Path((subject_id, ident)): Name) -> Response {
     let book = shared.book();
-    let Some((_, run)) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
+    let Some(run) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
     Json(Told {
         listed: Listed::new(run, SystemTime::now(), shared.silent_after),
         play: &run.play,
@@ -259,19 +257,19 @@ fn no_run() -> Response {
 async fn log(State(App { shared, logs, .. }): State<App>, Path((subject_id, ident)): Name) -> Response {
     let (run, has_stream) = {
         let book = shared.book();
-        let Some((_, run)) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
+        let Some(run) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
         (run.clone(), !book.streams.is_empty())
     };
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
-    let Some(first) = run.first_stored.filter(|_| has_stream) else {
+    if run.first_stored.is_none() || !has_stream {
         let text: String = run.output.lines().flat_map(|line| [line, "\n"]).collect();
         return (kind, text).into_response();
-    };
+    }
     let Ok(seat) = logs.try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "Too many read such a log already.\n").into_response();
     };
-    let from = if run.is_whole() { Start::Since(first) } else { Start::First };
-    let wish = Wish { subjects: shared.source.filters_of(&run, None), from, follow: false, before: None };
+    let subjects = shared.source.filters_of(&run, None);
+    let wish = Wish { subjects, from: beginning_of(&run), follow: false, before: None };
     let (sender, receiver) = mpsc::channel(16);
     tokio::task::spawn_blocking(move || {
         // Whoever asked may be gone.
@@ -320,22 +318,11 @@ fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<B
     }
 }
 
-/// Counts those who listen.
-struct Seat(Arc<AtomicUsize>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// What changes, as it changes: server-sent events, each a run as `/api/runs` has it.
 async fn events(State(App { shared, listeners, .. }): State<App>) -> Response {
-    if listeners.fetch_add(1, Relaxed) >= LISTENERS {
-        listeners.fetch_sub(1, Relaxed);
+    let Ok(seat) = listeners.try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "Too many listen already.\n").into_response();
-    }
-    let seat = Seat(listeners);
+    };
     let hello = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"retry: 2000\n\n"))]);
     let news = stream::unfold((shared.listen(), seat), |(mut news, seat)| async move {
         let next = match timeout(ALIVE, news.recv()).await {
