@@ -11,6 +11,7 @@ import argparse
 import json
 import lzma
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -225,20 +226,25 @@ def median_of(bench: Bench, who: str, times: int, **arguments: Any) -> dict[str,
 
 def plain(bench: Bench, url: str, which: str, rounds: int, *more: str) -> tuple[float, float]:
     """Events per second of the plain Rust program, and the CPU seconds that one takes."""
-    text = bench.folder / "plain.jsonl"
-    least, most = worker.SETS[which]
-    with lzma.open(HERE / "corpus.jsonl.xz", "rt", encoding="utf-8") as corpus:
-        text.write_text("".join(line for line in corpus if least <= len(line) <= most))
-    program = ROOT / "target/release/examples/plain"
     rates, cpu = [], []
     for _ in range(3):
-        command = [str(program), url, str(text), str(rounds), *more]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        found = json.loads(done.stdout)
+        found = run_plain(bench, url, which, rounds, *more)
         rates.append(float(found["events"] / found["seconds"]))
         cpu.append(float(found["background_cpu"] / found["events"]))
     bench.raw.setdefault("plain", []).append({"which": which, "rates": rates, "cpu": cpu})
     return statistics.median(rates), statistics.median(cpu)
+
+
+def run_plain(bench: Bench, url: str, which: str, rounds: int, *more: str) -> dict[str, float]:
+    """What the plain Rust program says of one go."""
+    text = bench.folder / "plain.jsonl"
+    least, most = worker.SETS[which]
+    with lzma.open(HERE / "corpus.jsonl.xz", "rt", encoding="utf-8") as corpus:
+        text.write_text("".join(line for line in corpus if least <= len(line) <= most))
+    command = [str(ROOT / "target/release/examples/plain"), url, str(text), str(rounds), *more]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def bench_throughput(bench: Bench) -> None:
@@ -274,6 +280,33 @@ def bench_throughput(bench: Bench) -> None:
         mine = core["background_cpu"] / core["events"]
         name = f"CPU per event, core, {events} events: background"
         bench.ratio(name, mine, bare_cpu, "plain async-nats", unit="µs")
+
+
+def bench_limit(bench: Bench) -> None:
+    """What this machine could do at most: the proof where events per second miss their target.
+
+    As if `orjson` encoded, the plain program sent, nothing else cost anything, and both cores never rested: the CPU of
+    these and of the server. What 0.4.0 takes for an event, divided by that, no plugin can exceed.
+    """
+    for which in ("small", "everyday"):
+        slow = {"which": which, "rounds": max(1, bench.rounds // 2)}
+        with nats_server(bench.folder, stream=False) as url:
+            old = median_of(bench, "old", 3, url=url, **slow)
+            calls = bench.measure("ours", "calls", url=url, rounds=bench.rounds * 2, idle=False, which=which)
+        for kind, more, rounds in (("core", (), 400), ("jetstream", ("stored",), 100)):
+            before = children_cpu()
+            with nats_server(bench.folder, stream=bool(more)) as url:
+                events = run_plain(bench, url, which, rounds, *more)["events"]
+            used = calls["kept"]["mean"] + (children_cpu() - before) / events
+            most = min(2, os.cpu_count() or 1) / used
+            name = f"the most that two cores can do, {kind}, {SETS[which]} events"
+            bench.ratio(name, most, old["rate"], "0.4.0", unit="k/s")
+
+
+def children_cpu() -> float:
+    """CPU seconds of the processes that we started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def bench_encode(bench: Bench) -> None:

@@ -26,7 +26,7 @@ pub fn addresses(subject_id: &str, ident: &str, uuid: &str) -> [(String, String)
     [Kind::Event, Kind::Status].map(|kind| {
         let about = About { kind, name: "name", own_id: &["7", uuid], created: None };
         let message = composer.message(&about, bytes::Bytes::new());
-        (message.subject.to_string(), message.id.to_text())
+        (message.head.subject.to_string(), message.id())
     })
 }
 

@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Kind, Message,
+    Head, Kind, Message,
     cloudevent::CloudEvent,
-    id::{Id, lengthen_id, message_id},
+    id::{lengthen_id, message_id},
     subject::Template,
 };
 
@@ -20,10 +20,10 @@ pub(crate) struct Composer {
     cloudevents: bool,
     /// The run's ident, and what belongs to it.
     ident: String,
-    event: Arc<str>,
-    status: Arc<str>,
-    /// Subjects of events by name, if the template has `{name}`.
-    named: HashMap<String, Arc<str>>,
+    event: Arc<Head>,
+    status: Arc<Head>,
+    /// Heads of events by name, if the template has `{name}`.
+    named: HashMap<String, Arc<Head>>,
     /// What all message ids of this ident begin with.
     id: Arc<str>,
     /// Memory for what is one message's own.
@@ -51,14 +51,15 @@ impl Composer {
         headers: Arc<[(String, String)]>,
         cloudevents: bool,
     ) -> Self {
+        let nothing = Arc::new(Head { subject: "".into(), headers: Arc::clone(&headers), id: "".into() });
         let mut composer = Self {
             subject_id: subject_id.to_owned(),
             template,
             headers,
             cloudevents,
             ident: String::new(),
-            event: Arc::from(""),
-            status: Arc::from(""),
+            event: Arc::clone(&nothing),
+            status: nothing,
             named: HashMap::new(),
             id: Arc::from(""),
             own_id: String::new(),
@@ -73,10 +74,10 @@ impl Composer {
             return;
         }
         ident.clone_into(&mut self.ident);
-        self.event = self.subject(Kind::Event, "");
-        self.status = self.subject(Kind::Status, "");
-        self.named.clear();
         self.id = message_id(&[&self.subject_id, ident]).into();
+        self.event = self.head(Kind::Event, "");
+        self.status = self.head(Kind::Status, "");
+        self.named.clear();
     }
 
     /// Whom messages are about.
@@ -88,23 +89,23 @@ impl Composer {
     pub(crate) fn message(&mut self, about: &About<'_>, payload: Bytes) -> Message {
         self.own_id.clear();
         lengthen_id(&mut self.own_id, about.own_id);
-        let id = Id::new(&self.id, &self.own_id);
-        let headers = if self.cloudevents {
-            CloudEvent {
+        let head = self.head_of(about.kind, about.name);
+        let mut message = Message::new(&head, &self.own_id, payload);
+        if self.cloudevents {
+            let event = CloudEvent {
                 subject_id: &self.subject_id,
                 ident: &self.ident,
                 kind: about.kind,
                 name: about.name,
-                id: &id.to_text(),
-            }
-            .headers(&self.headers, about.created)
-        } else {
-            Arc::clone(&self.headers)
-        };
-        Message { subject: self.subject_of(about.kind, about.name), headers, id, payload }
+                id: &message.id(),
+            };
+            let headers = event.headers(&self.headers, about.created);
+            Arc::make_mut(&mut message.head).headers = headers;
+        }
+        message
     }
 
-    fn subject_of(&mut self, kind: Kind, name: &str) -> Arc<str> {
+    fn head_of(&mut self, kind: Kind, name: &str) -> Arc<Head> {
         /// ansible-runner has about fifty short ones; others could make up new ones for ever.
         const MOST: usize = 200;
         const LONGEST: usize = 256;
@@ -112,20 +113,21 @@ impl Composer {
             return match kind {
                 Kind::Event => Arc::clone(&self.event),
                 Kind::Status => Arc::clone(&self.status),
-                Kind::Heartbeat => self.subject(kind, name),
+                Kind::Heartbeat => self.head(kind, name),
             };
         }
         if let Some(known) = self.named.get(name).filter(|_| kind == Kind::Event) {
             return Arc::clone(known);
         }
-        let subject = self.subject(kind, name);
+        let head = self.head(kind, name);
         if kind == Kind::Event && self.named.len() < MOST && name.len() <= LONGEST {
-            self.named.insert(name.to_owned(), Arc::clone(&subject));
+            self.named.insert(name.to_owned(), Arc::clone(&head));
         }
-        subject
+        head
     }
 
-    fn subject(&self, kind: Kind, name: &str) -> Arc<str> {
-        self.template.subject(&self.subject_id, &self.ident, kind, name)
+    fn head(&self, kind: Kind, name: &str) -> Arc<Head> {
+        let subject = self.template.subject(&self.subject_id, &self.ident, kind, name);
+        Arc::new(Head { subject, headers: Arc::clone(&self.headers), id: Arc::clone(&self.id) })
     }
 }

@@ -1,62 +1,6 @@
 //! Message ids: unique per message, and the same each time it is sent.
 
-use std::{fmt, sync::Arc};
-
-use arrayvec::ArrayString;
-
 use super::Kind;
-
-/// The id of one message. Its text is made where it is sent: until then the beginning is shared by all messages of the
-/// run, and the rest is in place.
-#[derive(Clone, Eq)]
-pub(crate) struct Id {
-    run: Arc<str>,
-    own: ArrayString<LONGEST_OWN>,
-}
-
-/// A counter and a uuid, or what a status has, and some more.
-const LONGEST_OWN: usize = 52;
-
-impl Id {
-    /// The id that begins with `run`.
-    pub(super) fn new(run: &Arc<str>, own: &str) -> Self {
-        match ArrayString::from(own) {
-            Ok(own) => Self { run: Arc::clone(run), own },
-            Err(_) => format!("{run}{own}").into(),
-        }
-    }
-
-    /// All of it, in memory of its own size.
-    pub(crate) fn to_text(&self) -> String {
-        let mut text = String::with_capacity(self.len());
-        text.push_str(&self.run);
-        text.push_str(&self.own);
-        text
-    }
-
-    /// Its length in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.run.len() + self.own.len()
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_text().fmt(f)
-    }
-}
-
-impl PartialEq for Id {
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.to_text() == other.to_text()
-    }
-}
-
-impl<T: Into<Arc<str>>> From<T> for Id {
-    fn from(text: T) -> Self {
-        Self { run: text.into(), own: ArrayString::new() }
-    }
-}
 
 /// A message id from parts that may hold anything: fit for a header line.
 pub(super) fn message_id(parts: &[&str]) -> String {

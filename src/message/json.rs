@@ -59,29 +59,43 @@ impl<'a> Writer<'a> {
     /// Appends a string in quotes.
     #[inline]
     pub(crate) fn string(&mut self, text: &str) -> Result<(), OutOfMemory> {
-        self.fixed([b'"'])?;
-        self.escaped(text)?;
-        self.fixed([b'"'])
+        self.text_between([b'"'], text, [b'"'])
     }
 
     /// Appends what comes before the value of a member: a bracket or a comma, the key, a colon.
     #[inline]
     #[allow(dead_code, reason = "the plain walk's alone, which not every build has")]
     pub(crate) fn member(&mut self, before: u8, key: &str) -> Result<(), OutOfMemory> {
-        self.fixed([before, b'"'])?;
-        self.escaped(key)?;
-        self.fixed([b'"', b':'])
+        self.text_between([before, b'"'], key, [b'"', b':'])
+    }
+
+    /// Appends the inside of a string and what is around it.
+    #[inline]
+    fn text_between<const B: usize, const A: usize>(
+        &mut self,
+        before: [u8; B],
+        text: &str,
+        after: [u8; A],
+    ) -> Result<(), OutOfMemory> {
+        // One look at the room for all of it, which is what most texts need.
+        self.reserve(B + text.len() + A)?;
+        let whole = self.out.len..self.out.len + B + text.len() + A;
+        if let Some((start, rest)) = self.out.bytes.get_mut(whole).and_then(<[u8]>::split_first_chunk_mut)
+            && let Some((inside, end)) = rest.split_last_chunk_mut()
+            && short_into(text.as_bytes(), inside).is_some()
+        {
+            (*start, *end) = (before, after);
+            self.out.len += B + text.len() + A;
+            return Ok(());
+        }
+        self.fixed(before)?;
+        self.escaped(text)?;
+        self.fixed(after)
     }
 
     /// Appends the inside of a string (RFC 8259, section 7).
     #[inline]
     pub(crate) fn escaped(&mut self, text: &str) -> Result<(), OutOfMemory> {
-        self.reserve(text.len() + ROOM)?;
-        let place = self.out.bytes.get_mut(self.out.len..).unwrap_or_default();
-        if short_into(text.as_bytes(), place).is_some() {
-            self.out.len += text.len();
-            return Ok(());
-        }
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             self.reserve(rest.len() + ROOM)?;
@@ -122,7 +136,11 @@ impl<'a> Writer<'a> {
 
 /// Bytes that are looked at in one step.
 const BLOCK: usize = 16;
-const TWO_BLOCKS: usize = 2 * BLOCK;
+const FOUR_BLOCKS: usize = 4 * BLOCK;
+/// The same for the shortest texts.
+const SMALL: usize = 4;
+const FOUR_SMALL: usize = 4 * SMALL;
+const AFTER_SMALL: usize = FOUR_SMALL + 1;
 /// What one step of [`escape_into`] may write: a block, and an escape behind its plain part.
 const ROOM: usize = BLOCK + 8;
 
@@ -161,32 +179,47 @@ fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
     (read, written)
 }
 
-/// Writes a text of 4 to 32 bytes that has nothing special in it: two pieces of fixed size, which may overlap. Keys and
-/// most values are that short.
+/// Writes a text of up to 64 bytes that has nothing special in it. Keys and most values are that short, and their lengths
+/// cannot be predicted: three cases, and no loop.
 #[inline]
 fn short_into(text: &[u8], place: &mut [u8]) -> Option<()> {
     let place = place.get_mut(..text.len())?;
     match text.len() {
-        4..8 => {
-            let (first, last) = (text.first_chunk::<4>()?, text.last_chunk::<4>()?);
-            let both = u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last));
-            is_plain(specials(both))?;
-            *place.first_chunk_mut()? = *first;
-            *place.last_chunk_mut()? = *last;
+        ..SMALL => {
+            is_plain(specials(word_at(text, 0).0))?;
+            place.copy_from_slice(text);
+            Some(())
         }
-        8..BLOCK => {
-            let (first, last) = (text.first_chunk::<8>()?, text.last_chunk::<8>()?);
-            is_plain(specials(u64::from_le_bytes(*first)) | specials(u64::from_le_bytes(*last)))?;
-            *place.first_chunk_mut()? = *first;
-            *place.last_chunk_mut()? = *last;
-        }
-        BLOCK..=TWO_BLOCKS => {
-            let (first, last) = (text.first_chunk::<BLOCK>()?, text.last_chunk::<BLOCK>()?);
-            is_plain(u64::from(specials_of_block(*first) | specials_of_block(*last)))?;
-            *place.first_chunk_mut()? = *first;
-            *place.last_chunk_mut()? = *last;
-        }
-        _ => return None,
+        SMALL..=FOUR_SMALL => in_four(text, place, |[a, b, c, d]: [[u8; SMALL]; 4]| {
+            let word =
+                |one, two| u64::from(u32::from_le_bytes(one)) << 32 | u64::from(u32::from_le_bytes(two));
+            specials(word(a, b)) | specials(word(c, d))
+        }),
+        AFTER_SMALL..=FOUR_BLOCKS => in_four(text, place, |[a, b, c, d]: [[u8; BLOCK]; 4]| {
+            let special = special_lanes(a) | special_lanes(b) | special_lanes(c) | special_lanes(d);
+            u64::from(special.to_bitmask())
+        }),
+        _ => None,
+    }
+}
+
+/// Writes a text of `N` to `4 * N` bytes, if `specials` finds none: four pieces of fixed size, which may overlap.
+#[inline]
+fn in_four<const N: usize>(
+    text: &[u8],
+    place: &mut [u8],
+    specials: impl Fn([[u8; N]; 4]) -> u64,
+) -> Option<()> {
+    let last = text.len().checked_sub(N)?;
+    let second = last.min(N);
+    let starts = [0, second, last - second, last];
+    let mut pieces = [[0; N]; 4];
+    for (piece, start) in pieces.iter_mut().zip(starts) {
+        *piece = *text.get(start..)?.first_chunk()?;
+    }
+    is_plain(specials(pieces))?;
+    for (piece, start) in pieces.iter().zip(starts) {
+        *place.get_mut(start..)?.first_chunk_mut()? = *piece;
     }
     Some(())
 }
@@ -200,10 +233,15 @@ fn is_plain(specials: u64) -> Option<()> {
 /// each.
 #[inline]
 fn specials_of_block(block: [u8; BLOCK]) -> u32 {
+    special_lanes(block).to_bitmask()
+}
+
+/// Which bytes cannot stand in a string as they are: all bits of each.
+#[inline]
+fn special_lanes(block: [u8; BLOCK]) -> u8x16 {
     let block = u8x16::new(block);
     let control = block.simd_le(u8x16::splat(0x1f));
-    let special = control | block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'));
-    special.to_bitmask()
+    control | block.simd_eq(u8x16::splat(b'"')) | block.simd_eq(u8x16::splat(b'\\'))
 }
 
 /// How a byte is written that cannot stand as it is, and how much of that counts. Without branches: what comes
@@ -277,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_escape_is_found_wherever_it_is() {
-        for length in 1..40 {
+        for length in 1..70 {
             for at in 0..length {
                 for special in [b'"', b'\\', b'\n', 0, 0x1f] {
                     for filler in ["x", "\u{7f}", " ", "!", "#", "[", "]"] {

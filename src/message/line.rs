@@ -2,7 +2,6 @@
 
 use std::{borrow::Cow, io};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{MSG_ID, Message};
@@ -21,7 +20,7 @@ impl Message {
     /// not copied.
     pub(crate) fn write_line(&self, out: &mut impl io::Write) -> io::Result<()> {
         let line = Line {
-            subject: Cow::Borrowed(&self.subject),
+            subject: Cow::Borrowed(&self.head.subject),
             headers: self.all_headers().map(|(name, value)| (Cow::Borrowed(name), value)).collect(),
             payload: String::from_utf8_lossy(&self.payload),
         };
@@ -41,11 +40,6 @@ impl Message {
                 headers.push((name.into_owned(), value.into_owned()));
             }
         }
-        Some(Self {
-            subject: line.subject.into(),
-            headers: headers.into(),
-            id: id?.into(),
-            payload: Bytes::from(line.payload.into_owned()),
-        })
+        Some(Self::alone(&line.subject, headers, &id?, line.payload.into_owned()))
     }
 }

@@ -22,6 +22,7 @@ mod tests;
 
 use std::{borrow::Cow, sync::Arc};
 
+use arrayvec::ArrayString;
 use bytes::Bytes;
 
 #[cfg(feature = "python")]
@@ -30,7 +31,7 @@ pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
     filter::{covers, overlap},
-    id::{Id, Own, REPLAYED, counter_of, nonce, split_id},
+    id::{Own, REPLAYED, counter_of, nonce, split_id},
     moment::{in_utc, moment, to_millis},
     received::Received,
     redact::{Redaction, StatusEnv},
@@ -84,47 +85,116 @@ pub(crate) const SELECTED: &str = "Ansible-Runner-Events";
 /// Names the stream that must take the message (nats-server refuses it otherwise).
 pub(crate) const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 
-/// A message, ready to be sent any number of times.
+/// What messages of one kind and one run have in common: one counted reference for all of it, as the job's thread and the
+/// background both touch it with each message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(crate) struct Head {
     /// Where to.
     pub subject: Arc<str>,
-    /// The user's headers, shared by all messages of a run.
+    /// The user's headers.
     pub headers: Arc<[(String, String)]>,
-    /// Unique per message, and the same each time it is sent.
-    pub id: Id,
+    /// What their ids begin with.
+    pub(super) id: Arc<str>,
+}
+
+/// The end of an id: a counter and a uuid, or what a status has, and some more.
+type OwnId = ArrayString<52>;
+
+/// A message, ready to be sent any number of times.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// What it shares with others.
+    pub head: Arc<Head>,
+    /// The rest of its id, behind what the head has.
+    own_id: OwnId,
     /// JSON.
     pub payload: Bytes,
 }
 
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        // Where an id is parted makes no difference.
+        let parts = |message: &Self| (message.id(), message.payload.clone());
+        self.head.subject == other.head.subject
+            && self.head.headers == other.head.headers
+            && parts(self) == parts(other)
+    }
+}
+
+impl Eq for Message {}
+
 impl Message {
+    /// A message of a run: its id is what the head has, and `own_id`.
+    fn new(head: &Arc<Head>, own_id: &str, payload: Bytes) -> Self {
+        match OwnId::from(own_id) {
+            Ok(own_id) => Self { head: Arc::clone(head), own_id, payload },
+            Err(_) => {
+                let id = format!("{}{own_id}", head.id).into();
+                Self { head: Head { id, ..Head::clone(head) }.into(), own_id: OwnId::new(), payload }
+            }
+        }
+    }
+
+    /// A message that shares nothing.
+    pub(crate) fn alone(
+        subject: &str,
+        headers: Vec<(String, String)>,
+        id: &str,
+        payload: impl Into<Bytes>,
+    ) -> Self {
+        let head = Head { subject: subject.into(), headers: headers.into(), id: id.into() };
+        Self { head: head.into(), own_id: OwnId::new(), payload: payload.into() }
+    }
+
+    /// The same with one header more.
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        let more = (name.to_owned(), value.to_owned());
+        let head = Arc::make_mut(&mut self.head);
+        head.headers = head.headers.iter().cloned().chain([more]).collect();
+        self
+    }
+
+    /// Unique per message, and the same each time it is sent. Made anew by each call.
+    pub(crate) fn id(&self) -> String {
+        let mut id = String::with_capacity(self.id_len());
+        id.push_str(&self.head.id);
+        id.push_str(&self.own_id);
+        id
+    }
+
+    fn id_len(&self) -> usize {
+        self.head.id.len() + self.own_id.len()
+    }
+
     /// What the message costs while it is held: its bytes and some for the bookkeeping.
     pub(crate) fn size(&self) -> usize {
         const BOOKKEEPING: usize = 256;
         // The headers of a run are shared; those of CloudEvents are the message's own.
-        let own = self.headers.iter().any(|(name, _)| name == "ce-specversion");
-        let headers = self.headers.iter().filter(|_| own).map(|(name, value)| name.len() + value.len() + 64);
-        self.payload.len() + self.id.len() + self.subject.len() + headers.sum::<usize>() + BOOKKEEPING
+        let own = self.head.headers.iter().any(|(name, _)| name == "ce-specversion");
+        let headers =
+            self.head.headers.iter().filter(|_| own).map(|(name, value)| name.len() + value.len() + 64);
+        self.payload.len() + self.id_len() + self.head.subject.len() + headers.sum::<usize>() + BOOKKEEPING
     }
 
     /// Headers and payload on the wire: what counts towards a server's `max_payload` (NATS ADR-4).
     pub(crate) fn wire_size(&self) -> usize {
         const FRAME: usize = "NATS/1.0\r\n\r\n".len();
-        let headers = self.headers.iter().map(|(name, value)| header_size(name.len(), value.len()));
-        self.payload.len() + FRAME + headers.sum::<usize>() + header_size(MSG_ID.len(), self.id.len())
+        let headers = self.head.headers.iter().map(|(name, value)| header_size(name.len(), value.len()));
+        self.payload.len() + FRAME + headers.sum::<usize>() + header_size(MSG_ID.len(), self.id_len())
     }
 
-    /// The message, cut if it takes more than `limit` bytes on the wire. If it cannot be made to fit, an error
-    /// says how much it takes.
-    pub(crate) fn fit(self, limit: usize) -> Result<Self, usize> {
-        let size = self.wire_size();
-        if size <= limit {
+    /// The message, cut if it takes more than `limit` bytes on the wire. If it cannot be made to fit, it comes back as an
+    /// error, whole.
+    pub(crate) fn fit(self, limit: usize) -> Result<Self, Box<Self>> {
+        if self.wire_size() <= limit {
             return Ok(self);
         }
         let mut payload = Vec::new();
-        payload.try_reserve_exact(self.payload.len()).map_err(|_| size)?;
+        if payload.try_reserve_exact(self.payload.len()).is_err() {
+            return Err(Box::new(self));
+        }
         payload.extend_from_slice(&self.payload);
-        self.with_cut_payload(payload, limit).map_err(|_| size)
+        self.with_cut_payload(payload, limit)
     }
 
     /// Takes `payload`, cut such that the whole message takes `limit` bytes at most; a header says so. If it
@@ -133,16 +203,15 @@ impl Message {
         self.payload = Bytes::new();
         let mut fits = true;
         if self.wire_size() + payload.len() > limit {
-            let plain = Arc::clone(&self.headers);
-            let cut_before = plain.iter().any(|(name, _)| name == TRUNCATED);
+            let plain = Arc::clone(&self.head);
+            let cut_before = plain.headers.iter().any(|(name, _)| name == TRUNCATED);
             if !cut_before {
-                let truncated = (TRUNCATED.to_owned(), payload.len().to_string());
-                self.headers = plain.iter().cloned().chain([truncated]).collect();
+                self = self.with_header(TRUNCATED, &payload.len().to_string());
             }
             let room = limit.checked_sub(self.wire_size());
             fits = room.is_some_and(|room| cut(&mut payload, room, cut_before));
             if !fits {
-                self.headers = plain;
+                self.head = plain;
             }
         }
         self.payload = payload.into();
@@ -153,16 +222,20 @@ impl Message {
     pub(crate) fn is_sendable(&self) -> bool {
         const LONGEST: usize = 4000;
         let plain = |text: &str| !text.contains(['\r', '\n', '\0']);
-        is_literal_subject(&self.subject)
-            && self.subject.len() <= LONGEST
-            && plain(&self.id.to_text())
-            && self.headers.iter().all(|(name, value)| is_header_name(name) && plain(value))
+        is_literal_subject(&self.head.subject)
+            && self.head.subject.len() <= LONGEST
+            && plain(&self.id())
+            && self.head.headers.iter().all(|(name, value)| is_header_name(name) && plain(value))
     }
 
     /// Every header in the order of sending.
     pub(crate) fn all_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        let own = std::iter::once((MSG_ID, Cow::Owned(self.id.to_text())));
-        self.headers.iter().map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_str()))).chain(own)
+        let own = std::iter::once((MSG_ID, Cow::Owned(self.id())));
+        self.head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), Cow::Borrowed(value.as_str())))
+            .chain(own)
     }
 }
 

@@ -155,7 +155,7 @@ impl Run {
 
     /// A message that is neither confirmed nor on disk.
     pub(super) fn leave_unconfirmed(&self, message: &Message) {
-        if let Some(counter) = message::counter_of(&message.id.to_text()) {
+        if let Some(counter) = message::counter_of(&message.id()) {
             lock(&self.unconfirmed).add(counter);
         }
     }

@@ -279,16 +279,11 @@ mod tests {
     }
 
     fn message(n: u32) -> Message {
-        Message {
-            subject: "s".into(),
-            headers: Vec::new().into(),
-            id: n.to_string().into(),
-            payload: format!("{{\"n\":{n}}}").into(),
-        }
+        Message::alone("s", Vec::new(), &n.to_string(), format!("{{\"n\":{n}}}"))
     }
 
     fn ids(messages: &[Message]) -> Vec<u32> {
-        messages.iter().map(|message| message.id.to_text().parse().unwrap()).collect()
+        messages.iter().map(|message| message.id().parse().unwrap()).collect()
     }
 
     fn lines(path: &Path) -> Vec<Message> {

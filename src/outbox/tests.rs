@@ -5,12 +5,7 @@ use super::{
 use crate::message::json;
 
 fn message(n: u64) -> Message {
-    Message {
-        subject: "s".into(),
-        headers: Vec::new().into(),
-        id: n.to_string().into(),
-        payload: format!("{{\"n\":{n}}}").into(),
-    }
+    Message::alone("s", Vec::new(), &n.to_string(), format!("{{\"n\":{n}}}"))
 }
 
 fn run(dir: Option<&std::path::Path>) -> Arc<Run> {
@@ -18,7 +13,7 @@ fn run(dir: Option<&std::path::Path>) -> Arc<Run> {
 }
 
 fn ids(batch: &[Sending]) -> Vec<u64> {
-    batch.iter().map(|sending| sending.message.id.to_text().parse().unwrap()).collect()
+    batch.iter().map(|sending| sending.message.id().parse().unwrap()).collect()
 }
 
 fn proofs(batch: &[Sending]) -> Vec<(u64, Proof)> {
@@ -83,7 +78,7 @@ fn what_was_routed_just_now_is_sent_again_but_counted_once() {
 #[test]
 fn only_so_much_is_remembered_and_only_so_long() {
     let (outbox, run) = (Outbox::new(1 << 30, Destination::default()), run(None));
-    let big = |n: u64| Message { payload: vec![b' '; 1 << 20].into(), ..message(n) };
+    let big = |n: u64| Message::alone("s", Vec::new(), &n.to_string(), vec![b' '; 1 << 20]);
     for n in 0..9 {
         outbox.push(&run, big(n), false).unwrap();
     }
@@ -135,7 +130,7 @@ fn the_end_of_a_run_keeps_all_of_it_in_order_and_nothing_of_others() {
     let text = std::fs::read(&leftovers.files[0]).unwrap();
     let kept: Vec<u64> = text
         .split_inclusive(|b| *b == b'\n')
-        .map(|line| Message::from_line(line).unwrap().id.to_text().parse().unwrap())
+        .map(|line| Message::from_line(line).unwrap().id().parse().unwrap())
         .collect();
     assert_eq!(kept, (0..9).collect::<Vec<_>>());
     assert_eq!(mine.counters.spilled.load(Relaxed), 9);
@@ -183,7 +178,7 @@ fn the_courier_rests_only_when_no_run_is_left() {
 #[test]
 fn what_was_routed_is_bounded_behind_a_message_that_waits() {
     let (outbox, run) = (Outbox::new(1 << 30, Destination::default()), run(None));
-    let big = |n: u64| Message { payload: vec![b' '; 1 << 20].into(), ..message(n) };
+    let big = |n: u64| Message::alone("s", Vec::new(), &n.to_string(), vec![b' '; 1 << 20]);
     for n in 0..20 {
         outbox.push(&run, big(n), false).unwrap();
     }
@@ -203,7 +198,7 @@ fn what_stays_when_a_run_goes_keeps_none_of_its_memory() {
         json::Writer::new(&mut buffer).string(&n.to_string()).unwrap();
         let payload = buffer.take().unwrap();
         outbox.give_back(buffer);
-        outbox.push(run, Message { payload, ..message(n) }, false).unwrap();
+        outbox.push(run, Message::alone("s", Vec::new(), &n.to_string(), payload), false).unwrap();
     };
     for n in 0..500 {
         send(if n % 100 == 7 { &stays } else { &goes }, n);
@@ -216,9 +211,5 @@ fn what_stays_when_a_run_goes_keeps_none_of_its_memory() {
     assert_eq!(shares(), [false; 5]);
     let batch = outbox.take(9, usize::MAX);
     assert_eq!(ids(&batch), [7, 107, 207, 307, 407]);
-    assert!(
-        batch
-            .iter()
-            .all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id.to_text()))
-    );
+    assert!(batch.iter().all(|sending| sending.message.payload == format!("\"{}\"", sending.message.id())));
 }

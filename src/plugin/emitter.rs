@@ -307,10 +307,13 @@ impl Drop for Emitter {
 
 impl Channel {
     /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
-    fn send(&self, message: Message, buffer: &mut Buffer, kind: Kind) -> Option<Notice> {
+    fn send(&self, mut message: Message, buffer: &mut Buffer, kind: Kind) -> Option<Notice> {
         let Self { courier, run, .. } = self;
         let message = match buffer.take() {
-            Some(payload) => Ok(Message { payload, ..message }),
+            Some(payload) => {
+                message.payload = payload;
+                Ok(message)
+            }
             None => message.with_cut_payload(buffer.take_whole(), LARGEST),
         };
         let complaint = match message {

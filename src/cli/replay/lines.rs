@@ -43,7 +43,10 @@ impl SpillFile {
             let (line, span) = line?;
             match readable(&line) {
                 // The payload is read again when it is sent: there may be more of it than memory.
-                Some(message) => found.push((Message { payload: bytes::Bytes::new(), ..message }, span)),
+                Some(mut message) => {
+                    message.payload = bytes::Bytes::new();
+                    found.push((message, span));
+                }
                 None => self.bad += 1,
             }
         }

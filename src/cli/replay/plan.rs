@@ -148,7 +148,7 @@ impl Plan {
         let mut lines: Vec<(u64, Item)> = Vec::new();
         for (number, file) in self.files.iter_mut().enumerate() {
             for (message, span) in file.messages().map_err(|error| error.to_string())? {
-                let (subject, id) = (message.subject, message.id.to_text());
+                let (subject, id) = (Arc::clone(&message.head.subject), message.id());
                 let counter = message::counter_of(&id).unwrap_or(u64::MAX);
                 lines.push((counter, Item { subject, id, place: Place::Line(number, span) }));
             }
@@ -181,7 +181,7 @@ impl Plan {
         for (counter, path) in recorded.events.iter().filter(|(counter, _)| is_wanted(*counter)) {
             match recorded.event(config, &mut composer, path) {
                 Ok(Some(message)) => {
-                    let (subject, id) = (message.subject, message.id.to_text());
+                    let (subject, id) = (Arc::clone(&message.head.subject), message.id());
                     items.push((*counter, Item { subject, id, place: Place::Event(path.clone()) }));
                 }
                 Ok(None) => {}
@@ -191,7 +191,7 @@ impl Plan {
         if matches!(wanted, Wanted::All | Wanted::Some(_, true)) {
             for (kind, name, data) in recorded.statuses() {
                 let message = recorded.status(config, &mut composer, &name, data.clone());
-                let (subject, id) = (message.subject, message.id.to_text());
+                let (subject, id) = (Arc::clone(&message.head.subject), message.id());
                 items.push((u64::MAX, Item { subject, id, place: Place::Status(kind, name, data) }));
             }
         }

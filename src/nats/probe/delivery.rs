@@ -182,24 +182,21 @@ impl Probe<'_> {
         for name in names.into_iter().take(if has_name { MOST_SUBJECTS } else { 1 }) {
             let about = About { kind, name, own_id: &["check", &nonce()], created: None };
             let mut sample = composer.message(&about, Bytes::new());
-            sample.headers = sample.headers.iter().cloned().chain(self.expected()).collect();
+            // As the session adds it.
+            if let Some(stream) = &self.config.connection.stream {
+                sample = sample.with_header(EXPECTED_STREAM, stream);
+            }
             // Of the size of a large event, as far as the server lets us.
             let size = usize::try_from(LARGE_MESSAGE).unwrap_or(usize::MAX).min(limit);
             let filling = size.saturating_sub(sample.wire_size() + FRAME);
             sample.payload =
                 format!("{{\"status\":\"check\",\"filling\":\"{}\"}}", "x".repeat(filling)).into();
-            let subject = Arc::clone(&sample.subject);
+            let subject = Arc::clone(&sample.head.subject);
             if lanes.iter().all(|lane| lane.subject != subject) {
                 lanes.push(Lane { kind, subject, sample, messages });
             }
         }
         lanes
-    }
-
-    /// As the session adds it.
-    fn expected(&self) -> Option<(String, String)> {
-        let stream = self.config.connection.stream.as_ref()?;
-        Some((EXPECTED_STREAM.to_owned(), stream.clone()))
     }
 
     /// What would carry these messages?

@@ -211,7 +211,8 @@ impl Dialogue {
         if let Some(stream) = stream {
             headers.insert(EXPECTED_STREAM, stream);
         }
-        self.publish(&message.subject, Some(reply.clone()), message.payload.clone(), Some(headers)).await?;
+        self.publish(&message.head.subject, Some(reply.clone()), message.payload.clone(), Some(headers))
+            .await?;
         let mut back = Return::default();
         let mut deadline = Instant::now() + self.limit;
         // Servers that have told, and that have something to tell; the first one's own account may come last.

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::outbox::Proof;
+use crate::{message::Head, outbox::Proof};
 
 /// A stream that has not acknowledged a message for this long gets no further one: its leader may be gone, and
 /// the next one would store what comes later before what is sent again. Electing one takes 4 s or more.
@@ -24,7 +24,8 @@ pub(super) struct Flights {
 }
 
 pub(super) struct Flight {
-    pub(super) subject: Arc<str>,
+    /// What the message shares with others; its subject is asked for.
+    pub(super) head: Arc<Head>,
     pub(super) bytes: usize,
     /// Bytes on the wire, headers included: what a server's limits are about.
     pub(super) wire_size: usize,
@@ -87,7 +88,7 @@ impl Flights {
     }
 
     pub(super) fn of_subject(&mut self, subject: &str) -> Vec<u64> {
-        self.remove_where(usize::MAX, |flight| &*flight.subject == subject)
+        self.remove_where(usize::MAX, |flight| &*flight.head.subject == subject)
     }
 
     fn remove_where(&mut self, first: usize, is_it: impl Fn(&Flight) -> bool) -> Vec<u64> {
@@ -102,7 +103,10 @@ impl Flights {
 
     /// Does any message on this subject wait for a stream?
     pub(super) fn any_stored(&self, subject: &str) -> bool {
-        self.slots.iter().flatten().any(|flight| flight.proof == Proof::Stored && &*flight.subject == subject)
+        self.slots
+            .iter()
+            .flatten()
+            .any(|flight| flight.proof == Proof::Stored && &*flight.head.subject == subject)
     }
 
     fn oldest(&self) -> Option<&Flight> {
@@ -131,7 +135,8 @@ mod tests {
     use super::*;
 
     fn flight(subject: &str, proof: Proof) -> Flight {
-        Flight { subject: subject.into(), bytes: 10, wire_size: 10, proof, sent: Instant::now() }
+        let head = crate::message::Message::alone(subject, Vec::new(), "", "").head;
+        Flight { head, bytes: 10, wire_size: 10, proof, sent: Instant::now() }
     }
 
     #[test]

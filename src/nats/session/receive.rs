@@ -144,18 +144,19 @@ impl Session<'_> {
                     }
                 }
                 if let Some(flight) = flight {
-                    self.proofs.on_acknowledged(&flight.subject);
+                    self.proofs.on_acknowledged(&flight.head.subject);
                 }
             }
             // A refusal of what is not in flight says nothing.
             (_, None) => {}
             (Ack::Refused { code, reason }, Some(flight)) => {
                 self.window.answered = Some(self.attempt);
-                let cause = format!("refused {} {code}", flight.subject);
-                let reason = format!("the stream refused a message on {}: {reason} ({code})", flight.subject);
+                let cause = format!("refused {} {code}", flight.head.subject);
+                let reason =
+                    format!("the stream refused a message on {}: {reason} ({code})", flight.head.subject);
                 self.reject(seq, &cause, &reason);
             }
-            (Ack::NotNow(reason), Some(flight)) => self.wait_for_stream(&flight.subject, &reason, PAUSE),
+            (Ack::NotNow(reason), Some(flight)) => self.wait_for_stream(&flight.head.subject, &reason, PAUSE),
         }
     }
 

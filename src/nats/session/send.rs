@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     fault,
-    message::{self, EXPECTED_STREAM, Message},
+    message::{self, EXPECTED_STREAM, Head, Message},
     outbox::{Proof, Sending},
 };
 
@@ -124,14 +124,14 @@ impl Session<'_> {
         for Sending { seq, message } in batch {
             self.outbox.at_work_on(Some(seq));
             fault::panic_at("session.message");
-            let Some(proof) = self.cleared(seq, &message.subject).await? else {
+            let Some(proof) = self.cleared(seq, &message.head.subject).await? else {
                 if self.attempt != attempt {
                     // Rewound meanwhile: what is left of this batch will be taken again.
                     return Ok(());
                 }
                 continue;
             };
-            let Some((outbound, subject, wire_size)) = self.outbound(seq, message, proof) else { continue };
+            let Some((outbound, head, wire_size)) = self.outbound(seq, message, proof) else { continue };
             let bytes = outbound.payload.len();
             let sent = self.wire.send(outbound).await;
             sent.map_err(|Gone| self.lost("connection closed"))?;
@@ -142,7 +142,7 @@ impl Session<'_> {
             }
             self.window.batch_sent_below = seq + 1;
             self.window.sent_below = self.window.sent_below.max(seq + 1);
-            self.flights.add(seq, Flight { subject, bytes, wire_size, proof, sent: now });
+            self.flights.add(seq, Flight { head, bytes, wire_size, proof, sent: now });
         }
         if let Some(seq) = marker {
             self.publish(self.inbox.marker(self.attempt, seq), None, Bytes::new()).await?;
@@ -211,7 +211,7 @@ impl Session<'_> {
             return Ok(());
         }
         let Some((seq, flight)) = self.flights.oldest_stored() else { return Ok(()) };
-        let subject = Arc::clone(&flight.subject);
+        let subject = Arc::clone(&flight.head.subject);
         if self.probe_of(seq).is_none() {
             let youngest = self.window.sent_below.saturating_sub(1).max(seq);
             return self.send_probe(youngest).await;
@@ -238,7 +238,7 @@ impl Session<'_> {
         self.beats_at = next.map(Instant::from_std);
         for message in due {
             let outbound = OutboundMessage {
-                subject: async_nats::Subject::from(&*message.subject),
+                subject: async_nats::Subject::from(&*message.head.subject),
                 reply: None,
                 headers: Some(headers_of(&message, None)),
                 payload: message.payload,
@@ -271,18 +271,18 @@ impl Session<'_> {
         seq: u64,
         message: Message,
         proof: Proof,
-    ) -> Option<(OutboundMessage, Arc<str>, usize)> {
+    ) -> Option<(OutboundMessage, Arc<Head>, usize)> {
         // The stream's header comes on top.
         let expected = self.stream.as_deref().filter(|_| proof == Proof::Stored);
         let extra = expected.map_or(0, |stream| message::header_size(EXPECTED_STREAM.len(), stream.len()));
-        let subject = Arc::clone(&message.subject);
-        let message = match message.fit(self.max_payload.saturating_sub(extra)) {
+        let limit = self.max_payload.saturating_sub(extra);
+        let message = match message.fit(limit) {
             Ok(message) => message,
-            Err(size) => {
-                let limit = self.max_payload;
+            Err(message) => {
+                let (size, limit) = (message.wire_size(), self.max_payload);
                 let reason =
                     format!("{size} bytes do not fit into the server's max_payload of {limit} bytes");
-                self.reject(seq, &format!("too large for {subject}"), &reason);
+                self.reject(seq, &format!("too large for {}", message.head.subject), &reason);
                 return None;
             }
         };
@@ -290,24 +290,24 @@ impl Session<'_> {
         let headers = headers_of(&message, expected);
         let reply = (proof == Proof::Stored).then(|| self.inbox.ack(self.attempt, seq).into());
         let outbound = OutboundMessage {
-            subject: self.wire.subject(&subject),
+            subject: self.wire.subject(&message.head),
             reply,
             payload: message.payload,
             headers: Some(headers),
         };
-        Some((outbound, message.subject, wire_size))
+        Some((outbound, message.head, wire_size))
     }
 }
 
 /// All headers; `stream`: the one that must take the message.
 fn headers_of(message: &Message, stream: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let id = message.id.to_text();
+    let id = message.id();
     // Otherwise async-nats would panic; `Message::is_sendable` sees to it.
     if !id.contains(['\r', '\n']) {
         headers.insert(async_nats::header::NATS_MESSAGE_ID, HeaderValue::from(id));
     }
-    let user = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let user = message.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in user.chain(stream.map(|stream| (EXPECTED_STREAM, stream))) {
         if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
             headers.insert(name, value);

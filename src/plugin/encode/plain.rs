@@ -109,7 +109,7 @@ unsafe fn dict(object: *mut ffi::PyObject, out: &mut Writer<'_>, depth: usize) -
                 return Err(Stop::GiveUp);
             }
             not_too_long(out)?;
-            out.member(before, text_of(key)?)?;
+            out.member(before, utf8_of(key)?)?;
             any(value, out, inner)?;
             before = b',';
         }
@@ -158,12 +158,23 @@ unsafe fn int(object: *mut ffi::PyObject, out: &mut Writer<'_>) -> Step {
 /// # Safety
 /// As [`any`]; `object` is an exact `str`.
 unsafe fn text_of<'a>(object: *mut ffi::PyObject) -> Result<&'a str, Stop> {
-    // SAFETY: an exact str; the bytes are its own (or kept in it), valid UTF-8, and as many as `length` says.
+    // SAFETY: an exact str.
     unsafe {
         // CPython would keep the UTF-8 form of a long one as long as it lives.
         if usize::try_from(ffi::PyUnicode_GetLength(object)).is_ok_and(|length| length > PIECE) {
             return Err(Stop::GiveUp);
         }
+        utf8_of(object)
+    }
+}
+
+/// The same for a key, of which nobody expects that it is long.
+///
+/// # Safety
+/// As [`any`]; `object` is an exact `str`.
+unsafe fn utf8_of<'a>(object: *mut ffi::PyObject) -> Result<&'a str, Stop> {
+    // SAFETY: an exact str; the bytes are its own (or kept in it), valid UTF-8, and as many as `length` says.
+    unsafe {
         let mut length = 0;
         let bytes = ffi::PyUnicode_AsUTF8AndSize(object, &raw mut length);
         if bytes.is_null() {
