@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from jwt_auth import Authority
-from support import Bus, Server, body, config, counters, event, first_times, wait_until
+from support import TESTER, Bus, Server, body, command, config, counters, event, first_times, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,3 +128,28 @@ def test_a_user_that_is_let_go(
     assert len(secrets) == 2
     assert not any(secret in said for secret in secrets)
     bus.close()
+
+
+def test_commands_use_the_inbox_that_they_are_told(start_server: Callable[..., Server]) -> None:
+    """Who may subscribe to an inbox of their own alone needs no other."""
+    permissions = '{publish: ">", subscribe: ["_INBOX_me.>", "pub.>"]}'
+    users = f'{{user: "me", password: "p", permissions: {permissions}}}, {{user: "tester", password: "t"}}'
+    server = start_server(
+        jetstream=True, config=f"authorization {{ users: [ {users} ] }}", credentials=TESTER
+    )
+    bus = Bus(server.url, **TESTER)
+    bus.add_stream()
+    bus.send("pub.ansible.runner.a.x.status", b'{"status": "failed", "runner_ident": "x"}')
+    bus.close()
+    env = {
+        "RUNNER_NATS_SERVERS": server.url,
+        "RUNNER_NATS_USERNAME": "me",
+        "RUNNER_NATS_PASSWORD": "p",
+        "RUNNER_NATS_INBOX_PREFIX": "_INBOX_me",
+    }
+    for arguments, exit_status in ((["runs"], 0), (["wait", "x"], 3), (["stream"], 1)):
+        done = command(*arguments, env=env)
+        assert (done.returncode, "may not" in done.stderr) == (exit_status, False), done
+        assert "_INBOX." not in done.stdout + done.stderr
+    refused = command("runs", env={**env, "RUNNER_NATS_INBOX_PREFIX": "_INBOX"})
+    assert refused.returncode == 1

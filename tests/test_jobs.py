@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +193,36 @@ def test_worker_and_processor_into_one_stream(tmp_path: Path, start_server: Any,
     processed = stream_through(Job(tmp_path / "job"), tmp_path, on, on)
     stored = events_of(bus.stream_messages())
     assert stored == processed.events()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one file", "two files"])
+def test_no_line_of_ours_gets_into_the_workers_stream(tmp_path: Path, *, apart: bool) -> None:
+    """Receptor (AWX) writes a worker's standard error into the file of its results."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    env = {
+        "RUNNER_NATS_SUBJECT_ID": "site.a",
+        "RUNNER_NATS_SERVERS": f"nats://127.0.0.1:{port}",
+        "RUNNER_NATS_FLUSH_TIMEOUT": "0.2",
+    }
+    job = Job(tmp_path / "job")
+    sent = cli("transmit", job.folder, "-p", "play.yml").stdout
+    (tmp_path / "sent").write_text(sent)
+    said = tmp_path / "said"
+    with (tmp_path / "sent").open() as stdin, (tmp_path / "results").open("w") as stdout:
+        subprocess.run(
+            [bin_dir() / "ansible-runner", "worker"],
+            stdin=stdin, stdout=stdout, stderr=said.open("w") if apart else subprocess.STDOUT,
+            env=clean_env(env), check=True, timeout=PATIENCE * 3,
+        )  # fmt: skip
+    target = tmp_path / "processed"
+    target.mkdir()
+    done = cli("process", target, input=(tmp_path / "results").read_text())
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads((target / "artifacts/nats-run.json").read_text())
+    assert "Connection refused" in record["problem"]
+    if apart:
+        assert "Connection refused" in said.read_text()
 
 
 @pytest.mark.parametrize("garbage", ["", "no json\n", '{"status": "starting"}\n'])

@@ -273,8 +273,23 @@ def _tell(notices: Notices) -> None:
     for level, text in notices or ():
         if level < logging.WARNING or _is_shown(level):
             logger.log(level, "%s", text)
-        elif sys.stderr is not None:  # print would take None for standard output
+        # print would take None for standard output
+        elif sys.stderr is not None and not _is_in_stream():
             print(f"ansible-runner-nats: {text}", file=sys.stderr)  # noqa: T201
+
+
+def _is_in_stream() -> bool:
+    """Whether standard error runs into the stream that ``ansible-runner worker`` writes to standard output.
+
+    Receptor (AWX) puts both into one file. A line of ours in it would end the job as ``error``: the processor
+    takes nothing but JSON (``ansible_runner.streaming.Processor.run``). The record of the run says it then.
+    """
+    if "worker" not in sys.argv[1:]:
+        return False
+    try:
+        return os.path.samestat(os.fstat(sys.__stdout__.fileno()), os.fstat(sys.stderr.fileno()))  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _is_shown(level: int) -> bool:

@@ -204,3 +204,17 @@ fn debug_shows_no_secret() {
     let env = [ON, ("RUNNER_NATS_SERVERS", "nats://user:canary1@h"), ("RUNNER_NATS_TOKEN", "canary2")];
     assert!(!format!("{:?}", good(&json!({}), &env)).contains("canary"));
 }
+
+#[test]
+fn every_option_is_read() {
+    let resolution = resolve_with(&json!({}), &[ON, ("RUNNER_NATS_HEADERS", "a=b")]);
+    let read: Vec<&str> = resolution.settings.iter().map(|setting| setting.option).collect();
+    for opt in opt::all() {
+        let is_for_nothing = matches!(opt.takes, opt::Takes::WithoutEffect(_) | opt::Takes::CannotServe(_));
+        // What authenticates is one setting: see `every_way_to_authenticate`.
+        let is_authentication = opt::AUTH.iter().any(|auth| auth.key == opt.key);
+        if !is_for_nothing && !is_authentication {
+            assert!(read.contains(&opt.key), "config::resolve does not read {}", opt.key);
+        }
+    }
+}

@@ -35,7 +35,7 @@ pub(crate) use self::{
     moment::{in_utc, moment, to_millis},
     received::Received,
     redact::{Redaction, StatusEnv},
-    select::{Events, Omit, unknown_kind},
+    select::{Events, KINDS, Omit, unknown_kind},
     sieve::Sieve,
     subject::{LONGEST_TOKENS, SUBJECT, Template, is_literal_subject},
 };

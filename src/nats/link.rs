@@ -74,6 +74,8 @@ impl Link {
             })
             // Our own limit includes the name look-up; this one must not come first.
             .connection_timeout(connection.connect_timeout * 2)
+            // For what async-nats asks by itself; a session has an inbox of its own.
+            .custom_inbox_prefix(connection.inbox_prefix.clone())
             .ignore_discovered_servers()
             .ping_interval(ping_interval(connection))
             // Ours are fit for NATS already.

@@ -12,49 +12,11 @@ use super::{
 };
 use crate::{
     config::Delivery,
-    message::{About, END_STATES, EXPECTED_STREAM, Kind, Message, OPEN_STATES, nonce},
+    message::{About, END_STATES, EXPECTED_STREAM, KINDS, Kind, Message, OPEN_STATES, nonce},
     nats::jetstream::{self, AccountInfo, Captured, Found, NOT_THIS_STREAM, StreamInfo, Wanted},
 };
 
-/// What ansible-runner calls its events (its callback plugin, `awx_display`): first what nearly every playbook brings.
-const EVENTS: &[&str] = &[
-    "runner_on_ok",
-    "runner_on_failed",
-    "runner_on_start",
-    "runner_on_skipped",
-    "playbook_on_start",
-    "playbook_on_play_start",
-    "playbook_on_task_start",
-    "playbook_on_stats",
-    "verbose",
-    "runner_on_unreachable",
-    "runner_item_on_ok",
-    "runner_item_on_failed",
-    "runner_item_on_skipped",
-    "runner_retry",
-    "runner_on_error",
-    "runner_on_no_hosts",
-    "runner_on_async_poll",
-    "runner_on_async_ok",
-    "runner_on_async_failed",
-    "runner_on_file_diff",
-    "playbook_on_handler_task_start",
-    "playbook_on_notify",
-    "playbook_on_include",
-    "playbook_on_no_hosts_matched",
-    "playbook_on_no_hosts_remaining",
-    "playbook_on_vars_prompt",
-    "playbook_on_setup",
-    "playbook_on_import_for_host",
-    "playbook_on_not_import_for_host",
-    "warning",
-    "error",
-    "debug",
-    "deprecated",
-    "system_warning",
-];
-
-/// So many of them are tried, if the subject depends on the name.
+/// So many kinds of events are tried, if the subject depends on the name.
 const MOST_SUBJECTS: usize = 12;
 /// What a sample is around its filling, in bytes, and some to spare.
 const FRAME: usize = 512;
@@ -165,7 +127,7 @@ impl Probe<'_> {
     fn lanes(&self, kind: Kind, dialogue: &Dialogue) -> Vec<Lane> {
         let has_name = self.config.subject.has_name();
         let names: Vec<&str> = match kind {
-            Kind::Event => EVENTS.iter().copied().filter(|name| self.config.events.contains(name)).collect(),
+            Kind::Event => KINDS.iter().copied().filter(|name| self.config.events.contains(name)).collect(),
             Kind::Status => OPEN_STATES.into_iter().chain(END_STATES).collect(),
             Kind::Heartbeat => vec![kind.as_str()],
         };
