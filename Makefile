@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan test-asan-python lint \
-	format build docs wheels sdist matrix peers bench bench-reading clean
+	msrv deny licences format build docs generated pictures recipes wheels sdist matrix peers bench bench-reading clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,7 +26,7 @@ test: test-rust test-python ## all tests, Rust and Python
 test-rust:
 	cargo test --locked --quiet --no-default-features
 
-test-python: build
+test-python: build $(VENV)/complete
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-pythons: $(VENV)/complete ## the Python tests on every CPython from 3.9 on that is installed
@@ -46,7 +46,7 @@ FUZZ_SECONDS ?= 120
 FUZZ_TARGETS := options spill address cut
 CARGO_FUZZ := cargo +nightly fuzz run --fuzz-dir fuzz --target-dir target/fuzz
 
-fuzz: build fuzz-run ## look for trouble for minutes: libFuzzer on the parsers, ten times the property tests
+fuzz: build $(VENV)/complete fuzz-run ## look for trouble for minutes: libFuzzer on the parsers, ten times the property tests
 	FUZZ_FACTOR=10 $(BIN)/python -m pytest --timeout 3600 tests/test_encode.py
 
 fuzz-build: ## check that the fuzz targets build (any Rust, no C++ compiler)
@@ -73,7 +73,7 @@ test-asan: ## the Rust tests under AddressSanitizer (nightly)
 # sanitizer: what is about the smallest stack is left out.
 ASAN_PRELOAD = LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=target/asan-python \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
-test-asan-python: build ## the encoder's tests under AddressSanitizer with a real interpreter (gcc's runtime)
+test-asan-python: build $(VENV)/complete ## the encoder's tests under AddressSanitizer with a real interpreter (gcc's runtime)
 	rm -rf target/asan-python target/wheels-asan
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address -Zexternal-clangrt" CARGO_TARGET_DIR=target/asan $(DEV_WHEEL) \
 		--no-default-features --features python,abi3-py310,faults --out target/wheels-asan \
@@ -82,7 +82,7 @@ test-asan-python: build ## the encoder's tests under AddressSanitizer with a rea
 	$(ASAN_PRELOAD) $(BIN)/python -c 'from ansible_runner_nats import _native; assert "asan-python" in _native.__file__'
 	$(ASAN_PRELOAD) $(BIN)/python -X dev -m pytest -n 2 tests/test_encode.py -k "not smallest_stack"
 
-lint: build ## formatting, clippy, ruff, mypy, stubtest
+lint: build $(VENV)/complete ## formatting, clippy, ruff, mypy, stubtest
 	cargo fmt --check
 	@if cargo tree --locked --edges features,normal | grep -q 'tokio feature "signal"'; then \
 		echo "tokio's feature signal is on: a forked child would share a socket pair with its parent (src/plugin/process.rs)"; \
@@ -94,20 +94,49 @@ lint: build ## formatting, clippy, ruff, mypy, stubtest
 	$(BIN)/mypy
 	$(BIN)/stubtest ansible_runner_nats._native --mypy-config-file pyproject.toml
 
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+msrv: ## check that the oldest Rust that we support builds it (rustup)
+	rustup toolchain install $(MSRV) --profile minimal
+	cargo +$(MSRV) check --locked --quiet --target-dir target/msrv
+
+deny: ## advisories, licences, duplicates and sources of all crates (cargo-deny)
+	cargo deny --locked --all-features check -D warnings
+	cargo deny --locked --manifest-path fuzz/Cargo.toml --config deny.toml check -D warnings -A unnecessary-skip
+
+# Of the crates alone, and the same on every machine: nothing is asked for in the network but the crates.
+licences: ## write THIRD-PARTY-LICENSES.txt anew (cargo-about)
+	cargo fetch --locked --quiet
+	@mkdir -p target
+	cargo about generate --frozen --fail --no-default-features --features python,abi3-py310 -o target/licences.txt about.hbs
+	tr -d '\r' < target/licences.txt > THIRD-PARTY-LICENSES.txt
+
 format: $(VENV)/complete ## let the formatters have their way
 	cargo fmt
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format
 
-build: $(VENV)/complete ## build the wheel and install it into .venv
+build: $(VENV)/demo ## build the wheel and install it into .venv
 	@rm -rf $(WHEELS)
 	$(DEV_WHEEL) --features faults --out $(WHEELS)
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 
 RELEASE := $(BIN)/maturin build --release --locked --quiet --interpreter $(BIN)/python --no-default-features
 
-docs: build ## make the pictures in docs anew: real jobs on a real terminal
+docs: $(VENV)/complete ## build docs as a site into target/site; says no to a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+generated: $(VENV)/complete ## write anew what is made from tables and schemas: options, stub, types, all.json
+	UPDATE_DOCS=1 cargo test --locked --quiet --no-default-features --lib config::document
+	$(BIN)/python docs/from_schemas.py
+
+pictures: build $(VENV)/complete ## make the pictures in docs anew: real jobs on a real terminal
 	$(BIN)/python docs/screens.py
+
+recipes: build $(VENV)/complete ## the recipe for Event-Driven Ansible with a real ansible-rulebook (network, Java 17)
+	$(PYTHON) -m venv target/rulebook
+	target/rulebook/bin/pip install --quiet ansible-rulebook ansible-core nats-py
+	ANSIBLE_RULEBOOK=$(abspath target/rulebook/bin/ansible-rulebook) $(PYTEST) tests/test_recipes.py -k rulebook
 
 wheels: $(VENV)/complete ## build the release wheels (cp39 and cp310) into dist
 	@rm -rf dist
@@ -117,7 +146,7 @@ wheels: $(VENV)/complete ## build the release wheels (cp39 and cp310) into dist
 matrix: $(VENV)/complete ## the release wheels in dist with each Python, ansible-runner and nats-server (after `make wheels`)
 	$(BIN)/python tests/matrix.py $(MATRIX_ARGS)
 
-peers: build ## ansible-runner's own test suite, with the plugin off, on, and on without a server (network, 15 minutes)
+peers: build $(VENV)/complete ## ansible-runner's own test suite, with the plugin off, on, and on without a server (network, 15 minutes)
 	$(BIN)/python tests/peers.py $(WHEELS)/*.whl
 
 sdist: wheels ## check the wheels' ABI, the sdist, and that it builds alone in an empty folder, for the Python at hand
@@ -134,12 +163,17 @@ bench: wheels ## measure ours beside 0.4.0, orjson and plain async-nats: one tab
 	cargo build --release --locked --quiet --no-default-features --example plain
 	$(BIN)/python benches/bench.py --wheel dist/*-cp310-*.whl $(BENCH_ARGS)
 
-bench-reading: build ## what reading takes: runs, logs and watch on a stream of a million events
+bench-reading: build $(VENV)/complete ## what reading takes: runs, logs and watch on a stream of a million events
 	$(BIN)/python benches/reading.py $(READING_ARGS)
 
-$(VENV)/complete: pyproject.toml
+# Who only wants to see it need not wait for what the tests take.
+$(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --group demo
+	@touch $@
+
+$(VENV)/complete: $(VENV)/demo
 	$(BIN)/pip install --quiet --group dev
 	@touch $@
 

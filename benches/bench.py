@@ -285,8 +285,8 @@ def bench_throughput(bench: Bench) -> None:
 def bench_limit(bench: Bench) -> None:
     """What this machine could do at most: the proof where events per second miss their target.
 
-    As if `orjson` encoded, the plain program sent, nothing else cost anything, and both cores never rested: the CPU of
-    these and of the server. What 0.4.0 takes for an event, divided by that, no plugin can exceed.
+    As if `orjson` encoded, the plain program sent, nothing else cost anything, and both cores never rested:
+    by the CPU of these and of the server.
     """
     for which in ("small", "everyday"):
         slow = {"which": which, "rounds": max(1, bench.rounds // 2)}

@@ -1,6 +1,6 @@
 """Pictures of the screens as they are: real jobs, a real server, a real terminal, and what it shows as SVG.
 
-`make docs` runs this; docs/screens has what it makes.
+`make pictures` runs this; docs/screens has what it makes.
 """
 
 from __future__ import annotations
