@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -18,6 +21,8 @@ DOCS = ROOT / "docs"
 SCHEMAS: dict[str, Any] = {
     f"schemas/{path.name}": json.loads(path.read_text()) for path in sorted(DOCS.glob("schemas/*.json"))
 }
+#: All of them in one document.
+BUNDLE: dict[str, Any] = SCHEMAS.pop("schemas/all.json")
 ASYNCAPI: dict[str, Any] = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
 
 
@@ -30,7 +35,14 @@ def validator(reference: str, *, as_draft7: bool = False) -> Draft7Validator:
     return Draft7Validator({"$ref": f"asyncapi.yaml#{reference}"}, registry=registry)
 
 
-def problems(instance: Any, validators: list[Draft7Validator]) -> list[str]:
+def bundled(kind: str) -> Draft202012Validator:
+    """For a kind of message, with the one document and nothing else."""
+    reference = {"$ref": SCHEMAS[f"schemas/{kind}.json"]["$id"]}
+    assert reference in BUNDLE["anyOf"]
+    return Draft202012Validator({**BUNDLE, "anyOf": [reference]}, registry=Registry())
+
+
+def problems(instance: Any, validators: list[Validator]) -> list[str]:
     return [
         f"{'/'.join(map(str, error.absolute_path))}: {error.message[:500]}"
         for validator in validators
@@ -41,8 +53,13 @@ def problems(instance: Any, validators: list[Draft7Validator]) -> list[str]:
 #: What is published.
 MESSAGES = ("event", "status", "heartbeat")
 
-PAYLOADS = {
-    kind: [validator(f"/components/messages/{kind}/payload", as_draft7=old) for old in (False, True)]
+PAYLOADS: dict[str, list[Validator]] = {
+    kind: [
+        *(validator(f"/components/messages/{kind}/payload", as_draft7=old) for old in (False, True)),
+        bundled(kind),
+    ]
     for kind in MESSAGES
 }
-HEADERS = {kind: [validator(f"/components/messages/{kind}/headers")] for kind in MESSAGES}
+HEADERS: dict[str, list[Validator]] = {
+    kind: [validator(f"/components/messages/{kind}/headers")] for kind in MESSAGES
+}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from contract import ASYNCAPI, DOCS, HEADERS, MESSAGES, PAYLOADS, ROOT, SCHEMAS, problems
+from contract import ASYNCAPI, BUNDLE, DOCS, HEADERS, MESSAGES, PAYLOADS, ROOT, SCHEMAS, problems
 from jsonschema import Draft7Validator, Draft202012Validator
+from referencing import Registry
 from support import (
     PATIENCE,
     Bus,
@@ -214,6 +215,20 @@ def resolve(base: str, reference: str) -> Any:
     for part in pointer.split("/")[1:]:
         value = value[part]
     return value
+
+
+def test_one_document_has_all_schemas() -> None:
+    ids = {f"schemas/{name}.json": schema["$id"] for name, schema in BUNDLE["$defs"].items()}
+    assert ids == {name: schema["$id"] for name, schema in SCHEMAS.items()}
+    assert ids == {name: f"urn:ansible-runner-nats:{name}" for name in SCHEMAS}
+    Draft202012Validator.check_schema(BUNDLE)
+    for reference in references(BUNDLE):
+        document, _, pointer = reference.partition("#")
+        assert document in ("", *ids.values()), reference
+        assert pointer or document, reference
+    anything = Draft202012Validator(BUNDLE, registry=Registry())
+    assert anything.is_valid({"status": "running", "runner_ident": "1"})
+    assert not anything.is_valid({})
 
 
 def test_the_documents_are_sound() -> None:

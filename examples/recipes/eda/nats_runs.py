@@ -1,0 +1,44 @@
+"""A source for ansible-rulebook: what ansible-runner's jobs publish to NATS, from a stream.
+
+    sources:
+      - nats_runs:
+          server: nats://localhost:4222
+          stream: RUNS
+          durable: rulebook  # the name of the consumer, which remembers how far it came
+          kinds: [status]    # event and heartbeat are the others
+
+These are the defaults. An event of the rulebook has `kind`, `id` (the same if a message comes twice) and
+`message` (the JSON that was published). Needs nats-py; ``--source-dir`` tells ansible-rulebook of this file.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import nats
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+async def main(queue: asyncio.Queue[Any], args: dict[str, Any]) -> None:
+    """Hand over one message after the other. One is acknowledged when the rulebook's queue has it."""
+    client = await nats.connect(args.get("server", "nats://localhost:4222"), max_reconnect_attempts=-1)
+    try:
+        subscription = await client.jetstream().pull_subscribe(
+            "pub.ansible.runner.>", durable=args.get("durable", "rulebook"), stream=args.get("stream", "RUNS")
+        )
+        while True:
+            try:
+                messages = await subscription.fetch(100, timeout=1)
+            except nats.errors.TimeoutError:
+                continue  # nothing new
+            for message in messages:
+                kind = message.subject.rpartition(".")[2]
+                if kind in args.get("kinds", ["status"]):
+                    identifier = (message.headers or {})["Nats-Msg-Id"]
+                    await queue.put({"kind": kind, "id": identifier, "message": json.loads(message.data)})
+                await message.ack()
+    finally:
+        await client.close()
