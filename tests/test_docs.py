@@ -1,0 +1,130 @@
+"""The pages of docs/ say nothing that the program, the files or the options do not bear out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from support import command
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+TOP = sorted(ROOT.glob("*.md"))
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [*TOP, *PAGES]}
+EXAMPLES = [
+    path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in {".env", ".service", ".sh"}
+]
+
+#: A link or a picture; what stands in code is none.
+LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+#: A call of our command, in a block or between backticks, up to what ends it in a shell.
+CALL = re.compile(r"(?<!--entrypoint )\bansible-runner-nats ((?:--?\w|[a-z])[^\n`|;>&]*)")
+VARIABLE = re.compile(r"\bRUNNER_(?:NATS_|MAX_)[A-Z_]*[A-Z]\b")
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link to a heading is called, on GitHub and in the site alike."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings]
+    return {re.sub(r"\s", "-", heading) for heading in words}
+
+
+def targets(text: str) -> list[str]:
+    found = LINK.findall(CODE.sub("", text))
+    return [target for target in found if not re.match(r"[a-z]+:", target)]
+
+
+def calls(text: str) -> list[str]:
+    """What follows `ansible-runner-nats` wherever it is code."""
+    code = "\n".join(CODE.findall(text)).replace("\\\n", " ")
+    return [call.split(" #")[0].strip() for call in CALL.findall(code)]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_line_is_too_long(name: str) -> None:
+    long = [number for number, line in enumerate(TEXTS[name].splitlines(), 1) if len(line) > 120]
+    assert long == []
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in targets(TEXTS[name]):
+        path, _, anchor = target.partition("#")
+        goal = (ROOT / name).parent / path if path else ROOT / name
+        assert goal.exists(), target
+        if anchor:
+            assert anchor in anchors(goal), target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def pages(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        entries = entry.values() if isinstance(entry, dict) else entry
+        assert not isinstance(entries, str)
+        return [page for part in entries for page in pages(part)]  # type: ignore[attr-defined]
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert sorted(pages(site["nav"])) == [page.name for page in PAGES]
+    assert site["theme"]["font"] is False
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, str]:
+    """What `--help` says of each command."""
+    listed = command("--help").stdout
+    names = re.findall(r"^  ([a-z]+)  ", listed, re.MULTILINE)
+    assert {"check", "runs", "replay", "serve"} <= set(names)
+    helps = {name: command(name, "--help").stdout for name in names}
+    return {"": listed, "stream create": command("stream", "create", "--help").stdout, **helps}
+
+
+def options_in(call: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", call))
+
+
+def complaints(call: str, known: dict[str, str]) -> list[str]:
+    words = call.split()
+    name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+    name = "" if name.startswith("-") else name
+    if name not in known:
+        return [f"no command {name}"]
+    return [option for option in options_in(call) if not re.search(rf"{option}\b", known[name])]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_are_known(name: str, known: dict[str, str]) -> None:
+    wrong = {call: found for call in calls(TEXTS[name]) if (found := complaints(call, known))}
+    assert wrong == {}
+
+
+def test_usage_lines_are_known(known: dict[str, str]) -> None:
+    """docs/commands.md has lines such as `runs [--since 24h] [-n N]`, and a section for each command."""
+    text = TEXTS["docs/commands.md"]
+    usages = [
+        usage.strip("`").replace("[", "").replace("]", "")
+        for usage in re.findall(r"`[a-z]+ [^`\n]+`", text)
+        if usage.strip("`").split()[0] in known and "-" in usage
+    ]
+    assert len(usages) >= 3
+    assert {usage: found for usage in usages if (found := complaints(usage, known))} == {}
+    sections = set(re.findall(r"^## (\w+)$", text, re.MULTILINE))
+    assert set(known) - {"", "stream create", "completions", "help"} <= sections
+
+
+@pytest.mark.parametrize("name", [*TEXTS, *(path.relative_to(ROOT).as_posix() for path in EXAMPLES)])
+def test_variables_are_options(name: str) -> None:
+    """docs/options.md, which is made from the table of options, has them all."""
+    options = set(re.findall(r"^- Variable: (.*)$", TEXTS["docs/options.md"], re.MULTILINE))
+    there = {variable for line in options for variable in VARIABLE.findall(line)}
+    assert len(there) > 30
+    text = TEXTS.get(name) or (ROOT / name).read_text()
+    named = set(VARIABLE.findall(text))
+    # The page of options itself has two that are spelt wrong, as examples of that.
+    wrong = {"RUNNER_NATS_OMITT", "RUNNER_NATS_USER"} if name == "docs/options.md" else set()
+    assert named - there <= wrong

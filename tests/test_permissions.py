@@ -1,0 +1,333 @@
+"""docs/permissions.md: each kind of user can do its own work, and not that of the others.
+
+What is tried is what the page says: its blocks are the server's configuration, its `nsc` lines become JWTs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nkeys
+import pytest
+from jwt_auth import UNLIMITED, Key
+from serving import Serve
+from support import Bus, Job, Server, cli, command, wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+PAGE = (Path(__file__).parent.parent / "docs/permissions.md").read_text()
+BLOCKS = re.findall(r"```conf\n(.*?)```", PAGE, re.DOTALL)
+KINDS = ("publisher", "watcher", "keeper")
+PASSWORDS = dict(re.findall(r'user: (\w+), password: "([^"]+)"', PAGE))
+[PREFIX] = set(re.findall(r"export RUNNER_NATS_INBOX_PREFIX=(\S+)", PAGE))
+OURS, THEIRS = "pub.ansible.runner.site-a.x.event", "pub.ansible.runner.site-b.x.event"
+IDENT = "rollout-1"
+
+
+class Place:
+    """A server with the page's users, and what each of them needs to get in."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder = folder
+        self.server = Server(folder / "nats", jetstream=True, config=config).start()
+
+    def env(self, kind: str) -> dict[str, str]:
+        """What a user sets, as variables."""
+        inbox = {"RUNNER_NATS_INBOX_PREFIX": PREFIX} if kind == "publisher" else {}
+        return {
+            "RUNNER_NATS_SERVERS": self.server.url,
+            "RUNNER_NATS_SUBJECT_ID": "site-a",
+            "RUNNER_NATS_CONNECT_TIMEOUT": "5",
+            **inbox,
+            **self.login(kind),
+        }
+
+    def login(self, kind: str) -> dict[str, str]:
+        return {"RUNNER_NATS_USERNAME": kind, "RUNNER_NATS_PASSWORD": PASSWORDS[kind]}
+
+    def bus(self, kind: str, **options: Any) -> Bus:
+        return Bus(self.server.url, user=kind, password=PASSWORDS[kind], **options)
+
+    def does(self, kind: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        """Our own command, by a user of this kind."""
+        return command(*args, env=self.env(kind))
+
+    def run_job(self) -> Job:
+        job = Job(self.folder / "job")
+        done = cli("run", job.folder, "-p", "play.yml", "--ident", IDENT, env=self.env("publisher"))
+        assert (done.returncode, done.stderr) == (0, "")
+        return job
+
+    def record(self) -> Any:
+        return json.loads((self.folder / f"job/artifacts/{IDENT}/nats-run.json").read_text())
+
+
+class SignedPlace(Place):
+    """The same in operator mode, with the users of the `nsc` lines."""
+
+    def __init__(self, folder: Path) -> None:
+        operator, self.account, system = (
+            Key(nkeys.PREFIX_BYTE_OPERATOR), Key(nkeys.PREFIX_BYTE_ACCOUNT), Key(nkeys.PREFIX_BYTE_ACCOUNT),
+        )  # fmt: skip
+        jetstream = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+        limits = {**UNLIMITED, **jetstream}
+        jobs = operator.sign(self.account, "jobs", {"type": "account", "limits": limits})
+        sys = operator.sign(system, "SYS", {"type": "account", "limits": UNLIMITED})
+        own = operator.sign(operator, "operator", {"type": "operator"})
+        self.creds = {user.name: self._write(folder, user) for user in users_of_the_nsc_lines()}
+        super().__init__(
+            folder,
+            f"operator: {own}\nresolver: MEMORY\nsystem_account: {system.public}\n"
+            f"resolver_preload: {{ {self.account.public}: {jobs}, {system.public}: {sys} }}",
+        )
+
+    def _write(self, folder: Path, user: argparse.Namespace) -> str:
+        key = Key(nkeys.PREFIX_BYTE_USER)
+        allowed = {"pub": {"allow": listed(user.allow_pub)}, "sub": {"allow": listed(user.allow_sub)}}
+        rights = {"type": "user", "subs": -1, "data": -1, "payload": -1, **allowed}
+        path = folder / f"{user.name}.creds"
+        path.write_text(
+            f"-----BEGIN NATS USER JWT-----\n{self.account.sign(key, user.name, rights)}\n"
+            f"------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{key.seed.decode()}\n------END USER NKEY SEED------\n"
+        )
+        return str(path)
+
+    def login(self, kind: str) -> dict[str, str]:
+        return {"RUNNER_NATS_USER_CREDENTIALS": self.creds[kind]}
+
+    def bus(self, kind: str, **options: Any) -> Bus:
+        return Bus(self.server.url, user_credentials=self.creds[kind], **options)
+
+
+def users_of_the_nsc_lines() -> list[argparse.Namespace]:
+    """What the page's `nsc add user` lines say."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--account", choices=["jobs"], required=True)
+    parser.add_argument("--name", choices=KINDS, required=True)
+    parser.add_argument("--allow-pub", action="append", required=True)
+    parser.add_argument("--allow-sub", action="append", required=True)
+    lines = re.findall(r"^\$ nsc add user (.*)$", PAGE.replace("\\\n", " "), re.MULTILINE)
+    return [parser.parse_args(shlex.split(line)) for line in lines]
+
+
+def listed(values: list[str]) -> list[str]:
+    return [subject for value in values for subject in value.split(",")]
+
+
+def config_with(kind: str | None = None, old: str = "", new: str = "") -> str:
+    """The page's configuration, with a change in the block of one kind of user."""
+    blocks = list(BLOCKS)
+    if kind is not None:
+        number = KINDS.index(kind)
+        assert blocks[number].count(old) == 1
+        blocks[number] = blocks[number].replace(old, new)
+    return "\n".join(blocks)
+
+
+@pytest.fixture(scope="module", params=["configuration", "nsc"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Where the keeper has made the stream, and the publisher has run a job."""
+    folder = tmp_path_factory.mktemp(request.param)
+    place = SignedPlace(folder) if request.param == "nsc" else Place(folder, config_with())
+    try:
+        made = place.does("keeper", "stream", "create")
+        assert (made.returncode, made.stderr) == (0, "")
+        place.run_job()
+        yield place
+    finally:
+        place.server.kill()
+
+
+def test_the_page_says_the_same_twice() -> None:
+    """The blocks, and the lines for nsc."""
+    users = {user.name: (listed(user.allow_pub), listed(user.allow_sub)) for user in users_of_the_nsc_lines()}
+    assert list(users) == list(KINDS)
+    for kind, block in zip(KINDS, BLOCKS):
+        assert block.startswith(kind.upper())
+        publish, subscribe = block.split("subscribe:")
+        assert users[kind] == (re.findall(r'"(.*?)"', publish), re.findall(r'"(.*?)"', subscribe))
+
+
+def test_the_publisher(place: Place) -> None:
+    record = place.record()
+    assert record["stored"] == record["confirmed"] == record["accepted"] > 20
+    assert (record["delivery"], record["problem"]) == ("jetstream", None)
+    done = place.does("publisher", "check")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.endswith("all is well\n")
+    assert {line.split()[1] for line in done.stdout.splitlines() if line.startswith("note")} == {"TLS"}
+
+
+def test_the_watcher(place: Place) -> None:
+    [run] = json.loads(place.does("watcher", "runs", "--json").stdout)
+    assert (run["runner_ident"], run["state"]) == (IDENT, "successful")
+    printed = place.folder / f"job/artifacts/{IDENT}/stdout"
+    lines = place.does("watcher", "logs", IDENT).stdout.splitlines()
+    assert len(lines) == len(printed.read_text().splitlines())
+    for args in (
+        ["logs", "-f", IDENT], ["wait", IDENT, "--timeout", "20s"], ["stream"],
+        ["watch", "--plain", "--since", "1h", "--runs", "1"],
+    ):  # fmt: skip
+        done = place.does("watcher", *args)
+        assert done.returncode == 0, (args, done.stderr)
+    options = {"user": "watcher", "password": PASSWORDS["watcher"]}
+    if isinstance(place, SignedPlace):
+        options = {"user_credentials": place.creds["watcher"]}
+    with Serve(place.server, *(f"-o{key}={value}" for key, value in options.items())) as serve:
+        assert wait_until(lambda: json.loads(serve.get("/api/runs").text))[0]["runner_ident"] == IDENT
+
+
+def test_the_keeper(place: Place) -> None:
+    assert place.does("keeper", "stream", "create").stdout.startswith("stream RUNS is there already")
+    assert place.does("keeper", "stream").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "said"),
+    [
+        ("publisher", ["runs"], "does not let this user"),
+        ("publisher", ["logs", IDENT], "does not let this user"),
+        ("publisher", ["stream", "create", "--name", "MORE"], "does not let this user"),
+        ("watcher", ["check"], "may not publish to pub.ansible.runner.site-a"),
+        ("watcher", ["stream", "create", "--name", "MORE"], "does not let this user"),
+        ("keeper", ["check"], "may not publish to pub.ansible.runner.site-a"),
+        ("keeper", ["runs"], "does not let this user publish to $JS.API.CONSUMER.CREATE.RUNS"),
+        ("keeper", ["logs", IDENT], "does not let this user publish to $JS.API.CONSUMER.CREATE.RUNS"),
+    ],
+)
+def test_commands_for_others(place: Place, kind: str, args: list[str], said: str) -> None:
+    done = place.does(kind, *args)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+
+
+#: Whatever changes a stream, makes one, or takes messages out of it.
+CHANGES = ["$JS.API.STREAM.UPDATE.RUNS", "$JS.API.STREAM.DELETE.RUNS", "$JS.API.STREAM.PURGE.RUNS"]
+DELETES = ["$JS.API.STREAM.MSG.DELETE.RUNS", "$JS.API.CONSUMER.DELETE.RUNS.x"]
+MAKES = ["$JS.API.STREAM.CREATE.RUNS", "$JS.API.STREAM.CREATE.OTHER", "$JS.API.STREAM.RESTORE.RUNS"]
+READS = [
+    "$JS.API.CONSUMER.CREATE.RUNS",
+    "$JS.API.CONSUMER.CREATE.RUNS.x",
+    "$JS.API.CONSUMER.CREATE.RUNS.x.>",
+    "$JS.API.CONSUMER.DURABLE.CREATE.RUNS.x",
+    "$JS.API.CONSUMER.MSG.NEXT.RUNS.x",
+    "$JS.API.STREAM.MSG.GET.RUNS",
+    "$JS.API.STREAM.SNAPSHOT.RUNS",
+    "$JS.API.DIRECT.GET.RUNS",
+    f"$JS.API.DIRECT.GET.RUNS.{OURS}",
+]
+
+#: What each must not publish to, and not subscribe to.
+FORBIDDEN = {
+    "publisher": ([THEIRS, *CHANGES, *DELETES, *MAKES, *READS], ["pub.>", OURS, "_INBOX.>", ">"]),
+    "watcher": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES], [f"{PREFIX}.>", "$JS.>", ">"]),
+    "keeper": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES[1:], *READS], ["pub.>", f"{PREFIX}.>", ">"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_must_not_do(place: Place, kind: str) -> None:
+    """Each of these is refused by the server itself, whatever program asks."""
+    refused: list[str] = []
+
+    async def note(error: Exception) -> None:
+        refused.append(str(error).lower())
+
+    def is_refused(what: str) -> None:
+        said = f"permissions violation for {what}".lower()
+        wait_until(lambda: any(said in line for line in refused), f"{said}; last: {refused[-1:]}", 5)
+
+    prefix = {"inbox_prefix": PREFIX.encode()} if kind == "publisher" else {}
+    bus = place.bus(kind, error_cb=note, **prefix)
+    publish, subscribe = FORBIDDEN[kind]
+    try:
+        for subject in publish:
+            bus.send(subject, b"{}")
+            is_refused(f'publish to "{subject}"')
+        for subject in subscribe:
+            bus.subscribe(subject)
+            is_refused(f'subscription to "{subject}"')
+        assert bus.received == []
+    finally:
+        bus.close()
+    # And nothing came of it.
+    assert place.does("keeper", "stream").returncode == 0
+
+
+def lines_of(kind: str) -> list[tuple[str, str]]:
+    """What a block allows, piece by piece, and what to say instead; an empty list would allow everything."""
+    block = BLOCKS[KINDS.index(kind)]
+    publish = re.findall(r'^(    ".*")', block, re.MULTILINE)
+    [subscribe] = re.findall(r'subscribe: { allow: \[ (".*?") \]', block)
+    return [(line, "") for line in publish] + [(f"[ {subscribe} ]", '[ "nothing" ]')]
+
+
+def outcome(place: Place, kind: str) -> object:
+    """How well a user can work, as far as that depends on permissions."""
+    if kind == "keeper":
+        return place.does("keeper", "stream", "create").returncode, place.does("keeper", "stream").returncode
+    assert place.does("keeper", "stream", "create").returncode == 0
+    if kind == "publisher":
+        told = json.loads(place.does("publisher", "check", "--json").stdout)
+        steps = [step for server in told["servers"] for step in server["steps"]]
+        return told["ok"], [(step["step"], step["state"]) for step in steps]
+    bus = place.bus("publisher")
+    bus.send(OURS.replace("event", "status"), b'{"status": "running", "runner_ident": "x"}')
+    bus.close()
+    return place.does("watcher", "runs", "--json").returncode
+
+
+@pytest.mark.parametrize(("kind", "line"), [(kind, line) for kind in KINDS for line in lines_of(kind)])
+def test_none_is_superfluous(tmp_path: Path, kind: str, line: tuple[str, str]) -> None:
+    """Without any of these lines something does not work."""
+    outcomes = []
+    for number, config in enumerate((config_with(), config_with(kind, *line))):
+        (tmp_path / str(number)).mkdir()
+        place = Place(tmp_path / str(number), config)
+        try:
+            outcomes.append(outcome(place, kind))
+        finally:
+            place.server.kill()
+    assert outcomes[0] != outcomes[1], outcomes
+
+
+def test_a_watcher_without_a_stream(tmp_path: Path) -> None:
+    """As the page says: one more subject, and no stream is needed."""
+    assert "`pub.ansible.runner.>`" in PAGE
+    more = config_with("watcher", '[ "_INBOX.>" ]', '[ "_INBOX.>", "pub.ansible.runner.>" ]')
+    for config, status in ((config_with(), 1), (more, 6)):
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        place = Place(folder, config)
+        try:
+            done = place.does("watcher", "wait", IDENT, "--timeout", "2s")
+            assert done.returncode == status, done.stderr
+        finally:
+            place.server.kill()
+
+
+def test_who_replays(tmp_path: Path) -> None:
+    """The permissions of a publisher and of a watcher together, and one more."""
+    more = "$JS.API.CONSUMER.INFO.RUNS.*"
+    assert f"`{more}`" in PAGE
+    both = [re.findall(r'"(.*?)"', block) for block in BLOCKS[:2]]
+    allowed = ", ".join(f'"{subject}"' for subject in {*both[0], *both[1], more})
+    user = f"{{ user: both, password: b, permissions: {{ publish: [{allowed}], subscribe: [{allowed}] }} }}"
+    place = Place(tmp_path, config_with().replace("users: [", f"users: [ {user}", 1))
+    try:
+        assert place.does("keeper", "stream", "create").returncode == 0
+        job = place.run_job()
+        env = {**place.env("publisher"), "RUNNER_NATS_USERNAME": "both", "RUNNER_NATS_PASSWORD": "b"}
+        done = command("replay", job.folder, "--all", env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "27 were in the stream already" in done.stdout
+    finally:
+        place.server.kill()
