@@ -9,7 +9,7 @@ WHEELS := target/wheels-dev
 WHEELS_ABI3 := target/wheels-abi3
 DEV_WHEEL := $(BIN)/maturin build --locked --quiet --interpreter $(BIN)/python
 # Most of the time tests wait. PYTEST_ARGS come last and win: PYTEST_ARGS='-n 0 -x tests/test_jobs.py'.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan test-asan-python lint \

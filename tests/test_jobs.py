@@ -209,10 +209,14 @@ def test_no_line_of_ours_gets_into_the_workers_stream(tmp_path: Path, *, apart: 
     sent = cli("transmit", job.folder, "-p", "play.yml").stdout
     (tmp_path / "sent").write_text(sent)
     said = tmp_path / "said"
-    with (tmp_path / "sent").open() as stdin, (tmp_path / "results").open("w") as stdout:
+    with (
+        (tmp_path / "sent").open() as stdin,
+        (tmp_path / "results").open("w") as stdout,
+        said.open("w") as stderr,
+    ):
         subprocess.run(
             [bin_dir() / "ansible-runner", "worker"],
-            stdin=stdin, stdout=stdout, stderr=said.open("w") if apart else subprocess.STDOUT,
+            stdin=stdin, stdout=stdout, stderr=stderr if apart else subprocess.STDOUT,
             env=clean_env(env), check=True, timeout=PATIENCE * 3,
         )  # fmt: skip
     target = tmp_path / "processed"
