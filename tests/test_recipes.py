@@ -105,6 +105,41 @@ def test_a_server_that_is_away(program: Path) -> None:
     assert str(port) in line
 
 
+@pytest.mark.parametrize(
+    ("program", "args", "printed"),
+    [
+        (CONSUMERS / "failures.py", ["--once"], "rollout | ? | ? | failed | "),
+        (CONSUMERS / "history.py", ["site-a", "rollout"], "fatal"),
+        (RECIPES / "json_lines.py", ["--once"], '"runner_on_failed"'),
+        (RECIPES / "webhook.py", ["http://127.0.0.1:1", "--once"], ""),
+    ],
+    ids=lambda value: value.stem if isinstance(value, Path) else "",
+)
+def test_messages_that_are_none_of_ours(
+    stored: tuple[Server, Bus], program: Path, args: list[str], printed: str
+) -> None:
+    """Whoever may publish there can send anything: it is named, and what comes behind it is read."""
+    server, bus = stored
+    ours = {"Nats-Msg-Id": "site-a.rollout.1.u"}
+    event = {"uuid": "u", "counter": 1, "created": "", "runner_ident": "rollout", "event": "runner_on_failed"}
+    for kind in ("event", "status"):
+        subject = f"pub.ansible.runner.site-a.rollout.{kind}"
+        for number, data in enumerate(
+            (b"no json", b"\xff", b"[1]", b"7", b"{}", b'{"event": "runner_on_ok"}')
+        ):
+            bus.send(subject, data, {"Nats-Msg-Id": f"foreign.{kind}.{number}"})
+        bus.send(subject, json.dumps(event).encode())  # without an id
+    bus.send("pub.ansible.runner.x.y.other", b"{}", {"Nats-Msg-Id": "foreign.other"})
+    bus.send(
+        "pub.ansible.runner.site-a.rollout.event", json.dumps({**event, "stdout": "fatal"}).encode(), ours
+    )
+    done = run(program, *args, "--server", server.url)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "site-a.rollout.event" in done.stderr or program.stem == "webhook"
+    assert printed in done.stdout
+
+
 @EACH
 def test_a_wrong_password(program: Path, start_server: Callable[..., Server]) -> None:
     server = start_server(config=USERS)

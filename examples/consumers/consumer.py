@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 #: A subject id and an ident may have dots, so that no pattern finds events or statuses alone.
 EVERYTHING = "pub.ansible.runner.>"
 
+#: What these programs rely on, by the kind of the message.
+FIELDS = {"event": ("uuid", "counter", "created", "runner_ident"), "status": ("status",), "heartbeat": ()}
+
 
 def say(text: object) -> None:
     """A line for whoever started the program."""
@@ -30,6 +34,32 @@ def say(text: object) -> None:
 def printable(text: object) -> str:
     """One line without control characters: the job decides what is in a message."""
     return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def identifier(message: Msg) -> str:
+    """What is the same whenever a message comes again."""
+    return (message.headers or {}).get("Nats-Msg-Id", "")
+
+
+def read(message: Msg) -> Any:
+    """What a message says; nothing, and a line about it, if it is not one of the plugin's.
+
+    Whoever may publish on these subjects can send anything.
+    """
+    try:
+        content = json.loads(message.data)
+    except ValueError:
+        content = None
+    fields = FIELDS.get(message.subject.rpartition(".")[2])
+    if (
+        fields is not None
+        and isinstance(content, dict)
+        and content.keys() >= {*fields}
+        and identifier(message)
+    ):
+        return content
+    say(f"left out, as it is no message of a run: {printable(message.subject)}")
+    return None
 
 
 def arguments(about: str | None, durable: str | None = None) -> argparse.ArgumentParser:

@@ -7,10 +7,9 @@ program dies in between, the message comes again, so that a line may be printed 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from consumer import arguments, batches, printable, run
+from consumer import arguments, batches, printable, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -38,8 +37,9 @@ async def main(options: argparse.Namespace) -> None:
     """Follow the stream."""
     async for messages in batches(options):
         for message in messages:
-            line = describe(json.loads(message.data))
-            if line is not None:
+            event = read(message)
+            line = describe(event) if event else None
+            if line:
                 print(line, flush=True)
             await message.ack()
 

@@ -6,10 +6,9 @@ counter tells the order.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from consumer import arguments, connect, run
+from consumer import arguments, connect, identifier, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -25,15 +24,16 @@ async def main(options: argparse.Namespace) -> None:
     last = (await js.get_last_msg(options.stream, subject)).seq or 0
     subscription = await js.subscribe(subject, stream=options.stream, ordered_consumer=True)
     events: dict[str, AnyEvent] = {}
-    read = 0
-    while read < last:
+    reached = 0
+    while reached < last:
         message = await subscription.next_msg(timeout=10)
-        read = message.metadata.sequence.stream
-        events.setdefault((message.headers or {})["Nats-Msg-Id"], json.loads(message.data))
+        reached = message.metadata.sequence.stream
+        if event := read(message):
+            events.setdefault(identifier(message), event)
     await client.close()
     for event in sorted(events.values(), key=lambda event: event["counter"]):
-        if event["stdout"]:
-            print(event["stdout"])
+        if text := event.get("stdout"):  # the option `omit` may leave it out
+            print(text)
 
 
 if __name__ == "__main__":

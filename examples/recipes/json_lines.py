@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).parents[1] / "consumers"))
 
-from consumer import arguments, batches, run
+from consumer import arguments, batches, identifier, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -23,13 +23,14 @@ async def main(options: argparse.Namespace) -> None:
     """Follow the stream."""
     async for messages in batches(options):
         for message in messages:
-            line = {
-                "time": message.metadata.timestamp.isoformat(),
-                "id": (message.headers or {})["Nats-Msg-Id"],
-                "kind": message.subject.rpartition(".")[2],
-                "message": json.loads(message.data),
-            }
-            print(json.dumps(line))
+            if content := read(message):
+                line = {
+                    "time": message.metadata.timestamp.isoformat(),
+                    "id": identifier(message),
+                    "kind": message.subject.rpartition(".")[2],
+                    "message": content,
+                }
+                print(json.dumps(line))
         sys.stdout.flush()
         for message in messages:
             await message.ack()

@@ -10,7 +10,6 @@ Needs opentelemetry-sdk, and opentelemetry-exporter-otlp-proto-http for ``--otlp
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 sys.path.append(str(Path(__file__).parents[1] / "consumers"))
 
-from consumer import EVERYTHING, arguments, connect, run
+from consumer import EVERYTHING, arguments, connect, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -117,9 +116,12 @@ async def follow(options: argparse.Namespace, tracer: Tracer) -> None:
     async for message in subscription.messages:
         name, _, kind = message.subject.rpartition(".")
         if kind == "event" and name in runs:
-            runs[name].take(json.loads(message.data))
+            if event := read(message):
+                runs[name].take(event)
         elif kind == "status":
-            status: Status = json.loads(message.data)
+            status: Status | None = read(message)
+            if status is None:
+                continue
             if status["status"] == "starting":
                 runs[name] = Run(tracer, message, status.get("runner_ident", "unknown"))
             elif status["status"] in ENDS and name in runs:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).parents[1] / "consumers"))
 
-from consumer import arguments, batches, run, say
+from consumer import arguments, batches, identifier, read, run, say
 
 if TYPE_CHECKING:
     import argparse
@@ -43,12 +43,12 @@ def failure(message: Msg) -> dict[str, str] | None:
     """What to post about a message, or nothing."""
     if not message.subject.endswith(".status"):
         return None
-    status: Status = json.loads(message.data)
-    if status["status"] not in FAILED:
+    status: Status | None = read(message)
+    if status is None or status["status"] not in FAILED:
         return None
     run = status.get("runner_ident", "unknown")
     return {
-        "id": (message.headers or {})["Nats-Msg-Id"],
+        "id": identifier(message),
         "run": run,
         "status": status["status"],
         "text": f"ansible run {run}: {status['status']}",

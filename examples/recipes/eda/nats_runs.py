@@ -14,6 +14,7 @@ These are the defaults. An event of the rulebook has `kind`, `id` (the same if a
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -36,9 +37,12 @@ async def main(queue: asyncio.Queue[Any], args: dict[str, Any]) -> None:
                 continue  # nothing new
             for message in messages:
                 kind = message.subject.rpartition(".")[2]
-                if kind in args.get("kinds", ["status"]):
-                    identifier = (message.headers or {})["Nats-Msg-Id"]
-                    await queue.put({"kind": kind, "id": identifier, "message": json.loads(message.data)})
+                identifier = (message.headers or {}).get("Nats-Msg-Id")
+                # Whoever may publish there can send anything.
+                if kind in args.get("kinds", ["status"]) and identifier:
+                    with suppress(ValueError):
+                        content = json.loads(message.data)
+                        await queue.put({"kind": kind, "id": identifier, "message": content})
                 await message.ack()
     finally:
         await client.close()
