@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One build serves the demo and the tests: optimised dependencies, checked arithmetic, faults on demand.
+# One build serves the demo and the tests: checked arithmetic, faults on demand (see Cargo.toml for how it is optimised).
 WHEELS := target/wheels-dev
 # That build for every Python from 3.9 on.
 WHEELS_ABI3 := target/wheels-abi3
@@ -12,6 +12,8 @@ DEV_WHEEL := $(BIN)/maturin build --locked --quiet --interpreter $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -n 8 --dist worksteal
 
 .DEFAULT_GOAL := help
+# Two installers in one environment would fall over each other.
+.NOTPARALLEL:
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan test-asan-python lint \
 	msrv deny licences format build docs generated pictures recipes wheels sdist matrix peers bench bench-reading clean
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import ansible_runner
@@ -18,6 +18,7 @@ from support import (
     clean_env,
     cli,
     events_of,
+    free_port,
     statuses_of,
 )
 
@@ -198,11 +199,9 @@ def test_worker_and_processor_into_one_stream(tmp_path: Path, start_server: Any,
 @pytest.mark.parametrize("apart", [False, True], ids=["one file", "two files"])
 def test_no_line_of_ours_gets_into_the_workers_stream(tmp_path: Path, *, apart: bool) -> None:
     """Receptor (AWX) writes a worker's standard error into the file of its results."""
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
     env = {
         "RUNNER_NATS_SUBJECT_ID": "site.a",
-        "RUNNER_NATS_SERVERS": f"nats://127.0.0.1:{port}",
+        "RUNNER_NATS_SERVERS": f"nats://127.0.0.1:{free_port()}",
         "RUNNER_NATS_FLUSH_TIMEOUT": "0.2",
     }
     job = Job(tmp_path / "job")
@@ -227,6 +226,27 @@ def test_no_line_of_ours_gets_into_the_workers_stream(tmp_path: Path, *, apart: 
     assert "Connection refused" in record["problem"]
     if apart:
         assert "Connection refused" in said.read_text()
+
+
+def test_the_worker_of_another_program_is_none_of_ansible_runners(tmp_path: Path) -> None:
+    """`rq worker` and the like under systemd: both streams are one, and a problem is said all the same."""
+    job = Job(tmp_path / "job")
+    program = tmp_path / "queue"
+    program.write_text(
+        "import sys, ansible_runner\n"
+        "run = ansible_runner.run(private_data_dir=sys.argv[2], playbook='play.yml', quiet=True)\n"
+    )
+    env = {
+        "RUNNER_NATS_SUBJECT_ID": "site.a",
+        "RUNNER_NATS_SERVERS": f"nats://127.0.0.1:{free_port()}",
+        "RUNNER_NATS_FLUSH_TIMEOUT": "0.2",
+    }
+    done = subprocess.run(
+        [sys.executable, program, "worker", job.folder],
+        env=clean_env(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
+        timeout=PATIENCE * 3,
+    )  # fmt: skip
+    assert "Connection refused" in done.stdout
 
 
 @pytest.mark.parametrize("garbage", ["", "no json\n", '{"status": "starting"}\n'])

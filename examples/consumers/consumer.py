@@ -5,25 +5,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, ServiceUnavailableError
 
 import nats
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
 #: A subject id and an ident may have dots, so that no pattern finds events or statuses alone.
 EVERYTHING = "pub.ansible.runner.>"
-
-#: What these programs rely on, by the kind of the message.
-FIELDS = {"event": ("uuid", "counter", "created", "runner_ident"), "status": ("status",), "heartbeat": ()}
 
 
 def say(text: object) -> None:
@@ -37,29 +38,27 @@ def printable(text: object) -> str:
 
 
 def identifier(message: Msg) -> str:
-    """What is the same whenever a message comes again."""
-    return (message.headers or {}).get("Nats-Msg-Id", "")
+    """What is the same whenever a message comes again. Version 0.4.0 of the plugin sends no id."""
+    place = message.metadata
+    return (message.headers or {}).get("Nats-Msg-Id") or f"{place.stream}:{place.sequence.stream}"
 
 
 def read(message: Msg) -> Any:
-    """What a message says; nothing, and a line about it, if it is not one of the plugin's.
+    """The JSON object that a message is."""
+    content = json.loads(message.data)
+    if not isinstance(content, dict):
+        complaint = "it is no JSON object"
+        raise TypeError(complaint)
+    return content
 
-    Whoever may publish on these subjects can send anything.
-    """
+
+@contextmanager
+def contained(message: Msg) -> Iterator[None]:
+    """What cannot be understood is named and left out: whoever may publish there can send anything."""
     try:
-        content = json.loads(message.data)
-    except ValueError:
-        content = None
-    fields = FIELDS.get(message.subject.rpartition(".")[2])
-    if (
-        fields is not None
-        and isinstance(content, dict)
-        and content.keys() >= {*fields}
-        and identifier(message)
-    ):
-        return content
-    say(f"left out, as it is no message of a run: {printable(message.subject)}")
-    return None
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        say(f"left out, on {printable(message.subject)}: {type(error).__name__}: {printable(error)[:200]}")
 
 
 def arguments(about: str | None, durable: str | None = None) -> argparse.ArgumentParser:
@@ -87,11 +86,16 @@ async def connect(server: str) -> Client:
     return client
 
 
-async def batches(options: argparse.Namespace) -> AsyncIterator[list[Msg]]:
-    """What a durable consumer has not acknowledged yet, and then what is new, some messages at a time."""
+async def batches(options: argparse.Namespace, *, history: bool = True) -> AsyncIterator[list[Msg]]:
+    """What a durable consumer has not acknowledged yet, and then what is new, some messages at a time.
+
+    If there is no such consumer yet, it begins with all that the stream has kept,
+    or with what comes from now on.
+    """
     client = await connect(options.server)
+    config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL if history else DeliverPolicy.NEW)
     subscription = await client.jetstream().pull_subscribe(
-        EVERYTHING, durable=options.durable, stream=options.stream
+        EVERYTHING, durable=options.durable, stream=options.stream, config=config
     )
     while True:
         if options.once:
@@ -106,18 +110,31 @@ async def batches(options: argparse.Namespace) -> AsyncIterator[list[Msg]]:
     await client.close()
 
 
-def run(main: Callable[[argparse.Namespace], Coroutine[Any, Any, None]], options: argparse.Namespace) -> None:
+def run(
+    main: Callable[[argparse.Namespace], Coroutine[Any, Any, None]],
+    options: argparse.Namespace,
+    at_end: Callable[[], None] = sys.stdout.flush,
+) -> None:
     """Run it. What goes wrong is one line and the exit status 1; Ctrl-C is 130."""
+
+    def interrupted() -> None:
+        # At once, as nats-py takes a cancelled task for a timeout: what is not acknowledged comes again.
+        say("interrupted")
+        at_end()
+        os._exit(130)
+
+    async def begin() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted)
+        await main(options)
+
     status = 1
     try:
-        asyncio.run(main(options))
-    except KeyboardInterrupt:
-        say("interrupted")
-        status = 130
+        asyncio.run(begin())
     except APIError as error:
         say(f"stream {options.stream}: {error.description}")
     except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:
         say(str(error) or type(error).__name__)
     else:
         status = 0
+    at_end()
     sys.exit(status)

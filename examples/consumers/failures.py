@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consumer import arguments, batches, printable, read, run
+from consumer import arguments, batches, contained, printable, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ def describe(event: Event) -> str | None:
         result = {}
     word = event["event"].rpartition("_")[2] + (" (ignored)" if data.get("ignore_errors") else "")
     why = result.get("msg") or result.get("stderr") or result.get("censored") or ""
-    parts = (event["runner_ident"], data.get("host", "?"), data.get("task", "?"), word, why)
+    parts = (event.get("runner_ident", "?"), data.get("host", "?"), data.get("task", "?"), word, why)
     return " | ".join(printable(part) for part in parts)
 
 
@@ -37,10 +37,10 @@ async def main(options: argparse.Namespace) -> None:
     """Follow the stream."""
     async for messages in batches(options):
         for message in messages:
-            event = read(message)
-            line = describe(event) if event else None
-            if line:
-                print(line, flush=True)
+            with contained(message):
+                line = describe(read(message))
+                if line:
+                    print(line, flush=True)
             await message.ack()
 
 

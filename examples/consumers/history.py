@@ -6,9 +6,10 @@ counter tells the order.
 
 from __future__ import annotations
 
+from operator import index, itemgetter
 from typing import TYPE_CHECKING
 
-from consumer import arguments, connect, identifier, read, run
+from consumer import arguments, connect, contained, identifier, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -23,16 +24,18 @@ async def main(options: argparse.Namespace) -> None:
     subject = f"pub.ansible.runner.{options.subject_id}.{options.ident}.event"
     last = (await js.get_last_msg(options.stream, subject)).seq or 0
     subscription = await js.subscribe(subject, stream=options.stream, ordered_consumer=True)
-    events: dict[str, AnyEvent] = {}
+    texts: dict[str, tuple[int, str]] = {}
     reached = 0
     while reached < last:
         message = await subscription.next_msg(timeout=10)
         reached = message.metadata.sequence.stream
-        if event := read(message):
-            events.setdefault(identifier(message), event)
+        with contained(message):
+            event: AnyEvent = read(message)
+            # The option `omit` may leave the text out.
+            texts.setdefault(identifier(message), (index(event["counter"]), event.get("stdout", "")))
     await client.close()
-    for event in sorted(events.values(), key=lambda event: event["counter"]):
-        if text := event.get("stdout"):  # the option `omit` may leave it out
+    for _, text in sorted(texts.values(), key=itemgetter(0)):
+        if text:
             print(text)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).parents[1] / "consumers"))
 
-from consumer import arguments, batches, identifier, read, run
+from consumer import arguments, batches, contained, identifier, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -23,12 +23,12 @@ async def main(options: argparse.Namespace) -> None:
     """Follow the stream."""
     async for messages in batches(options):
         for message in messages:
-            if content := read(message):
+            with contained(message):
                 line = {
                     "time": message.metadata.timestamp.isoformat(),
                     "id": identifier(message),
                     "kind": message.subject.rpartition(".")[2],
-                    "message": content,
+                    "message": read(message),
                 }
                 print(json.dumps(line))
         sys.stdout.flush()

@@ -2,7 +2,8 @@
 
 If ansible-runner had a TRACEPARENT in its environment, the run's span continues that trace. With ``--otlp``
 spans are sent to a collector (OTEL_EXPORTER_OTLP_ENDPOINT says where it is), else they are printed. A run is
-told as a whole when it has ended; what was running already when this program was started is left out.
+told as a whole when it has ended; what was running already when this program was started is left out, and so
+is what says nothing for a day.
 
 Needs opentelemetry-sdk, and opentelemetry-exporter-otlp-proto-http for ``--otlp``. Uses
 ``../consumers/consumer.py``.
@@ -11,7 +12,8 @@ Needs opentelemetry-sdk, and opentelemetry-exporter-otlp-proto-http for ``--otlp
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 sys.path.append(str(Path(__file__).parents[1] / "consumers"))
 
-from consumer import EVERYTHING, arguments, connect, read, run
+from consumer import EVERYTHING, arguments, connect, contained, read, run
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 #: What ends a task on one host.
 RESULTS = ("runner_on_ok", "runner_on_failed", "runner_on_skipped", "runner_on_unreachable")
+#: Of a run that says nothing for so long nobody will hear the end.
+SILENT = timedelta(days=1)
 ENDS = ("successful", "failed", "canceled", "timeout", "error")
 
 
@@ -56,6 +60,7 @@ class Run:
     def __init__(self, tracer: Tracer, message: Msg, ident: str) -> None:
         """Begin its span."""
         self.tracer = tracer
+        self.heard = message.metadata.timestamp
         self.seen: set[str] = set()
         self.tasks: dict[str, Span] = {}
         #: Until when each task was heard of.
@@ -106,7 +111,7 @@ def exporter(options: argparse.Namespace) -> SpanExporter:
     return OTLPSpanExporter()
 
 
-async def follow(options: argparse.Namespace, tracer: Tracer) -> None:
+async def follow(tracer: Tracer, options: argparse.Namespace) -> None:
     """Follow all runs that begin from now on."""
     client = await connect(options.server)
     runs: dict[str, Run] = {}
@@ -114,31 +119,33 @@ async def follow(options: argparse.Namespace, tracer: Tracer) -> None:
         EVERYTHING, stream=options.stream, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
     )
     async for message in subscription.messages:
-        name, _, kind = message.subject.rpartition(".")
-        if kind == "event" and name in runs:
-            if event := read(message):
-                runs[name].take(event)
-        elif kind == "status":
-            status: Status | None = read(message)
-            if status is None:
-                continue
-            if status["status"] == "starting":
+        with contained(message):
+            take(runs, tracer, message)
+
+
+def take(runs: dict[str, Run], tracer: Tracer, message: Msg) -> None:
+    """Begin a run, go on with one, or end it."""
+    name, _, kind = message.subject.rpartition(".")
+    run, now = runs.get(name), message.metadata.timestamp
+    if kind == "event" and run:
+        run.heard = now
+        run.take(read(message))
+    elif kind == "status":
+        status: Status = read(message)
+        if status["status"] == "starting":
+            for silent in [other for other, its in runs.items() if now - its.heard > SILENT]:
+                del runs[silent]
+            # The same status may come twice.
+            if name not in runs:
                 runs[name] = Run(tracer, message, status.get("runner_ident", "unknown"))
-            elif status["status"] in ENDS and name in runs:
-                runs.pop(name).end(message, status)
-
-
-async def main(options: argparse.Namespace) -> None:
-    """Follow, and send what is left at the end."""
-    provider = TracerProvider(resource=Resource.create({"service.name": "ansible-runner"}))
-    provider.add_span_processor(BatchSpanProcessor(exporter(options), schedule_delay_millis=1000))
-    try:
-        await follow(options, provider.get_tracer("ansible-runner-nats"))
-    finally:
-        provider.shutdown()
+        elif status["status"] in ENDS and run:
+            runs.pop(name).end(message, status)
 
 
 if __name__ == "__main__":
     parser = arguments(__doc__)
     parser.add_argument("--otlp", action="store_true", help="send spans instead of printing them")
-    run(main, parser.parse_args())
+    options = parser.parse_args()
+    provider = TracerProvider(resource=Resource.create({"service.name": "ansible-runner"}))
+    provider.add_span_processor(BatchSpanProcessor(exporter(options), schedule_delay_millis=1000))
+    run(partial(follow, provider.get_tracer("ansible-runner-nats")), options, at_end=provider.shutdown)

@@ -282,9 +282,12 @@ def _is_in_stream() -> bool:
     """Whether standard error runs into the stream that ``ansible-runner worker`` writes to standard output.
 
     Receptor (AWX) puts both into one file. A line of ours in it would end the job as ``error``: the processor
-    takes nothing but JSON (``ansible_runner.streaming.Processor.run``). The record of the run says it then.
+    takes nothing but JSON (``ansible_runner.streaming.Processor.run``). The run's record, if there is one, has
+    it.
     """
-    if "worker" not in sys.argv[1:]:
+    program, *arguments = sys.argv or [""]
+    is_runner = program.endswith(("/ansible-runner", "/ansible_runner/__main__.py"))
+    if not is_runner or "worker" not in arguments:
         return False
     try:
         return os.path.samestat(os.fstat(sys.__stdout__.fileno()), os.fstat(sys.stderr.fileno()))  # type: ignore[union-attr]

@@ -180,7 +180,7 @@ fn escape_into(text: &[u8], place: &mut [u8]) -> (usize, usize) {
 }
 
 /// Writes a text of up to 64 bytes that has nothing special in it. Keys and most values are that short, and their lengths
-/// cannot be predicted: three cases, and no loop.
+/// cannot be predicted: three cases, and no loop but for the shortest.
 #[inline]
 fn short_into(text: &[u8], place: &mut [u8]) -> Option<()> {
     let place = place.get_mut(..text.len())?;

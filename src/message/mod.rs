@@ -85,8 +85,8 @@ pub(crate) const SELECTED: &str = "Ansible-Runner-Events";
 /// Names the stream that must take the message (nats-server refuses it otherwise).
 pub(crate) const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 
-/// What messages of one kind and one run have in common: one counted reference for all of it, as the job's thread and the
-/// background both touch it with each message.
+/// What messages of one kind and one run have in common (but with `CloudEvents` headers): one counted reference for all of it,
+/// as the job's thread and the background both touch it with each message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     /// Where to.

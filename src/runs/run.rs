@@ -353,8 +353,7 @@ impl Run {
             }
             return None;
         }
-        let is_start = matches!(name, "playbook_on_task_start" | "playbook_on_handler_task_start");
-        self.task_count += u64::from(is_start);
+        self.task_count += u64::from(name == "playbook_on_task_start");
         let mut one = Recap::default();
         let fate = match name {
             "runner_on_ok" => {
@@ -422,7 +421,7 @@ impl Run {
             ("playbook_on_play_start", _) => {
                 ("PLAY".to_owned(), one_line(data.play.as_deref().unwrap_or_default()))
             }
-            ("playbook_on_task_start" | "playbook_on_handler_task_start", _) => ("TASK".to_owned(), task),
+            ("playbook_on_task_start", _) => ("TASK".to_owned(), task),
             ("playbook_on_stats", _) => (RECAP.to_owned(), self.recap.to_string()),
             (name, _) => {
                 let short =

@@ -290,7 +290,7 @@ impl Session<'_> {
         let headers = headers_of(&message, expected);
         let reply = (proof == Proof::Stored).then(|| self.inbox.ack(self.attempt, seq).into());
         let outbound = OutboundMessage {
-            subject: self.wire.subject(&message.head),
+            subject: self.wire.subject(&message.head.subject),
             reply,
             payload: message.payload,
             headers: Some(headers),

@@ -15,10 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{
-    message::Head,
-    nats::link::{self, Link, hung_up},
-};
+use crate::nats::link::{self, Link, hung_up};
 
 /// How often we look whether the server sends without end, while we wait for it and otherwise. async-nats
 /// collects an unfinished line or message in memory, however long it gets.
@@ -38,7 +35,7 @@ pub(super) struct Wire {
     /// What the server said last before it hung up.
     last_words: Option<String>,
     /// The subject that was used last: messages of one run come one after the other.
-    subject: Option<(Arc<Head>, Subject)>,
+    subject: Option<(Arc<str>, Subject)>,
     /// What we had received in all when something last concerned us, in bytes.
     received: u64,
 }
@@ -69,12 +66,12 @@ impl Wire {
     }
 
     /// A subject in async-nats' form.
-    pub(super) fn subject(&mut self, head: &Arc<Head>) -> Subject {
+    pub(super) fn subject(&mut self, subject: &Arc<str>) -> Subject {
         match &self.subject {
-            Some((known, theirs)) if Arc::ptr_eq(known, head) => theirs.clone(),
+            Some((known, theirs)) if Arc::ptr_eq(known, subject) => theirs.clone(),
             _ => {
-                let theirs = Subject::from(&*head.subject);
-                self.subject = Some((Arc::clone(head), theirs.clone()));
+                let theirs = Subject::from(&**subject);
+                self.subject = Some((Arc::clone(subject), theirs.clone()));
                 theirs
             }
         }

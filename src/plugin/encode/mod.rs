@@ -44,7 +44,7 @@ const MAX_DEPTH: usize = 100;
 const MAX_BYTES: usize = 256 << 20;
 
 /// A longer string is converted in pieces, unless it is ASCII: CPython keeps the UTF-8 form of a string as long
-/// as the string itself, which would cost its size once more.
+/// as the string itself, which would cost its size once more. (The plain walk does not ask this of keys.)
 const PIECE: usize = 16 << 10;
 
 const TOO_DEEP: &str = "<too deep>";
