@@ -353,7 +353,8 @@ impl Run {
             }
             return None;
         }
-        self.task_count += u64::from(name == "playbook_on_task_start");
+        let is_start = name == "playbook_on_task_start";
+        self.task_count += u64::from(is_start);
         let mut one = Recap::default();
         let fate = match name {
             "runner_on_ok" => {
