@@ -47,7 +47,8 @@ pub mod fuzzing;
 
 /// The Python module `ansible_runner_nats._native`.
 #[cfg(feature = "python")]
-#[pyo3::pymodule]
+// Without a GIL a forked child could find our locks taken: a free-threaded interpreter switches it on for us.
+#[pyo3::pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;
 

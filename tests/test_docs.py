@@ -15,7 +15,9 @@ PAGES = sorted(DOCS.glob("*.md"))
 TOP = sorted(ROOT.glob("*.md"))
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [*TOP, *PAGES]}
 EXAMPLES = [
-    path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in {".env", ".service", ".sh"}
+    path
+    for path in sorted((ROOT / "examples").rglob("*"))
+    if path.suffix in {".env", ".service", ".sh"} or path.name == "Dockerfile"
 ]
 
 #: A link or a picture; what stands in code is none.
@@ -104,7 +106,7 @@ def test_commands_are_known(name: str, known: dict[str, str]) -> None:
 
 
 def test_usage_lines_are_known(known: dict[str, str]) -> None:
-    """docs/commands.md has lines such as `runs [--since 24h] [-n N]`, and a section for each command."""
+    """docs/commands.md has lines such as `runs [--since 24h] [-n N]`."""
     text = TEXTS["docs/commands.md"]
     usages = [
         usage.strip("`").replace("[", "").replace("]", "")
@@ -113,8 +115,6 @@ def test_usage_lines_are_known(known: dict[str, str]) -> None:
     ]
     assert len(usages) >= 3
     assert {usage: found for usage in usages if (found := complaints(usage, known))} == {}
-    sections = set(re.findall(r"^## (\w+)$", text, re.MULTILINE))
-    assert set(known) - {"", "stream create", "completions", "help"} <= sections
 
 
 @pytest.mark.parametrize("name", [*TEXTS, *(path.relative_to(ROOT).as_posix() for path in EXAMPLES)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata, resources
 
 import ansible_runner
@@ -54,3 +55,13 @@ def test_every_public_name_has_a_docstring() -> None:
         assert module.__doc__
     for function in (ansible_runner_nats.event_handler, ansible_runner_nats.status_handler):
         assert function.__doc__
+
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+
+    def test_a_free_threaded_interpreter_switches_the_gil_on() -> None:
+        """Without it a forked child could find our locks taken."""
+        code = "import sys, ansible_runner_nats\nassert not sys._is_gil_enabled()\n"
+        code += "from ansible_runner_nats import _native\nassert sys._is_gil_enabled()"
+        done = python(code)
+        assert (done.returncode, "GIL" in done.stderr) == (0, True), done.stderr
