@@ -114,15 +114,16 @@ class NatsOptions(TypedDict, total=False):
     """The most that the end of a run waits for confirmations; what is not confirmed by then goes to disk."""
 
     spill_dir: str | PathLike[str]
-    """Where undelivered messages go, instead of the run's artifact directory: a folder a run. What is left
-    there is sent by the next run that reaches the servers.
+    """Where undelivered messages go, instead of the run's artifact directory: one folder for each run is
+    made in it. What is left there is sent by the next run on this host that reaches the same
+    servers.
     """
 
     pending_size: int | str
     """Bytes held in memory while they wait; more goes to disk until there is room again."""
 
     flusher_queue_size: int | str
-    """Messages in flight, unconfirmed."""
+    """The most messages that may be sent and not yet confirmed."""
 
     heartbeat: float | str
     """Pause between two signs of life of a run that goes on, on the subject whose ``{kind}`` is
@@ -145,7 +146,7 @@ class NatsOptions(TypedDict, total=False):
     """Pause before a server is tried again (the first retry is at once)."""
 
     max_reconnect_attempts: int | str
-    """Failures in a row after which a server is given up, -1: none, as long as a run is open."""
+    """After so many failures in a row a server is given up. -1: never, as long as a run is open."""
 
     ping_interval: float | str
     """Pause between two PINGs on a connection."""

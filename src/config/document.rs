@@ -10,7 +10,7 @@ const WIDTH: usize = 100;
 /// docs/options.md.
 fn options_md() -> String {
     let mut text = String::from(
-        "<!-- Made from src/config/options.rs by `UPDATE_DOCS=1 cargo test`: change it there. -->\n\
+        "<!-- Made from src/config/options.rs by `make generated`: change it there. -->\n\
          # Options\n\n",
     );
     paragraph(
@@ -31,15 +31,14 @@ fn options_md() -> String {
     paragraph(
         &mut text,
         "",
-        "A variable `RUNNER_NATS_...`, a setting `nats_...` or a key of `nats_options` that there is not is named in a \
-        warning, with the nearest name that there is. If that one is near and guarded (`RUNNER_NATS_OMITT`, \
+        "An unknown variable `RUNNER_NATS_...`, setting `nats_...` or key of `nats_options` is named in a warning, with the \
+        most similar name that there is. If the two are very similar and the option is guarded (`RUNNER_NATS_OMITT`, \
         `RUNNER_NATS_USER`, `nats_option`), nothing is published.",
     );
     paragraph(
         &mut text,
         "",
-        "A value in a place for a path is shown in messages only if it has a `/` in it: what has none may be a damaged \
-        seed.",
+        "Where a path is expected, a value without a `/` is never shown in a message: it may be a mistyped seed.",
     );
     for (title, about, options) in GROUPS {
         let _ = write!(text, "## {title}\n\n");

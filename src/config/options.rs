@@ -343,8 +343,8 @@ pub(super) const SPILL_DIR: Opt = tuning(
     &["RUNNER_NATS_SPILL_DIR"],
     NOW,
     Takes::Path,
-    "Where undelivered messages go, instead of the run's artifact directory: a folder a run. What is left there is sent \
-     by the next run that reaches the servers.",
+    "Where undelivered messages go, instead of the run's artifact directory: one folder for each run is made in it. \
+     What is left there is sent by the next run on this host that reaches the same servers.",
 );
 pub(super) const HEARTBEAT: Opt = tuning(
     "heartbeat",
@@ -366,7 +366,7 @@ pub(super) const FLUSHER_QUEUE_SIZE: Opt = tuning(
     &["RUNNER_NATS_FLUSHER_QUEUE_SIZE"],
     FIRST,
     Takes::Count { default: 1024, least: 1, most: 65_536 },
-    "Messages in flight, unconfirmed.",
+    "The most messages that may be sent and not yet confirmed.",
 );
 
 pub(super) const NAME: Opt = tuning(
@@ -409,7 +409,7 @@ pub(super) const MAX_RECONNECT_ATTEMPTS: Opt = tuning(
     &["RUNNER_NATS_MAX_RECONNECT_ATTEMPTS"],
     FIRST,
     Takes::Text("a whole number, -1 for no limit", "-1"),
-    "Failures in a row after which a server is given up, -1: none, as long as a run is open.",
+    "After so many failures in a row a server is given up. -1: never, as long as a run is open.",
 );
 pub(super) const PING_INTERVAL: Opt = tuning(
     "ping_interval",
@@ -553,7 +553,7 @@ pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
     (
         "Known from nats-py",
         "0.4.0 handed `nats_options` to nats-py's `connect`. These are accepted, and a warning says that they have no \
-         effect; or refused, as what they ask for cannot be had.",
+         effect. With one of the last three set, nothing is published, as what they ask for cannot be had.",
         &[&NO_ECHO, &PEDANTIC, &DRAIN_TIMEOUT, &TLS, &SIGNATURE_CB, &USER_JWT_CB],
     ),
 ];
