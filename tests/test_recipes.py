@@ -295,11 +295,15 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_program_with_a_bookmark(start_server: Callable[..., Server], tmp_path: Path) -> None:
-    """As the user with the permissions that the page names."""
-    (user,) = blocks("conf")
+    """As the consumer of docs/permissions.md."""
+    page = (ROOT / "docs/permissions.md").read_text()
+    [permissions] = re.findall(r"^CONSUMER = {\n.*?^}$", page, re.DOTALL | re.MULTILINE)
+    user = "{user: consumer, password: change-me, permissions: $CONSUMER }"
     tester = '{user: tester, password: t, permissions: {publish: ">", subscribe: ">"}}'
     server = start_server(
-        jetstream=True, config=f"authorization {{ users: [ {user} {tester} ] }}", credentials=TESTER
+        jetstream=True,
+        config=f"{permissions}\nauthorization {{ users: [ {user}, {tester} ] }}",
+        credentials=TESTER,
     )
     bus = Bus(server.url, **TESTER)
     bus.add_stream()
@@ -307,11 +311,13 @@ def test_the_program_with_a_bookmark(start_server: Callable[..., Server], tmp_pa
     program = tmp_path / "bookmark.py"
     url = f"nats://consumer:change-me@127.0.0.1:{server.port}"
     program.write_text(blocks("python")[1].replace("nats://localhost:4222", url))
-    for status in ("starting", "running"):
-        bus.send("pub.ansible.runner.a.r.status", json.dumps({"status": status}).encode())
+    for status in ("failed", "timeout"):
+        for one in ("running", status):
+            message = {"status": one, "runner_ident": "r"}
+            bus.send("pub.ansible.runner.a.r.status", json.dumps(message).encode())
         with following(program) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == f"{status}\n"
+            assert process.stdout.readline() == f"'r': {status}\n"
             wait_until(lambda: not bus.run(js.consumer_info("RUNS", "my-program")).num_ack_pending)
     bus.close()
 

@@ -384,4 +384,15 @@ def test_the_monitor_of_the_docs(server: Server, bus: Bus, tmp_path: Path) -> No
     status_handler(bad, END)
     told = monitor()
     assert told.returncode == 1
-    assert told.stdout.startswith(f"{tmp_path / 'bad/nats-run.json'}: 1 undelivered, 0 lost: cannot connect")
+    assert told.stdout.startswith(f"{tmp_path / 'bad/nats-run.json'}: 1 undelivered: cannot connect")
+    (tmp_path / "bad/nats-run.json").unlink()
+    (tmp_path / "killed").mkdir()
+    process = begin(server.url, tmp_path / "killed")
+    path = tmp_path / "killed/nats-run.json"
+    wait_until(path.exists, "the record")
+    # It goes on.
+    assert (monitor().returncode, monitor().stdout) == (0, "")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    told = monitor()
+    assert (told.returncode, told.stdout) == (1, f"{path}: killed: None\n")
