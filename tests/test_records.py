@@ -282,11 +282,18 @@ def test_four_delivered_runs_one_undelivered_one_unpublished(
     assert bus.stream_count() == before + each
 
 
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
 def test_killed_and_the_window_is_over(
-    stored: tuple[Server, Bus], connect: Callable[..., Bus], tmp_path: Path
+    stored: tuple[Server, Bus],
+    connect: Callable[..., Bus],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    relative: bool,
 ) -> None:
     """The stream is asked what it holds: what is missing is sent, statuses with ids of their own included."""
     server, bus = stored
+    monkeypatch.chdir(tmp_path)
     job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}})
     assert cli("run", job.folder, "-p", "play.yml", "--ident", "x", env=ON).returncode == 0
     folder = job.folder / "artifacts/x"
@@ -301,13 +308,14 @@ def test_killed_and_the_window_is_over(
             await bus.client.jetstream().delete_msg("RUNS", seq)
 
     bus.run(delete())
-    done = replay(job.folder, server=server)
+    named = job.folder.relative_to(tmp_path) if relative else job.folder
+    done = replay(named, server=server)
     assert (done.returncode, done.stderr) == (0, ""), done
     assert f"{len(gone)} messages confirmed, {total - len(gone)} were in the stream already" in done.stdout
     messages = connect(server).stream_messages()
     assert sorted(counters(messages)) == list(range(1, len(job.events()) + 1))
     assert sorted(statuses_of(messages)) == ["running", "starting", "successful"]
-    again = replay(job.folder, server=server)
+    again = replay(named, server=server)
     assert "nothing to send" in again.stdout
     assert connect(server).stream_count() == total
 

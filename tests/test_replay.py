@@ -13,6 +13,7 @@ import pytest
 from ansible_runner_nats import event_handler, status_handler
 from support import (
     PATIENCE,
+    TESTER,
     Bus,
     Job,
     Server,
@@ -313,3 +314,25 @@ def test_messages_that_are_refused(
         2,
     ]
     assert statuses_of(connect(server).stream_messages()) == ["successful"]
+
+
+def test_a_stream_that_must_not_be_read(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """The server says nothing at all to who may not ask for messages: no reason to wait for ever."""
+    permissions = '{publish: {deny: "$JS.API.CONSUMER.MSG.NEXT.>"}, subscribe: ">"}'
+    users = f'{{user: "me", password: "p", permissions: {permissions}}}, {{user: "tester", password: "t"}}'
+    server = start_server(
+        jetstream=True, config=f"authorization {{ users: [ {users} ] }}", credentials=TESTER
+    )
+    bus = Bus(server.url, **TESTER)
+    bus.add_stream()
+    path = spilled(tmp_path / "artifacts", 2)
+    subject = json.loads(path.read_text().splitlines()[0])["subject"]
+    # Something that there is to read.
+    bus.send(subject, b"{}", {"Nats-Msg-Id": "foreign"})
+    env = {"RUNNER_NATS_USERNAME": "me", "RUNNER_NATS_PASSWORD": "p", "RUNNER_NATS_CONNECT_TIMEOUT": "0.3"}
+    done = replay(path, server=server, env=env)
+    assert "allow this user to publish to $JS.API.CONSUMER.MSG.NEXT.RUNS.*" in done.stderr
+    # What can be done without knowing is done: the stream drops repeats.
+    assert done.returncode == 0
+    assert counters(bus.stream_messages()[1:]) == [0, 1]
+    bus.close()

@@ -104,7 +104,7 @@ async def batches(options: argparse.Namespace, *, history: bool = True) -> Async
                 break
         try:
             messages = await subscription.fetch(100, timeout=1)
-        except (nats.errors.TimeoutError, ServiceUnavailableError):
+        except (asyncio.TimeoutError, ServiceUnavailableError):
             continue  # nothing new, or a server that starts
         yield messages
     await client.close()

@@ -11,13 +11,16 @@ use async_nats::{
     },
 };
 use futures_util::StreamExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     link::{Link, close},
     pool::Pool,
 };
 use crate::{config::Connection, message::MSG_ID};
+
+/// So many times `connect_timeout` a stream may take for its next message.
+const SILENCE: u32 = 5;
 
 /// What a stream holds of some subjects.
 #[derive(Debug)]
@@ -80,7 +83,14 @@ async fn ask(client: &Client, connection: &Connection, subjects: &[String]) -> R
         let mut left = consumer.info().await.map_err(|error| error.to_string())?.num_pending;
         let mut messages = consumer.messages().await.map_err(|error| error.to_string())?;
         while left > 0 {
-            let Some(message) = messages.next().await else { return Err("the connection broke".to_owned()) };
+            // Where the user may not ask for messages, the server says nothing, and async-nats tries for ever.
+            let Ok(next) = timeout(connection.connect_timeout * SILENCE, messages.next()).await else {
+                let api = &connection.jetstream_api;
+                return Err(format!(
+                    "stream {name} sends nothing; allow this user to publish to {api}.CONSUMER.MSG.NEXT.{name}.*"
+                ));
+            };
+            let Some(message) = next else { return Err("the connection broke".to_owned()) };
             let message = message.map_err(|error| error.to_string())?;
             left = message.info().map_err(|error| error.to_string())?.pending;
             let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));

@@ -14,16 +14,14 @@ These are the defaults. An event of the rulebook has `kind`, `id` (the same if a
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 import nats
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 async def main(queue: asyncio.Queue[Any], args: dict[str, Any]) -> None:
@@ -40,7 +38,7 @@ async def main(queue: asyncio.Queue[Any], args: dict[str, Any]) -> None:
         while True:
             try:
                 messages = await subscription.fetch(100, timeout=1)
-            except nats.errors.TimeoutError:
+            except asyncio.TimeoutError:
                 continue  # nothing new
             for message in messages:
                 kind = message.subject.rpartition(".")[2]

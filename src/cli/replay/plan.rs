@@ -273,7 +273,8 @@ impl Plan {
                     ..left
                 };
             }
-            let in_spool = record.artifact_dir.as_deref() != Some(folder);
+            let in_spool =
+                !record.artifact_dir.as_deref().is_some_and(|artifacts| are_one(artifacts, folder));
             let _ =
                 if in_spool && left.is_clean() { std::fs::remove_file(path) } else { left.write_to(path) };
             if in_spool {
@@ -281,6 +282,11 @@ impl Plan {
             }
         }
     }
+}
+
+/// Do two paths name one folder? What is given on the command line may be relative.
+fn are_one(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 impl Item {
