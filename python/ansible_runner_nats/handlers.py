@@ -282,8 +282,7 @@ def _is_in_stream() -> bool:
     """Whether standard error runs into the stream that ``ansible-runner worker`` writes to standard output.
 
     Receptor (AWX) puts both into one file. A line of ours in it would end the job as ``error``: the processor
-    takes nothing but JSON (``ansible_runner.streaming.Processor.run``). The run's record, if there is one, has
-    it.
+    takes nothing but JSON (``ansible_runner.streaming.Processor.run``). The run's record may say it then.
     """
     program, *arguments = sys.argv or [""]
     is_runner = program.endswith(("/ansible-runner", "/ansible_runner/__main__.py"))
