@@ -42,8 +42,17 @@ CANARY = "canary-4711"
 USERS = 'authorization { users: [ {user: "me", password: "pä:ss"}, {user: "tester", password: "t"} ] }'
 TESTER = {"user": "tester", "password": "t"}
 
+#: The environment of a user whom :func:`me_with` knows.
+ME = {"RUNNER_NATS_USERNAME": "me", "RUNNER_NATS_PASSWORD": "p"}
+
 #: A run's settings that make failures fast.
 QUICK = {"connect_timeout": 1, "reconnect_time_wait": 0.1, "flush_timeout": 1}
+
+
+def me_with(permissions: str) -> str:
+    """A server's configuration with a user who may do that and no more, and the tests' own client."""
+    me = f'{{user: "me", password: "p", permissions: {permissions}}}'
+    return f'authorization {{ users: [ {me}, {{user: "tester", password: "t"}} ] }}'
 
 
 def bin_dir() -> Path:

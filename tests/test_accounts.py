@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from jwt_auth import Authority
-from support import TESTER, Bus, Server, body, command, config, counters, event, first_times, wait_until
+from support import (
+    ME,
+    TESTER,
+    Bus,
+    Server,
+    body,
+    command,
+    config,
+    counters,
+    event,
+    first_times,
+    me_with,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,18 +146,14 @@ def test_a_user_that_is_let_go(
 def test_commands_use_the_inbox_that_they_are_told(start_server: Callable[..., Server]) -> None:
     """Who may subscribe to an inbox of their own alone needs no other."""
     permissions = '{publish: ">", subscribe: ["_INBOX_me.>", "pub.>"]}'
-    users = f'{{user: "me", password: "p", permissions: {permissions}}}, {{user: "tester", password: "t"}}'
-    server = start_server(
-        jetstream=True, config=f"authorization {{ users: [ {users} ] }}", credentials=TESTER
-    )
+    server = start_server(jetstream=True, config=me_with(permissions), credentials=TESTER)
     bus = Bus(server.url, **TESTER)
     bus.add_stream()
     bus.send("pub.ansible.runner.a.x.status", b'{"status": "failed", "runner_ident": "x"}')
     bus.close()
     env = {
         "RUNNER_NATS_SERVERS": server.url,
-        "RUNNER_NATS_USERNAME": "me",
-        "RUNNER_NATS_PASSWORD": "p",
+        **ME,
         "RUNNER_NATS_INBOX_PREFIX": "_INBOX_me",
     }
     for arguments, exit_status in ((["runs"], 0), (["wait", "x"], 3), (["stream"], 0)):

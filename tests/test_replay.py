@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from support import (
+    ME,
     PATIENCE,
     TESTER,
     Bus,
@@ -29,6 +30,7 @@ from support import (
     free_port,
     is_end,
     kill_tree,
+    me_with,
     statuses_of,
     wait_until,
 )
@@ -319,17 +321,14 @@ def test_messages_that_are_refused(
 def test_a_stream_that_must_not_be_read(start_server: Callable[..., Server], tmp_path: Path) -> None:
     """The server says nothing at all to who may not ask for messages: no reason to wait for ever."""
     permissions = '{publish: {deny: "$JS.API.CONSUMER.MSG.NEXT.>"}, subscribe: ">"}'
-    users = f'{{user: "me", password: "p", permissions: {permissions}}}, {{user: "tester", password: "t"}}'
-    server = start_server(
-        jetstream=True, config=f"authorization {{ users: [ {users} ] }}", credentials=TESTER
-    )
+    server = start_server(jetstream=True, config=me_with(permissions), credentials=TESTER)
     bus = Bus(server.url, **TESTER)
     bus.add_stream()
     path = spilled(tmp_path / "artifacts", 2)
     subject = json.loads(path.read_text().splitlines()[0])["subject"]
     # Something that there is to read.
     bus.send(subject, b"{}", {"Nats-Msg-Id": "foreign"})
-    env = {"RUNNER_NATS_USERNAME": "me", "RUNNER_NATS_PASSWORD": "p", "RUNNER_NATS_CONNECT_TIMEOUT": "0.3"}
+    env = {**ME, "RUNNER_NATS_CONNECT_TIMEOUT": "0.3"}
     done = replay(path, server=server, env=env)
     assert "allow this user to publish to $JS.API.CONSUMER.MSG.NEXT.RUNS.*" in done.stderr
     # What can be done without knowing is done: the stream drops repeats.
