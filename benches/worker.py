@@ -17,6 +17,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Callable
 
 CORPUS = Path(__file__).with_name("corpus.jsonl.xz")
@@ -68,8 +69,8 @@ def clock_cost() -> float:
 class Run:
     """A run of the installed plugin, as ansible-runner sees it."""
 
-    def __init__(self, url: str, number: int = 0, **options: Any) -> None:
-        """Begin it, and give it time to connect."""
+    def __init__(self, url: str, number: int = 0, secrets: int = 0, **options: Any) -> None:
+        """Begin it, and give it time to connect; it is given so many secrets."""
         import ansible_runner_nats  # noqa: PLC0415 - its import is measured elsewhere
 
         self.plugin: Any = ansible_runner_nats
@@ -83,6 +84,7 @@ class Run:
             },
             ident=self.ident,
             artifact_dir=os.environ["BENCH_FOLDER"],
+            passwords={str(n): token_hex(10) for n in range(secrets)},
         )
         self.status("starting")
         if self.old:
@@ -171,6 +173,26 @@ def calls(url: str, rounds: int, *, idle: bool, which: str) -> dict[str, Any]:
             before = clock()
             kept.append(orjson.dumps(event))
             taken.append(clock() - before - cost)
+    return {name: summary(taken) for name, taken in times.items()}
+
+
+def masking(url: str, rounds: int, which: str) -> dict[str, Any]:
+    """What one call costs a run that was given secrets, beside one that was given none."""
+    runs = {"without": Run(url), "with": Run(url, 1, secrets=12)}
+    corpus = lines(which)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        names = list(runs)
+        for name in names[number % 2 :] + names[: number % 2]:
+            run, taken = runs[name], times[name]
+            handler, config = run.plugin.event_handler, run.config
+            for event in run.prepare(fresh(corpus, 1)):
+                event["uuid"] = f"{number:08x}{event['uuid'][8:]}"
+                before = clock()
+                handler(config, event)
+                taken.append(clock() - before)
+    for run in runs.values():
+        run.finish()
     return {name: summary(taken) for name, taken in times.items()}
 
 
@@ -319,7 +341,7 @@ def main() -> None:
     """Do one measurement."""
     name, arguments = sys.argv[1:]
     measure: dict[str, Callable[..., Any]] = {
-        f.__name__: f for f in (encode, calls, throughput, end, growth, imports, queue, runs)
+        f.__name__: f for f in (encode, calls, masking, throughput, end, growth, imports, queue, runs)
     }
     print(json.dumps(measure[name](**json.loads(arguments))))
 

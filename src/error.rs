@@ -31,6 +31,14 @@ pub(crate) enum Error {
         /// What the operating system or the server said.
         reason: String,
     },
+    /// A name is looked up by a thread of its own, and none can be started.
+    #[error("{server}: no thread for the name look-up can be started: {source}; its address would need none")]
+    LookUp {
+        /// The server's URL without credentials.
+        server: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The server answered, but not in time.
     #[error("{server}: no answer from a NATS server within {} s (connect_timeout)", .timeout.as_secs_f64())]
     ConnectTimeout {
@@ -83,6 +91,14 @@ pub(crate) enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Something in a spool is not sent by itself.
+    #[error("{path}: {reason}")]
+    LeftBehind {
+        /// The file that has it.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        reason: String,
+    },
     /// A message takes more memory than there is.
     #[error("not enough memory for a message of more than {size} bytes")]
     Memory {
@@ -122,6 +138,8 @@ impl Error {
                 self.to_string()
             }
             Self::Spool { .. } => "spool".to_owned(),
+            Self::LeftBehind { path, .. } => format!("left behind {}", path.display()),
+            Self::LookUp { server, .. } => format!("look up {server}"),
             // The size differs each time.
             Self::TooLarge { .. } => "too large".to_owned(),
             Self::Memory { .. } => "memory".to_owned(),

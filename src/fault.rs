@@ -10,10 +10,30 @@
 pub(crate) fn panic_at(_place: &str) {}
 
 /// A place where a test can make something fail.
-#[cfg(not(feature = "faults"))]
+#[cfg(not(any(test, feature = "faults")))]
 #[inline]
 #[expect(clippy::unnecessary_wraps, reason = "with the feature it may fail")]
 pub(crate) fn error_at(_place: &str) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+thread_local! {
+    static DISK_IS_FULL: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// From now on, or no more, this thread finds no room on any disk.
+#[cfg(test)]
+pub(crate) fn disk_is_full(is_full: bool) {
+    DISK_IS_FULL.set(is_full);
+}
+
+/// A place where a test can make something fail.
+#[cfg(all(test, not(feature = "faults")))]
+pub(crate) fn error_at(place: &str) -> std::io::Result<()> {
+    if place.starts_with("spill.") && DISK_IS_FULL.get() {
+        return Err(std::io::ErrorKind::StorageFull.into());
+    }
     Ok(())
 }
 

@@ -3,8 +3,14 @@
 use serde_json::{Map, Value};
 
 use crate::{
-    config,
-    message::{self, About, Composer, Kind, Message, Template},
+    config, harmless,
+    message::{
+        self, About, Composer, Kind, Message, Omit, Received, Redaction, Sieve, Template, Values, covers,
+        overlap,
+    },
+    nats,
+    outbox::Record,
+    runs::{self, Runs},
 };
 
 /// Shortens a JSON text to `limit` bytes: see `message::cut`.
@@ -62,4 +68,69 @@ pub fn resolve(
             .map(|config| config.connection.servers.iter().map(|server| server.address.clone()).collect())
             .unwrap_or_default(),
     }
+}
+
+/// The command line of a status, as it is published.
+pub fn command_line(words: &[String]) -> Vec<String> {
+    let mut status = serde_json::json!({ "command": words });
+    let (omit, redaction) = (Omit::default(), Redaction::default());
+    Sieve::new(Kind::Status, &omit, &redaction).sift(&mut status);
+    let command = status.get("command").and_then(Value::as_array).cloned().unwrap_or_default();
+    command.iter().map(|word| word.as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// JSON without the values of `secrets`, which a run was given under a secret name; `None` if there are none in it.
+pub fn without_values(json: &str, secrets: &[String]) -> Option<String> {
+    let mut values = Values::default();
+    for secret in secrets {
+        values.learn(Some("db_password"), &Value::from(secret.as_str()));
+    }
+    values.prepare("");
+    values.hide_in(json)
+}
+
+/// The record of a run, read and written again; `None` if it is none.
+pub fn record(json: &[u8]) -> Option<Vec<u8>> {
+    serde_json::to_vec(&serde_json::from_slice::<Record>(json).ok()?).ok()
+}
+
+/// Messages as a reader gets them, subject and payload: how many runs that makes.
+pub fn hear(messages: &[(String, Vec<u8>)]) -> usize {
+    let mut runs = Runs::of(&Template::default());
+    let now = std::time::SystemTime::now();
+    for (subject, payload) in messages {
+        let payload = bytes::Bytes::from(payload.clone());
+        let received = Received { subject: subject.clone(), payload, ..Received::default() };
+        if let Some(news) = runs.hear(&received, now) {
+            let _ = runs.get(news.run).map(|run| format!("{run:?}"));
+        }
+    }
+    runs.all().count()
+}
+
+/// Filters made from names that somebody received: do they cover the subjects made of the same?
+pub fn filters(subject_id: &str, ident: &str) -> bool {
+    let template = Template::default();
+    let filters = template.filters(Some(subject_id), Some(ident), None);
+    let subject = template.subject(subject_id, ident, Kind::Event, "");
+    let is_apart =
+        |(at, one): (usize, &String)| filters.iter().skip(at + 1).all(|other| !overlap(one, other));
+    filters.iter().any(|filter| covers(filter, &subject))
+        && filters.iter().enumerate().all(is_apart)
+        && template.makes(subject_id, &subject)
+}
+
+/// What JetStream's API may answer.
+pub fn answers(payload: &[u8]) {
+    nats::read_answers(payload);
+}
+
+/// A text for a terminal: what is left of it with its colours, in one line, and as JSON.
+pub fn shown(text: &str) -> [String; 3] {
+    [runs::harmless(text), harmless::one_line(text), harmless::json(&Value::from(text).to_string())]
+}
+
+/// Is it a character that nothing shown may have?
+pub fn is_odd(c: char) -> bool {
+    harmless::is_odd(c)
 }

@@ -7,20 +7,23 @@
 //! | --- | --- |
 //! | `plugin` | what ansible-runner calls: Python's objects become messages. Alone knows pyo3 |
 //! | `cli` | the console script, a folder a command. Alone knows clap and terminals |
-//! | `nats` | the courier's thread, a session, what JetStream says. Alone knows async-nats and rustls |
+//! | `nats` | the courier's thread, the driver, what JetStream says. Alone knows async-nats and rustls |
+//! | `delivery` | the machine that delivers: what is sent when, what an answer proves. No I/O, no clock, no thread |
 //! | `runs` | the one source of runs for the commands: messages in, state out. No I/O |
 //! | `outbox` | messages that are ours until confirmed: in memory, on disk. Knows no network |
 //! | `config` | settings, environment and contexts become a `Config`; the one table of options |
 //! | `message` | one message: subject, id, headers, payload, what is left out. No I/O, no options |
 //! | `report` | what is said to people: notices, counters, the line at the end of a run |
+//! | `files` | the guarded way to a file that somebody else may have written |
+//! | `harmless` | what a terminal would obey is shown instead |
 //! | `secret`, `error`, `fault` | what must not be seen; what can go wrong; failures on demand |
 //!
-//! A message's way: `plugin::Emitter` (encode, address) → `outbox::Outbox` → `nats::Courier` (thread) → `nats::session`
-//! (one connection) → NATS. There is no way back but the confirmation.
+//! A message's way: `plugin::Emitter` (encode, address) → `outbox::Outbox` → `nats::Courier` (thread) → `nats::driver`
+//! (one connection, as `delivery::Machine` says) → NATS. There is no way back but the confirmation.
 //!
 //! **The rule**: arrows only go down. `plugin` and `cli` use `nats` and what is below it, and ignore each other; `nats`
-//! uses `outbox` and `config`; these, and `runs`, use `message` and `report`; those `secret`, `error`, `fault`. The test
-//! `tests/rooms.rs` reads every `use` and holds the code to it.
+//! uses `delivery`, that `outbox` and `config`; these, and `runs`, use `message`, `report` and `files`; those `harmless`,
+//! `secret`, `error`, `fault`. The test `tests/rooms.rs` reads every `use` and holds the code to it.
 //!
 //! Where a change goes: a new option into `config/options.rs`, an error code of JetStream into `nats/jetstream.rs`, a
 //! command into a folder of `cli`.
@@ -30,8 +33,11 @@
 
 mod cli;
 mod config;
+mod delivery;
 mod error;
 mod fault;
+mod files;
+mod harmless;
 mod message;
 mod nats;
 mod outbox;
@@ -54,18 +60,19 @@ mod _native {
 
     #[pymodule_export]
     use crate::plugin::{
-        Emitter, encode_carefully_to_bytes, encode_to_bytes, forked, last_panic, main, shared_knowledge,
-        shut_down,
+        Emitter, encode_carefully_to_bytes, encode_status_to_bytes, encode_to_bytes, forked, last_panic,
+        main, shared_knowledge, shut_down,
     };
 
     /// The version of the package.
     #[pymodule_export]
-    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    const VERSION: &str = env!("PACKAGE_VERSION");
 
     #[pymodule_init]
     #[expect(clippy::unnecessary_wraps, reason = "the signature that pyo3 wants")]
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::report::quiet_panics();
+        crate::plugin::keep_reserve();
         Ok(())
     }
 }

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use crate::secret::{self, Masks, Secret};
+use crate::{
+    harmless,
+    secret::{self, Masks, Secret},
+};
 
 /// How much a notice matters; the values are those of Python's `logging`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +22,12 @@ pub(crate) enum Level {
     Warning = 30,
     /// Something is wrong, and this run publishes nothing.
     Error = 40,
+}
+
+impl From<u8> for Level {
+    fn from(value: u8) -> Self {
+        [Self::Info, Self::Warning].into_iter().find(|level| *level as u8 == value).unwrap_or(Self::Error)
+    }
 }
 
 /// A line for the user.
@@ -48,7 +57,7 @@ impl Notice {
 
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 2000;
-    secret::collapsed(text).chars().take(LONGEST).collect()
+    harmless::one_line(&secret::collapsed(text)).chars().take(LONGEST).collect()
 }
 
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
@@ -191,6 +200,8 @@ pub(crate) struct Counters {
     pub resent: AtomicU64,
     /// Kept on disk at the end.
     pub spilled: AtomicU64,
+    /// Of these, what nobody had heard.
+    pub unheard: AtomicU64,
     /// Lost, and said.
     pub dropped: AtomicU64,
 }

@@ -1,6 +1,6 @@
 //! What must not be seen: secrets, and where they would show.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -110,22 +110,12 @@ impl Masks {
 }
 
 /// A secret as it was given, and as others write it: JSON (with and without `\u`), a URL, a shell, a log line.
-fn spellings(secret: &str) -> Vec<Secret> {
+pub(crate) fn spellings(secret: &str) -> Vec<Secret> {
     const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
     let in_json = serde_json::Value::from(secret).to_string();
     let in_json = in_json.get(1..in_json.len() - 1).unwrap_or_default();
-    let escape = |unit: &mut u16| format!("\\u{unit:04x}");
-    let ascii_json: String = in_json
-        .chars()
-        .map(|c| {
-            if c.is_ascii() {
-                c.to_string()
-            } else {
-                c.encode_utf16(&mut [0; 2]).iter_mut().map(escape).collect()
-            }
-        })
-        .collect();
+    let ascii_json = in_ascii(in_json);
     let in_url = |kept| utf8_percent_encode(secret, kept).to_string();
     let spelled = [
         secret.to_owned(),
@@ -139,6 +129,21 @@ fn spellings(secret: &str) -> Vec<Secret> {
         collapsed(secret),
     ];
     spelled.into_iter().map(Secret::new).collect()
+}
+
+/// JSON as Python writes it by default: whatever is not ASCII as an escape.
+pub(crate) fn in_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(ascii, "\\u{unit:04x}");
+            }
+        }
+    }
+    ascii
 }
 
 /// A text in one line: what is blank or a control character becomes single blanks.

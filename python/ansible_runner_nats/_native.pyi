@@ -1,6 +1,7 @@
 """The native part: encodes, holds, sends and confirms."""
 
-from collections.abc import Sequence
+from collections import UserString
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, Final, Literal, TypedDict, final, type_check_only
 
@@ -9,6 +10,7 @@ __all__ = [
     "Emitter",
     "encode",
     "encode_carefully",
+    "encode_status",
     "forked",
     "last_panic",
     "main",
@@ -17,7 +19,7 @@ __all__ = [
 ]
 
 VERSION: Final[str]
-"""The version of the package, in Cargo's spelling."""
+"""The version of the package."""
 
 # -- options: begin
 @type_check_only
@@ -35,9 +37,10 @@ class NatsOptions(TypedDict, total=False):
     own the context's way to authenticate is left aside as a whole.
     """
 
-    user_credentials: str
-    """Path of a ``.creds`` file (JWT and nkey). Read at each connect, so it may be renewed while a job
-    runs.
+    user_credentials: str | PathLike[str] | Sequence[str | PathLike[str]] | UserString
+    """Path of a ``.creds`` file (JWT and nkey), or a list of two: the JWT's file and the seed's. Read at
+    each connect, so that they may be renewed while a job runs. nats-py's ``RawCredentials``, or the
+    whole content of such a file, works, too.
     """
 
     nkeys_seed_str: str | int
@@ -46,13 +49,15 @@ class NatsOptions(TypedDict, total=False):
     nkeys_seed: str | int
     """Path of an nkey seed file (read at each connect), or the seed itself."""
 
-    user: str
-    """User name."""
+    user: str | int | Callable[[], str]
+    """User name. In code this, ``password`` and ``token`` may be functions without arguments that return
+    the text: each is called once when a run begins.
+    """
 
-    password: str | int
+    password: str | int | Callable[[], str]
     """The user's password."""
 
-    token: str | int
+    token: str | int | Callable[[], str]
     """A token that the server knows."""
 
     tls_ca: str | PathLike[str]
@@ -94,16 +99,30 @@ class NatsOptions(TypedDict, total=False):
     masks nothing but this plugin's own credentials.
     """
 
+    mask_values: bool | str
+    """Mask what the run was given under a secret name wherever it occurs in what is published, whatever
+    prints it: from ``env/passwords``, ``env/extravars``, ``env/ssh_key``, ``-e``, the environment,
+    and this plugin's own credentials. Values of fewer than 8 characters, and words that everybody
+    uses, are not looked for.
+    """
+
     cloudevents: bool | str
     """Add the headers of a CloudEvent (https://cloudevents.io) in binary mode."""
 
     delivery: Literal["auto", "jetstream", "core"]
-    """What proves that a message arrived: ``jetstream``, a stream's acknowledgement; ``core``, the
-    server's echo; ``auto`` asks the server whether a stream takes the subject.
+    """What proves that a message arrived: ``auto``, a stream's acknowledgement where there is a stream,
+    and else the server's echo, if anybody listens; ``jetstream``, a stream's acknowledgement alone;
+    ``core``, the server's echo, whoever listens.
     """
 
     stream: str
     """The stream that must take the messages; implies ``delivery: jetstream``."""
+
+    jetstream_domain: str
+    """The JetStream domain of the stream, where that is not the server's own: behind a leaf node. The
+    commands ask there. A job's messages are confirmed by whatever acknowledges them, with or
+    without it.
+    """
 
     required: bool | str
     """The job does not start unless its first status, ``starting``, was confirmed: connection, permission,
@@ -131,7 +150,7 @@ class NatsOptions(TypedDict, total=False):
     """
 
     name: str
-    """The client name that the server shows."""
+    """The client name that the server shows; without it ``ansible-runner-nats SUBJECT_ID on HOST``."""
 
     verbose: bool | str
     """Log each step of the connection (INFO)."""
@@ -154,22 +173,56 @@ class NatsOptions(TypedDict, total=False):
     max_outstanding_pings: int | str
     """Unanswered PINGs after which a connection is stale. The second variable is how 0.4.0 spelt it."""
 
-    inbox_prefix: str
+    inbox_prefix: str | bytes
     """Where confirmations come back."""
 
     dont_randomize: bool | str
     """Try the servers in the given order."""
 
-    no_echo: bool | str
+    no_echo: object
     """Without effect: the echo of our own markers is what confirms delivery."""
 
-    pedantic: bool | str
+    pedantic: object
     """Without effect: subjects are checked before they are sent."""
 
-    drain_timeout: bool | str
+    drain_timeout: object
     """Without effect: ``flush_timeout`` bounds the end of a run."""
 
+    skip_subject_validation: object
+    """Without effect: subjects are made valid before they are sent."""
+
+    reconnect_to_server_handler: object
+    """Without effect: the servers in ``servers`` are tried in turn."""
+
+    error_cb: object
+    """Without effect: what happens to the connection is logged; ``verbose`` logs each step."""
+
+    disconnected_cb: object
+    """Without effect: what happens to the connection is logged; ``verbose`` logs each step."""
+
+    closed_cb: object
+    """Without effect: what happens to the connection is logged; ``verbose`` logs each step."""
+
+    discovered_server_cb: object
+    """Without effect: what happens to the connection is logged; ``verbose`` logs each step."""
+
+    reconnected_cb: object
+    """Without effect: what happens to the connection is logged; ``verbose`` logs each step."""
+
+    lame_duck_mode_cb: object
+    """Without effect: what happens to the connection is logged; ``verbose`` logs each step."""
+
 # -- options: end
+
+@type_check_only
+class RunDestination(TypedDict):
+    """Where a run's messages were to go."""
+
+    servers: list[str]
+    """Their addresses."""
+
+    login: str | None
+    """Who publishes, if somebody in particular."""
 
 @type_check_only
 class RunReport(TypedDict):
@@ -195,6 +248,12 @@ class RunReport(TypedDict):
 
     ended: str | None
 
+    destination: RunDestination
+    """Where its messages were to go, without secrets."""
+
+    artifact_dir: str | None
+    """ansible-runner's artifact directory, which has all events."""
+
     server: str | None
     """Name and address of the last server."""
 
@@ -210,11 +269,19 @@ class RunReport(TypedDict):
     stored: int
     """Of the confirmed ones, those in a stream."""
 
+    routed: int
+    """Of the confirmed ones, those that the server has routed to whoever subscribed; no stream has them."""
+
     resent: int
     """Sent once more (not a fate of its own)."""
 
     undelivered: int
     """Kept in ``files``."""
+
+    unheard: int
+    """Of the undelivered ones, those that nobody had heard when tried last, neither a stream nor a
+    subscriber.
+    While the run goes on: what waits because of that."""
 
     unproven: int
     """Sent to a server that forbids us to ask for a confirmation."""
@@ -266,6 +333,22 @@ class Emitter:
     def status(self, data: dict[str, Any]) -> list[tuple[int, str]] | None:
         """Hand over one status; otherwise as :meth:`event`."""
 
+    def masks_values(self) -> bool:
+        """Whether the run's own secrets are to be masked wherever they occur (option ``mask_values``)."""
+
+    def learn(self, passwords: object, variables: object, key: object) -> None:
+        """Take in what the run was given, so that it is masked.
+
+        :param passwords: Secrets, whatever they are called: text, or mappings and lists of it.
+        :param variables: A mapping; secret is what its names say so of.
+        :param key: A private key.
+
+        What cannot be understood is left aside; nothing is raised.
+        """
+
+    def has_spill_dir(self) -> bool:
+        """Whether there is a folder for what cannot be delivered (``spill_dir``), or nothing is published."""
+
     def refuse_start(self) -> str | None:
         """Why the job must not start: ``required`` is set, and ``starting`` was published and not confirmed.
 
@@ -291,10 +374,17 @@ def encode(value: Any) -> bytes:
     """JSON of ``value``: what ``json.dumps`` means, and something readable where that would fail.
 
     :raises MemoryError: if there is not enough memory for it.
+    :raises KeyboardInterrupt: or whatever else is no ``Exception``, if Python code that is called does.
     """
 
 def encode_carefully(value: Any) -> bytes:
     """The same as :func:`encode`, by the walk that takes anything alone.
+
+    :raises MemoryError: if there is not enough memory for it.
+    """
+
+def encode_status(value: Any) -> bytes:
+    """JSON of a status as it is published by default: secrets in its ``env`` and ``command`` are masked.
 
     :raises MemoryError: if there is not enough memory for it.
     """

@@ -6,6 +6,7 @@ status is confirmed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ._native import Emitter, RunReport
 
@@ -31,6 +32,9 @@ MOST_CONTAINED = 20
 #: How much of it, in characters.
 LONGEST_CONTAINED = 500
 
+#: How many workers' streams are remembered.
+MOST_STREAMS = 10
+
 #: One emitter per run, by the ``id`` of its configuration object, which is watched lest the id be used again.
 _emitters: dict[int, tuple[Any, Emitter]] = {}
 
@@ -46,8 +50,17 @@ _forked = True
 #: Whether Python tells us of forks.
 _sees_forks = False
 
+#: Whether the interpreter ends: what daemon threads publish now is nobody's any more.
+_closing = False
+
 #: Why the native library could not be loaded: said once.
 _broken: str | None = None
+
+#: Where workers of this process have written their streams to.
+_streams: list[os.stat_result] = []
+
+#: Whether it was said that what cannot be delivered would vanish.
+_warned = False
 
 #: Internal errors that were told: one line a cause, not one an event.
 _contained: set[str] = set()
@@ -127,6 +140,8 @@ def _publisher(runner_config: Any) -> Callable[[dict[str, Any]], Notices] | None
 def _emitter(runner_config: Any) -> Emitter | None:
     """The emitter of this run, made with its first message; ``None`` if the plugin is not enabled."""
     entry = _emitters.get(id(runner_config))
+    if _closing:
+        return None
     if entry is not None and not _forked:
         return entry[1]
     if entry is None and not _is_enabled(runner_config):
@@ -198,7 +213,8 @@ def _create(runner_config: Any) -> Emitter | None:
     if _broken is not None:
         return None
     try:
-        from . import _native  # noqa: PLC0415 - not before a run is enabled
+        with _no_fork():
+            from . import _native  # noqa: PLC0415 - not before a run is enabled
     except ImportError as error:
         _broken = f"cannot load the native library, nothing is published: {error}"
         _tell([(logging.ERROR, _broken)])
@@ -211,6 +227,13 @@ def _create(runner_config: Any) -> Emitter | None:
         getattr(runner_config, "ident", None),
         None if artifact_dir is None else os.fsdecode(artifact_dir),
     )
+    _warn_of_folder(runner_config, emitter)
+    if emitter.masks_values():
+        emitter.learn(
+            getattr(runner_config, "passwords", None),
+            _variables(runner_config),
+            getattr(runner_config, "ssh_key_data", None),
+        )
     key = id(runner_config)
 
     def forget(_: object) -> None:
@@ -223,6 +246,73 @@ def _create(runner_config: Any) -> Emitter | None:
     except TypeError:
         watched = runner_config
     return _emitters.setdefault(key, (watched, emitter))[1]
+
+
+@contextlib.contextmanager
+def _no_fork() -> Iterator[None]:
+    """Let no other thread fork meanwhile.
+
+    A child that is forked in the midst of an import finds the module locked for ever. ``os.fork`` waits for
+    the lock that is taken here, and not for a module's own.
+    """
+    import _imp  # noqa: PLC0415 - where it is in all versions of CPython
+
+    _imp.acquire_lock()
+    try:
+        yield
+    finally:
+        _imp.release_lock()
+
+
+def _variables(runner_config: Any) -> list[object]:
+    """Return the variables that the job was given: as a dict, and as a file.
+
+    ``ansible_runner.config.runner.RunnerConfig.generate_ansible_command`` hands both to ansible.
+    """
+    variables = [getattr(runner_config, "extra_vars", None)]
+    loader = getattr(runner_config, "loader", None)
+    for path in ("env/extravars", variables[0]):
+        # What it cannot read, ansible cannot read either; what it says may quote a secret.
+        with contextlib.suppress(Exception):
+            if isinstance(path, str) and loader is not None and loader.isfile(path):
+                variables.append(loader.load_file(path, Mapping))
+    return variables
+
+
+def _warn_of_folder(runner_config: Any, emitter: Emitter) -> None:
+    """Say, once a process, that what cannot be delivered would be in a folder that somebody removes."""
+    global _warned  # noqa: PLW0603
+    if _warned or emitter.has_spill_dir() or not getattr(runner_config, "artifact_dir", None):
+        return
+    reason = _why_it_vanishes(runner_config)
+    if reason is None:
+        return
+    _warned = True
+    text = (
+        f"what cannot be delivered is kept in the artifact directory, and {reason}: "
+        "set spill_dir (RUNNER_NATS_SPILL_DIR) to a folder that lasts"
+    )
+    _tell([(logging.WARNING, text)])
+
+
+def _why_it_vanishes(runner_config: Any) -> str | None:
+    rotated = getattr(runner_config, "rotate_artifacts", 0)
+    if isinstance(rotated, int) and rotated > 0:
+        return f"rotate_artifacts={rotated} removes those of earlier runs"
+    # A worker's artifacts go to the processor.
+    if _worker() is not None:
+        return None
+    # ansible-runner has loaded it. Where there is no descriptor or no memory left, it must not be tried here.
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is None:
+        return None
+    try:
+        folder = os.path.realpath(os.fsdecode(runner_config.artifact_dir))
+        temporary = os.path.realpath(tempfile.gettempdir())
+        is_below = os.path.commonpath([folder, temporary]) == temporary
+    except Exception:  # noqa: BLE001 - this warning is worth nothing else
+        return None
+    return f"{temporary} is for temporary files" if is_below else None
 
 
 def _see_forks(native_forked: Callable[[], None]) -> None:
@@ -250,6 +340,9 @@ def _watch_exit() -> None:
     from ._native import shut_down  # noqa: PLC0415 - loaded already
 
     def at_exit() -> None:
+        global _closing  # noqa: PLW0603
+        _closing = True
+        _publishers.clear()
         try:
             _tell(shut_down())
         except BaseException as exception:  # noqa: BLE001 - a Rust panic is no Exception
@@ -279,19 +372,36 @@ def _tell(notices: Notices) -> None:
 
 
 def _is_in_stream() -> bool:
-    """Whether standard error runs into the stream that ``ansible-runner worker`` writes to standard output.
+    """Whether standard error runs into the stream that ``ansible-runner worker`` writes.
 
     Receptor (AWX) puts both into one file. A line of ours in it would end the job as ``error``: the processor
     takes nothing but JSON (``ansible_runner.streaming.Processor.run``). The run's record may say it then.
     """
-    program, *arguments = sys.argv or [""]
-    is_runner = program.endswith(("/ansible-runner", "/ansible_runner/__main__.py"))
-    if not is_runner or "worker" not in arguments:
-        return False
+    worker = _worker()
     try:
-        return os.path.samestat(os.fstat(sys.__stdout__.fileno()), os.fstat(sys.stderr.fileno()))  # type: ignore[union-attr]
+        if worker is not None:
+            own = os.fstat(worker._output.fileno())  # noqa: SLF001 - where it writes to
+            _streams[:] = [known for known in _streams if not os.path.samestat(known, own)][
+                1 - MOST_STREAMS :
+            ]
+            _streams.append(own)
+        errors = os.fstat(sys.stderr.fileno())
     except (AttributeError, OSError, ValueError):
         return False
+    # Some things are said when the worker has gone.
+    return any(os.path.samestat(stream, errors) for stream in _streams)
+
+
+def _worker() -> Any:
+    """The ``ansible_runner.streaming.Worker`` that runs the job which calls us, whoever has started it."""
+    streaming = sys.modules.get("ansible_runner.streaming")
+    code = getattr(getattr(getattr(streaming, "Worker", None), "run", None), "__code__", None)
+    frame = None if code is None else sys._getframe()  # noqa: SLF001 - the way to ask for a caller
+    while frame is not None:
+        if frame.f_code is code:
+            return frame.f_locals.get("self")
+        frame = frame.f_back
+    return None
 
 
 def _is_shown(level: int) -> bool:

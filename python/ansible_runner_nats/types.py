@@ -69,8 +69,12 @@ class AnyEvent(_AnyEvent, total=False):
     """The uuid of the task, play or playbook that this belongs to, if there is one."""
     verbosity: int
     """With verbose output: the number of -v that it takes."""
-    job_id: int
-    """The environment variable JOB_ID, if it is set."""
+    job_id: Union[int, str]
+    """The environment variable JOB_ID, if it is set. A host that calls ansible-runner may put an id of its
+    own here: ansible-rulebook puts a UUID.
+    """
+    ansible_rulebook_id: str
+    """From ansible-rulebook alone: which of its processes it was."""
     ad_hoc_command_id: int
     """The same of AD_HOC_COMMAND_ID; ansible-runner sets it for a run of a single module."""
     project_update_id: int

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -13,10 +13,11 @@ use serde_json::Map;
 use super::{
     Exit,
     options::{Options, settings_of},
-    terminal::{Tone, printable, stdout},
+    terminal::{Tone, json_text, printable, stdout},
 };
 use crate::{
     config::{AUTH, Config, Setting},
+    files,
     nats::{Finding, State, probe},
 };
 
@@ -96,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         probe_all(config, &mut report, &mut show)?;
     }
     if arguments.json {
-        let json = serde_json::to_string_pretty(&report)?;
+        let json = json_text(&report)?;
         stdout(|out| writeln!(out, "{json}"))?;
     } else {
         let verdict =
@@ -141,8 +142,41 @@ fn spool(config: &Config, private_data_dir: Option<&Path>) -> Option<Remark> {
         (None, Some(Some(artifacts))) => {
             Some(Remark::Problem(format!("what is not delivered cannot be kept: {artifacts}")))
         }
-        (None | Some(None), _) => None,
+        (None | Some(None), _) => config.spill_dir.as_deref().and_then(open_to_others).map(Remark::Problem),
     }
+}
+
+/// Who else could put something into a spool, or put another one in its place: files of others are left alone there, but
+/// nobody should have to rely on that.
+fn open_to_others(spool: &Path) -> Option<String> {
+    const BY_ALL: u32 = 0o002;
+    const BY_GROUP: u32 = 0o020;
+    const STICKY: u32 = 0o1000;
+    let whole = fs::canonicalize(spool).ok()?;
+    whole.ancestors().find_map(|folder| {
+        let about = fs::metadata(folder).ok()?;
+        let mode = about.mode();
+        let place = || format!("{} (mode {:o})", folder.display(), mode & 0o7777);
+        if !files::is_ours(&about) {
+            return Some(format!(
+                "spill_dir {}: {} belongs to user {}, who can put something else in its place; make it this user's own",
+                spool.display(),
+                place(),
+                about.uid()
+            ));
+        }
+        // Many users have a group of their own.
+        let by_group = mode & BY_GROUP != 0 && !files::is_of_our_group(&about);
+        // In a folder for everybody (/tmp) nobody can take away what is another's.
+        let is_open = (mode & BY_ALL != 0 || by_group) && (folder == whole || mode & STICKY == 0);
+        is_open.then(|| {
+            format!(
+                "spill_dir {}: others can write to {}; give each user a spool of his own (chmod 700)",
+                spool.display(),
+                place()
+            )
+        })
+    })
 }
 
 /// Makes a file in a folder, which is made too if need be, and takes away again what it made.

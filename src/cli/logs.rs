@@ -14,12 +14,12 @@ use super::{
     options::Options,
     runs::known_runs,
     source::{Source, Stopped},
-    terminal::{complain, stdout},
+    terminal::{complain, json_line, printable, stdout},
 };
 use crate::{
     message::{Kind, Received, in_utc},
     nats::{Heard, Start, Wish},
-    runs::{Line, News, Printer, Run, Runs, harmless},
+    runs::{Line, News, Printer, Run, Runs},
 };
 
 /// Print what a job printed, as it printed it.
@@ -124,7 +124,7 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
         source: &source,
         arguments,
         ident,
-        runs: Runs::default(),
+        runs: source.runs(),
         show: Show { arguments, task: String::new(), tail: arguments.tail.map(|_| VecDeque::new()) },
         printer: Printer::default(),
         waiting_since: None,
@@ -220,7 +220,7 @@ impl Logs<'_> {
     /// Nothing more is to come.
     fn all_told(&self) -> Exit {
         let Some((_, run)) = self.runs.all().max_by_key(|(id, _)| *id) else {
-            complain(&format!("no stream knows a run {}", harmless(self.ident)));
+            complain(&format!("no stream knows a run {}", printable(self.ident)));
             return Exit::Problem;
         };
         if run.missing() > 0 {
@@ -285,7 +285,7 @@ impl Show<'_> {
             }
         }
         if *json {
-            return Some(String::from_utf8_lossy(payload).replace(['\r', '\n'], " "));
+            return Some(json_line(payload));
         }
         let text = if is_filtered { self.result(news, run)? } else { news.printed.clone()? };
         let time = news.when.filter(|_| *timestamps).map(in_utc);
@@ -311,7 +311,7 @@ impl Show<'_> {
         }
         let failure = run.failures.iter().find(|failure| Some(failure.counter) == news.counter);
         let details = failure.into_iter().flat_map(|failure| &failure.details);
-        lines.extend(details.map(|line| format!("    {}", harmless(line))));
+        lines.extend(details.map(|line| format!("    {line}")));
         Some(lines.join("\n"))
     }
 
@@ -360,7 +360,7 @@ pub(super) fn wait(arguments: &WaitArguments) -> io::Result<Exit> {
         None => source.filters(subject_id, Some(ident), kind),
     };
     let heard = source.listen(Wish { subjects, from: start, follow: true, before: None })?;
-    let mut runs = Runs::default();
+    let mut runs = source.runs();
     loop {
         match source.next(&heard, deadline) {
             Ok(Heard::Message(message)) => {

@@ -16,6 +16,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use self::options::Readers;
+
 /// How a command ended; the process's exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -59,7 +61,7 @@ impl Exit {
 /// The plugin itself needs no command: set RUNNER_NATS_SUBJECT_ID and run ansible-runner. These commands read the
 /// same settings and variables as the plugin does.
 #[derive(Debug, Parser)]
-#[command(name = "ansible-runner-nats", version, arg_required_else_help = true, after_help = EXITS)]
+#[command(name = "ansible-runner-nats", version = env!("PACKAGE_VERSION"), arg_required_else_help = true, after_help = EXITS)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -88,8 +90,15 @@ enum Command {
     },
 }
 
-/// Runs the command line `args` (program name first). Returns the exit status.
-pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+/// `clap_complete` 4.6 calls a command with `-` in its name by two names in what it makes for bash: one where it finds out
+/// which command it is, and another where it says what that takes.
+const WRONG_LABEL: &str = "ansible__subcmd__runner__subcmd__nats";
+const LABEL: &str = "ansible__runner__nats";
+
+/// Runs the command line `args` (program name first); `readers` reads a private data directory's. Returns the exit
+/// status.
+pub(crate) fn main(args: impl IntoIterator<Item = OsString>, readers: Readers) -> u8 {
+    options::read_with(readers);
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -110,7 +119,8 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "ansible-runner-nats", &mut script);
-            terminal::stdout(|out| out.write_all(&script)).map(|()| Exit::Success)
+            let script = String::from_utf8_lossy(&script).replace(WRONG_LABEL, LABEL);
+            terminal::stdout(|out| out.write_all(script.as_bytes())).map(|()| Exit::Success)
         }
     };
     match exit {

@@ -1,12 +1,15 @@
 //! What all commands have in common: the plugin's own options, from where the plugin has them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use serde_json::{Map, Value};
 
 use super::terminal::{complain, printable};
-use crate::config::{self, Config, Env, Resolution, read_secret};
+use crate::config::{self, Config, Env, Resolution};
 
 /// Where to connect, and how: as the plugin would, unless it is said here.
 #[derive(Debug, Args)]
@@ -18,7 +21,7 @@ pub(super) struct Options {
     #[arg(short, long, value_name = "NAME")]
     context: Option<String>,
     /// ansible-runner's private data directory, for its env/settings
-    #[arg(short = 'd', long = "private-data-dir", value_name = "DIR")]
+    #[arg(short = 'd', long = "private-data-dir", value_name = "DIR", value_hint = ValueHint::DirPath)]
     folder: Option<PathBuf>,
     /// Any other option of the plugin, such as -o delivery=core
     #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
@@ -125,8 +128,29 @@ impl Options {
     }
 }
 
-/// The settings of a private data directory, as `ansible_runner.config.runner` reads them: `env/settings`, JSON or
-/// YAML. None is no error.
+/// Reads files of a private data directory as a job does: only ansible-runner knows how, and the console script hands it in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readers {
+    /// `env/settings`. An error says why it cannot be read, without secrets.
+    pub(crate) settings: fn(&Path) -> Result<Map<String, Value>, String>,
+    /// What a job was given: `passwords`, `variables` and `key`.
+    pub(crate) given: fn(&Path) -> Map<String, Value>,
+}
+
+static READERS: OnceLock<Readers> = OnceLock::new();
+
+/// Says how files are read.
+pub(super) fn read_with(readers: Readers) {
+    // The first word counts: there is one console script in a process.
+    let _ = READERS.set(readers);
+}
+
+/// What a job in this private data directory was given.
+pub(super) fn given_in(folder: &Path) -> Map<String, Value> {
+    READERS.get().map_or_else(Map::new, |readers| (readers.given)(folder))
+}
+
+/// The settings of a private data directory. None is no error.
 pub(super) fn settings_of(folder: &Path) -> Result<Map<String, Value>, String> {
     if !folder.is_dir() {
         return Err(format!("{} is no directory", folder.display()));
@@ -135,14 +159,10 @@ pub(super) fn settings_of(folder: &Path) -> Result<Map<String, Value>, String> {
     if !path.exists() {
         return Ok(Map::new());
     }
-    let fail = |reason: String| format!("{}: {reason}", path.display());
-    let text = read_secret(&path).map_err(|error| fail(error.to_string()))?;
-    // What the parser says may quote a secret.
-    let settings: Value =
-        serde_yaml_ng::from_str(text.reveal()).map_err(|_| fail("neither JSON nor YAML".to_owned()))?;
-    match settings {
-        Value::Object(settings) => Ok(settings),
-        Value::Null => Ok(Map::new()),
-        _ => Err(fail("not a mapping".to_owned())),
+    let fail = |reason: &str| format!("{}: {reason}", path.display());
+    if !path.is_file() {
+        return Err(fail("not a regular file"));
     }
+    let readers = READERS.get().ok_or_else(|| fail("nobody can read it"))?;
+    (readers.settings)(folder).map_err(|reason| fail(&reason))
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 use serde::Serialize;
 use wildmatch::WildMatch;
 
@@ -13,7 +13,7 @@ use super::{
     Exit,
     options::Options,
     source::{Source, Stopped},
-    terminal::{Tone, remark, stdout, tone_of},
+    terminal::{Tone, json_text, remark, stdout, tone_of},
 };
 use crate::{
     message::{END_STATES, Kind, OPEN_STATES, in_utc},
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "AGE", default_value = "24h", value_parser = humantime::parse_duration)]
     since: Duration,
     /// Only runs in this state (starting, running, silent, successful, failed, canceled, timeout, error)
-    #[arg(long, value_name = "STATE", value_parser = state)]
+    #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(states()))]
     state: Option<String>,
     /// Only runs of this playbook; * and ? match anything
     #[arg(long, value_name = "NAME")]
@@ -55,15 +55,6 @@ pub(super) struct Arguments {
 /// All states that a run can be in, as they are shown.
 pub(super) fn states() -> impl Iterator<Item = &'static str> {
     OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES)
-}
-
-fn state(text: &str) -> Result<String, String> {
-    let states: Vec<&str> = states().collect();
-    if states.contains(&text) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("expected one of {}", states.join(", ")))
-    }
 }
 
 /// A run, for scripts. Times in RFC 3339, durations in seconds; `null` where nobody knows.
@@ -117,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     if arguments.json {
         let listed: Vec<Listed<'_>> =
             wanted.iter().map(|run| Listed::new(run, now, arguments.silent_after)).collect();
-        let json = serde_json::to_string_pretty(&listed)?;
+        let json = json_text(&listed)?;
         stdout(|out| writeln!(out, "{json}"))?;
     } else {
         table(&wanted, now, arguments.silent_after)?;
@@ -143,7 +134,7 @@ pub(super) fn known_runs(
 ) -> io::Result<Result<(Runs, Vec<String>), Stopped>> {
     /// So many runs are asked about at once.
     const AT_ONCE: usize = 100;
-    let mut runs = Runs::default();
+    let mut runs = source.runs();
     let statuses = source.filters(subject_id, None, Some(Kind::Status));
     let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
     let read = source.history(statuses, Start::Since(from), |message| {

@@ -91,6 +91,11 @@ impl Source {
         printable(&self.masks.hidden(text))
     }
 
+    /// For runs that are heard of here.
+    pub(super) fn runs(&self) -> Runs {
+        Runs::of(&self.template)
+    }
+
     /// The filters of messages; see [`Template::filters`].
     pub(super) fn filters(
         &self,
@@ -178,7 +183,7 @@ impl Source {
         subject_id: Option<&str>,
         ident: &str,
     ) -> io::Result<Result<Option<Run>, Stopped>> {
-        let mut runs = Runs::default();
+        let mut runs = self.runs();
         let subjects = self.filters(subject_id, Some(ident), Some(Kind::Status));
         let read = self.history(subjects, Start::First, |message| {
             runs.hear(message, SystemTime::now());

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Exit,
     options::Options,
-    terminal::{Tone, complain, printable, stdout},
+    terminal::{Tone, complain, json_text, printable, stdout},
 };
 use crate::nats::{
     Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, State, create, look,
@@ -128,7 +128,7 @@ fn compare(arguments: &Arguments) -> io::Result<Exit> {
     };
     let is_fine = !looks.is_empty() && !looks.iter().any(Look::would_lose);
     if arguments.json {
-        let json = serde_json::to_string_pretty(&Report { ok: is_fine, streams: &looks })?;
+        let json = json_text(&Report { ok: is_fine, streams: &looks })?;
         stdout(|out| writeln!(out, "{json}"))?;
     } else if looks.is_empty() {
         let subjects = wanted.subjects.join(", ");

@@ -3,8 +3,13 @@
 use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
+use serde::Serialize;
 
-use crate::runs::{RECAP, SILENT};
+use crate::{
+    harmless::{self, one_line},
+    message::start_of,
+    runs::{self, RECAP, SILENT},
+};
 
 /// What a text means.
 #[derive(Clone, Copy, Debug)]
@@ -31,23 +36,31 @@ impl Tone {
     }
 }
 
-/// Writes to standard output at once.
+/// Writes to standard output at once. Whoever wrote the text, a terminal obeys nothing of it but colours.
 pub(super) fn stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut text = Vec::new();
+    write(&mut text)?;
     let mut out = anstream::AutoStream::auto(io::stdout().lock());
-    write(&mut out)?;
+    out.write_all(runs::harmless(&String::from_utf8_lossy(&text)).as_bytes())?;
     out.flush()
 }
 
 /// A line on standard error.
 pub(super) fn complain(text: &str) {
     let mut err = anstream::AutoStream::auto(io::stderr().lock());
-    let _ = writeln!(err, "{} {text}", Tone::Bad.paint("ansible-runner-nats:"));
+    let _ = writeln!(err, "{} {}", Tone::Bad.paint("ansible-runner-nats:"), bounded(text));
 }
 
 /// A line on standard error that is worth knowing, and no problem.
 pub(super) fn remark(text: &str) {
     let mut err = anstream::AutoStream::auto(io::stderr().lock());
-    let _ = writeln!(err, "{}", Tone::Faint.paint(text));
+    let _ = writeln!(err, "{}", Tone::Faint.paint(&bounded(text)));
+}
+
+/// In it may be what a server says: its beginning is enough.
+fn bounded(text: &str) -> String {
+    const LONGEST: usize = 4000;
+    runs::harmless(start_of(text, LONGEST))
 }
 
 /// What a state, or a result of a task, means.
@@ -61,7 +74,17 @@ pub(super) fn tone_of(word: &str) -> Tone {
     }
 }
 
+/// What a command says as JSON.
+pub(super) fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(harmless::json(&serde_json::to_string_pretty(value)?))
+}
+
+/// A message's payload in one line, whether it is JSON or not.
+pub(super) fn json_line(payload: &[u8]) -> String {
+    harmless::json(&String::from_utf8_lossy(payload).replace(['\r', '\n'], " "))
+}
+
 /// A text from elsewhere in one line, without anything that a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
-    crate::runs::one_line(text)
+    one_line(text)
 }

@@ -29,6 +29,8 @@ pub(crate) enum Auth {
     Creds(Secret),
     /// Path of a `.creds` file, read anew at each connect so that it may be renewed.
     CredsFile(PathBuf),
+    /// Paths of the JWT's file and the seed's, as nats-py takes them, read anew at each connect.
+    CredsFiles(PathBuf, PathBuf),
     /// Path of an nkey seed file, read anew at each connect.
     SeedFile(PathBuf),
     /// The nkey seed itself.
@@ -38,7 +40,7 @@ pub(crate) enum Auth {
 impl Auth {
     /// Does a file hold it?
     pub(crate) fn is_file(&self) -> bool {
-        matches!(self, Self::CredsFile(_) | Self::SeedFile(_))
+        matches!(self, Self::CredsFile(_) | Self::CredsFiles(..) | Self::SeedFile(_))
     }
 
     /// What a user calls this way to authenticate.
@@ -46,7 +48,7 @@ impl Auth {
         match self {
             Self::User(..) => "user and password",
             Self::Token(_) => "token",
-            Self::CredsFile(_) | Self::Creds(_) => "user_credentials",
+            Self::CredsFile(_) | Self::CredsFiles(..) | Self::Creds(_) => "user_credentials",
             Self::SeedFile(_) | Self::Seed(_) => "nkeys_seed",
         }
     }
@@ -61,6 +63,10 @@ impl fmt::Display for Auth {
             Self::Creds(_) => write!(f, "creds {MASK}"),
             Self::Seed(_) => write!(f, "nkey {MASK}"),
             Self::CredsFile(path) => write!(f, "creds {}", shown_path(&path.to_string_lossy())),
+            Self::CredsFiles(jwt, seed) => {
+                let shown = |path: &Path| shown_path(&path.to_string_lossy()).to_owned();
+                write!(f, "creds {}, {}", shown(jwt), shown(seed))
+            }
             Self::SeedFile(path) => write!(f, "nkey {}", shown_path(&path.to_string_lossy())),
         }
     }
@@ -100,10 +106,23 @@ impl Reader<'_> {
     }
 
     fn user_credentials(&mut self) -> Option<Auth> {
-        let path =
-            self.read(&USER_CREDENTIALS, |value: &Value| as_text(value).filter(|path| !looks_secret(path)))?;
-        self.shown(USER_CREDENTIALS.key, shown_path(&path).to_owned());
-        let auth = Auth::CredsFile(PathBuf::from(path));
+        let path = |value: &Value| as_text(value).filter(|path| !looks_secret(path)).map(PathBuf::from);
+        let auth = self.read(&USER_CREDENTIALS, |value: &Value| match value {
+            Value::Array(paths) => match paths.as_slice() {
+                [jwt, seed] => Some(Auth::CredsFiles(path(jwt)?, path(seed)?)),
+                _ => None,
+            },
+            Value::String(text) if is_creds(text) => Some(Auth::Creds(Secret::new(text))),
+            other => path(other).map(Auth::CredsFile),
+        })?;
+        let shown = |path: &Path| shown_path(&path.to_string_lossy()).to_owned();
+        match &auth {
+            Auth::CredsFile(path) => self.shown(USER_CREDENTIALS.key, shown(path)),
+            Auth::CredsFiles(jwt, seed) => {
+                self.shown(USER_CREDENTIALS.key, format!("{}, {}", shown(jwt), shown(seed)));
+            }
+            _ => {}
+        }
         self.secrets.extend(secrets_of(&auth));
         Some(auth)
     }
@@ -162,6 +181,7 @@ pub(crate) fn secrets_of(auth: &Auth) -> Vec<Secret> {
         Auth::User(_, secret) | Auth::Token(secret) | Auth::Seed(secret) => vec![secret.clone()],
         Auth::Creds(text) => secret_lines(text),
         Auth::CredsFile(path) | Auth::SeedFile(path) => lines_of(path),
+        Auth::CredsFiles(jwt, seed) => [lines_of(jwt), lines_of(seed)].concat(),
     }
 }
 
@@ -172,12 +192,29 @@ pub(super) fn lines_of(path: &Path) -> Vec<Secret> {
 
 /// The nkey seed in a text: by itself, or in a frame of dashes.
 pub(crate) fn seed_in(text: &Secret) -> Option<Secret> {
-    let lines = text.reveal().lines().map(str::trim);
-    lines.into_iter().find(|line| nkeys::KeyPair::from_seed(line).is_ok()).map(Secret::new)
+    lines_in(text).find(|line| nkeys::KeyPair::from_seed(line).is_ok()).map(Secret::new)
+}
+
+/// The user's JWT in a text: by itself, or in a frame of dashes. Like [`seed_in`], this minds neither blanks around
+/// it, nor how lines end, nor a byte order mark, as nats-py and the `nats` command do not.
+pub(crate) fn jwt_in(text: &Secret) -> Option<Secret> {
+    // The header of each begins with `{"`.
+    let is_jwt = |line: &&str| line.starts_with("eyJ") && line.split('.').count() == 3;
+    lines_in(text).find(is_jwt).map(Secret::new)
+}
+
+fn lines_in(text: &Secret) -> impl Iterator<Item = &str> {
+    text.reveal().trim_start_matches('\u{feff}').lines().map(str::trim)
+}
+
+/// Is this what a `.creds` file holds?
+fn is_creds(text: &str) -> bool {
+    let text = Secret::new(text);
+    jwt_in(&text).is_some() && seed_in(&text).is_some()
 }
 
 fn secret_lines(text: &Secret) -> Vec<Secret> {
-    text.reveal().lines().map(str::trim).filter(|line| is_secret(line)).map(Secret::new).collect()
+    lines_in(text).filter(|line| is_secret(line)).map(Secret::new).collect()
 }
 
 /// A line of a `.creds` or seed file that is a JWT or a seed: not a fence, not a word of advice.

@@ -158,12 +158,7 @@ fn way_of(fields: &Map<String, Value>, env: Env<'_>) -> Result<Option<(&'static 
         (None, None) => {}
         (Some(jwt), Some(seed)) => {
             let (jwt, seed) = (secret("user_jwt", jwt, env)?, secret("user_seed", seed, env)?);
-            let creds = format!(
-                "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
-                 -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-                jwt.reveal(),
-                seed.reveal()
-            );
+            let creds = format!("{}\n{}\n", jwt.reveal(), seed.reveal());
             return Ok(Some(("user_jwt", Auth::Creds(Secret::new(creds)))));
         }
         _ => return Err("user_jwt and user_seed: expected both".to_owned()),

@@ -2,7 +2,9 @@
 
 use std::{env, fmt::Write, fs, path::Path};
 
-use super::options::{GROUPS, Opt, Place, Shown, Takes};
+use super::options::{
+    CALLABLE, FIRST, FLUSH_TIMEOUT, GROUPS, INBOX_PREFIX, Opt, Place, Shown, Takes, USER_CREDENTIALS, all,
+};
 
 /// What ruff allows in the stub, less its indent and quotes.
 const WIDTH: usize = 100;
@@ -60,7 +62,7 @@ fn option(text: &mut String, opt: &Opt) {
         let _ = writeln!(text, "- Variable: {}", variables.join(", "));
     }
     match opt.takes {
-        Takes::WithoutEffect(_) | Takes::CannotServe(_) => {}
+        Takes::WithoutEffect(..) | Takes::CannotServe(_) => {}
         takes => {
             paragraph(text, "  ", &format!("- Takes: {}", takes.expected()));
             text.truncate(text.trim_end().len());
@@ -102,12 +104,18 @@ fn stub() -> String {
         "@type_check_only\nclass NatsOptions(TypedDict, total=False):\n    \"\"\"The setting ``nats_options`` \
          (made from src/config/options.rs: see there, or docs/options.md).\"\"\"\n",
     );
-    for opt in GROUPS.iter().flat_map(|(_, _, options)| options.iter()) {
+    for opt in all() {
         if opt.place != Place::NatsOptions {
             continue;
         }
         let kind = match opt.takes {
-            Takes::Flag(_) | Takes::WithoutEffect(_) => "bool | str".to_owned(),
+            Takes::Flag(_) => "bool | str".to_owned(),
+            Takes::WithoutEffect(..) => "object".to_owned(),
+            Takes::Text(..) if opt.key == USER_CREDENTIALS.key => {
+                "str | PathLike[str] | Sequence[str | PathLike[str]] | UserString".to_owned()
+            }
+            Takes::Text(..) if is_callable(opt) => "str | int | Callable[[], str]".to_owned(),
+            Takes::Text(..) if opt.key == INBOX_PREFIX.key => "str | bytes".to_owned(),
             Takes::Seconds { .. } => "float | str".to_owned(),
             Takes::Count { .. } => "int | str".to_owned(),
             Takes::Word(words) => {
@@ -171,10 +179,43 @@ fn the_stub_is_what_the_table_says() {
     hold("python/ansible_runner_nats/_native.pyi", Some(marks), &stub());
 }
 
+/// May it be a function that gives the value?
+fn is_callable(opt: &Opt) -> bool {
+    CALLABLE.iter().any(|known| known.key == opt.key)
+}
+
+/// 0.4.0 handed all that it knew to nats-py; `flush_timeout` has another meaning now.
+fn is_of_nats_py(opt: &Opt) -> bool {
+    opt.place == Place::NatsOptions && (opt.since == FIRST || opt.key == FLUSH_TIMEOUT.key)
+}
+
+/// What became of the arguments of nats-py's `connect`, which 0.4.0 passed its options to.
+fn of_nats_py() -> String {
+    let mut text = String::from("\n| in `nats_options` | here |\n| --- | --- |\n");
+    for opt in all().filter(|opt| is_of_nats_py(opt)) {
+        let here = match opt.takes {
+            Takes::WithoutEffect(why, _) => format!("without effect: {why}"),
+            Takes::CannotServe(instead) => format!("**refused**: expected {instead}"),
+            _ if is_callable(opt) => {
+                "taken; a function is called once, when a run begins, not at each connect".to_owned()
+            }
+            _ => "taken".to_owned(),
+        };
+        let _ = writeln!(text, "| `{}` | {here} |", opt.key);
+    }
+    text + "\n"
+}
+
+#[test]
+fn what_became_of_the_options_of_nats_py() {
+    let marks = ("<!-- options of nats-py: made by `make generated` -->\n", "<!-- end -->\n");
+    hold("docs/upgrading.md", Some(marks), &of_nats_py());
+}
+
 #[test]
 fn every_option_is_there_once_and_says_what_it_is() {
     let mut names: Vec<&str> = Vec::new();
-    for opt in GROUPS.iter().flat_map(|(_, _, options)| options.iter()) {
+    for opt in all() {
         assert!(opt.about.ends_with('.') && opt.about.len() > 8, "{}", opt.key);
         assert!(opt.env.iter().all(|name| name.starts_with("RUNNER_")), "{}", opt.key);
         names.push(opt.key);

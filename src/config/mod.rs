@@ -10,6 +10,7 @@ mod context;
 mod document;
 mod headers;
 mod model;
+mod nats_py;
 mod near;
 mod options;
 mod reader;
@@ -30,15 +31,18 @@ use self::{
     values::{as_integer, as_text, as_texts, shorten},
 };
 pub(crate) use self::{
-    auth::{Auth, read as read_secret, secrets_of, seed_in},
+    auth::{Auth, jwt_in, read as read_secret, secrets_of, seed_in},
     context::Env,
-    model::{Config, Connection, Delivery, Resolution, Setting, Tls},
+    model::{ClientName, Config, Connection, Delivery, Resolution, Setting, Tls},
     options::{AUTH, SUBJECT_ID, of_key as option_of_key},
     servers::Server,
     values::is_off,
 };
 #[cfg(feature = "python")]
-pub(crate) use self::{near::is_ours, options::TRUE};
+pub(crate) use self::{
+    near::is_ours,
+    options::{CALLABLE, TRUE},
+};
 use crate::{
     message::{self, Events, Kind, Redaction, StatusEnv, Template},
     secret::Masks,
@@ -81,11 +85,12 @@ pub(crate) fn resolve(
     let heartbeat = Some(reader.seconds(&opt::HEARTBEAT)).filter(|every| !every.is_zero());
     let spill_dir = reader.path(&opt::SPILL_DIR);
     let status_env = reader.word(&opt::STATUS_ENV, &[StatusEnv::Redact, StatusEnv::Omit, StatusEnv::Full]);
+    let mask_values = reader.flag(&opt::MASK_VALUES);
     let subject = reader.subject(subject_id.as_deref().unwrap_or_default());
     let events = reader.events();
     let omit = reader.list(&opt::OMIT, message::Omit::parse);
     let cloudevents = reader.flag(&opt::CLOUDEVENTS);
-    let connection = reader.connection();
+    let connection = reader.connection(subject_id.as_deref().unwrap_or_default(), hostname);
     let masks = Masks::new(std::mem::take(&mut reader.secrets));
     let problems = reader.problems.into_iter().map(|problem| masks.hidden(problem)).collect();
     let config = subject_id.filter(|_| !reader.refused).map(|subject_id| Config {
@@ -98,6 +103,7 @@ pub(crate) fn resolve(
         events: events.unwrap_or_default(),
         omit: omit.unwrap_or_default(),
         cloudevents,
+        mask_values,
         redaction: Redaction::new(masks, status_env.unwrap_or_default(), opt::secret_variables()),
         connection,
     });
@@ -131,7 +137,7 @@ impl Reader<'_> {
         (!id.is_empty()).then_some(id)
     }
 
-    fn connection(&mut self) -> Connection {
+    fn connection(&mut self, subject_id: &str, hostname: &dyn Fn() -> String) -> Connection {
         let stream = self.stream();
         let (mut servers, tls) = (self.servers(), self.tls());
         if let Some((field, auth)) = self.context.auth.take() {
@@ -148,7 +154,7 @@ impl Reader<'_> {
         Connection {
             servers,
             auth: self.auth(),
-            name: self.client_name(),
+            name: self.client_name(subject_id, hostname),
             verbose: self.flag(&opt::VERBOSE),
             allow_reconnect: self.flag(&opt::ALLOW_RECONNECT),
             connect_timeout: self.seconds(&opt::CONNECT_TIMEOUT),
@@ -168,9 +174,11 @@ impl Reader<'_> {
     }
 
     /// The server reads a client's name in one line with all else that it must know.
-    fn client_name(&mut self) -> Option<String> {
+    fn client_name(&mut self, subject_id: &str, hostname: &dyn Fn() -> String) -> ClientName {
         const MOST: usize = 256;
-        self.read(&opt::NAME, |value| as_text(value).filter(|name| name.chars().count() <= MOST))
+        let given = self.read(&opt::NAME, |value| as_text(value).filter(|name| name.chars().count() <= MOST));
+        let default = format!("ansible-runner-nats {} on {}", shorten(subject_id), shorten(&hostname()));
+        ClientName { given, default }
     }
 
     /// A stream's name as nats-server takes it (NATS ADR-6).

@@ -1,6 +1,11 @@
 //! What the options say, validated.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    hash::{Hash, Hasher},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -16,7 +21,7 @@ use crate::{
 /// What proves that a message arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Delivery {
-    /// Ask the server whether a stream captures the subject, then as that says.
+    /// A stream's acknowledgement where there is a stream, else an echo from the server: what comes back to a message tells.
     Auto,
     /// A stream's acknowledgement: stored.
     Jetstream,
@@ -44,6 +49,37 @@ impl Tls {
     }
 }
 
+/// What the server shows of a client. Runs of different subject ids share a connection, which is called after the first
+/// of them.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientName {
+    /// As the user has it.
+    pub given: Option<String>,
+    /// Whose runs these are, and on which host.
+    pub default: String,
+}
+
+impl ClientName {
+    /// The name that the server is told.
+    pub(crate) fn as_str(&self) -> &str {
+        self.given.as_deref().unwrap_or(&self.default)
+    }
+}
+
+impl PartialEq for ClientName {
+    fn eq(&self, other: &Self) -> bool {
+        self.given == other.given
+    }
+}
+
+impl Eq for ClientName {}
+
+impl Hash for ClientName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.given.hash(state);
+    }
+}
+
 /// All that two runs must have in common to share a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Connection {
@@ -52,7 +88,7 @@ pub(crate) struct Connection {
     /// Credentials for servers whose URL carries none. An explicit option beats the URL, as in nats-py.
     pub auth: Option<Auth>,
     /// Client name that the server shows.
-    pub name: Option<String>,
+    pub name: ClientName,
     /// Log each step of the connection.
     pub verbose: bool,
     /// Connect again after a disconnect.
@@ -114,6 +150,8 @@ pub(crate) struct Config {
     pub omit: Omit,
     /// Add the headers of CloudEvents.
     pub cloudevents: bool,
+    /// Mask the run's own secrets wherever they occur.
+    pub mask_values: bool,
     /// What a status hides: all credentials that we were given (those that another one overrides too), and what the
     /// job's environment says.
     pub redaction: Redaction,

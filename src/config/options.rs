@@ -4,6 +4,8 @@
 //! "did you mean", `check`, what a status hides of our own variables, docs/options.md and the stub `_native.pyi` all
 //! come from this table (`UPDATE_DOCS=1 cargo test` writes the last two anew).
 
+use super::nats_py;
+
 /// One option.
 #[derive(Debug)]
 pub(crate) struct Opt {
@@ -58,8 +60,8 @@ pub(super) enum Takes {
     Text(&'static str, &'static str),
     /// A mapping of texts.
     Pairs,
-    /// nats-py has it, this client does not need it: why.
-    WithoutEffect(&'static str),
+    /// nats-py has it, this client does not need it: why; and the value that asks for nothing.
+    WithoutEffect(&'static str, &'static str),
     /// nats-py takes a Python object there, and security depends on it: what to use instead.
     CannotServe(&'static str),
 }
@@ -93,7 +95,7 @@ impl Takes {
             Self::Path => "a path".to_owned(),
             Self::Texts(expected, _) | Self::Text(expected, _) => (*expected).to_owned(),
             Self::Pairs => "a mapping of names to values".to_owned(),
-            Self::WithoutEffect(_) => "nothing".to_owned(),
+            Self::WithoutEffect(..) => "nothing".to_owned(),
             Self::CannotServe(instead) => (*instead).to_owned(),
         }
     }
@@ -106,13 +108,13 @@ impl Takes {
             Self::Count { default, .. } => default.to_string(),
             Self::Word(words) => words.first().copied().unwrap_or_default().to_owned(),
             Self::Texts(_, default) | Self::Text(_, default) => (*default).to_owned(),
-            Self::Path | Self::Pairs | Self::WithoutEffect(_) | Self::CannotServe(_) => "none".to_owned(),
+            Self::Path | Self::Pairs | Self::WithoutEffect(..) | Self::CannotServe(_) => "none".to_owned(),
         }
     }
 }
 
 /// An option of `nats_options` that costs nothing but its effect when it cannot be read.
-const fn tuning(
+pub(super) const fn tuning(
     key: &'static str,
     env: &'static [&'static str],
     since: &'static str,
@@ -123,7 +125,7 @@ const fn tuning(
 }
 
 /// An option without which nothing is published when it cannot be read.
-const fn guarded(
+pub(super) const fn guarded(
     key: &'static str,
     env: &'static [&'static str],
     since: &'static str,
@@ -155,7 +157,7 @@ const fn secret(
     Opt { shown: Shown::Never, ..guarded(key, env, since, takes, about) }
 }
 
-const FIRST: &str = "0.4.0";
+pub(super) const FIRST: &str = "0.4.0";
 const NOW: &str = "1.0.0";
 
 pub(crate) const SUBJECT_ID: Opt = Opt {
@@ -207,8 +209,10 @@ pub(super) const USER_CREDENTIALS: Opt = careful(
     "user_credentials",
     &["RUNNER_NATS_USER_CREDENTIALS"],
     FIRST,
-    Takes::Text("the path of a .creds file, not its content", ""),
-    "Path of a `.creds` file (JWT and nkey). Read at each connect, so it may be renewed while a job runs.",
+    Takes::Text("the path of a .creds file", ""),
+    "Path of a `.creds` file (JWT and nkey), or a list of two: the JWT's file and the seed's. Read at each connect, so \
+     that they may be renewed while a job runs. nats-py's `RawCredentials`, or the whole content of such a file, works, \
+     too.",
 );
 pub(super) const NKEYS_SEED_STR: Opt =
     secret("nkeys_seed_str", &[], FIRST, Takes::Text("an nkey seed (SU...)", ""), "An nkey seed (`SU...`).");
@@ -220,7 +224,9 @@ pub(super) const NKEYS_SEED: Opt = secret(
     "Path of an nkey seed file (read at each connect), or the seed itself.",
 );
 pub(super) const USER: Opt =
-    guarded("user", &["RUNNER_NATS_USERNAME"], FIRST, Takes::Text("a user name", ""), "User name.");
+    guarded("user", &["RUNNER_NATS_USERNAME"], FIRST, Takes::Text("a user name", ""), USER_ABOUT);
+const USER_ABOUT: &str = "User name. In code this, `password` and `token` may be functions without arguments that return \
+                          the text: each is called once when a run begins.";
 pub(super) const PASSWORD: Opt = secret(
     "password",
     &["RUNNER_NATS_PASSWORD"],
@@ -300,6 +306,15 @@ pub(super) const STATUS_ENV: Opt = tuning(
      `--name=value` too), and passwords in addresses and connection strings. `omit` leaves the environment out and masks \
      the command line, `full` masks nothing but this plugin's own credentials.",
 );
+pub(super) const MASK_VALUES: Opt = tuning(
+    "mask_values",
+    &["RUNNER_NATS_MASK_VALUES"],
+    NOW,
+    Takes::Flag(true),
+    "Mask what the run was given under a secret name wherever it occurs in what is published, whatever prints it: from \
+     `env/passwords`, `env/extravars`, `env/ssh_key`, `-e`, the environment, and this plugin's own credentials. Values of \
+     fewer than 8 characters, and words that everybody uses, are not looked for.",
+);
 pub(super) const CLOUDEVENTS: Opt = tuning(
     "cloudevents",
     &["RUNNER_NATS_CLOUDEVENTS"],
@@ -313,8 +328,8 @@ pub(super) const DELIVERY: Opt = tuning(
     &["RUNNER_NATS_DELIVERY"],
     NOW,
     Takes::Word(&["auto", "jetstream", "core"]),
-    "What proves that a message arrived: `jetstream`, a stream's acknowledgement; `core`, the server's echo; `auto` \
-     asks the server whether a stream takes the subject.",
+    "What proves that a message arrived: `auto`, a stream's acknowledgement where there is a stream, and else the server's \
+     echo, if anybody listens; `jetstream`, a stream's acknowledgement alone; `core`, the server's echo, whoever listens.",
 );
 pub(super) const STREAM: Opt = tuning(
     "stream",
@@ -374,7 +389,7 @@ pub(super) const NAME: Opt = tuning(
     &["RUNNER_NATS_CLIENT_NAME"],
     FIRST,
     Takes::Text("text of at most 256 characters", "none"),
-    "The client name that the server shows.",
+    "The client name that the server shows; without it `ansible-runner-nats SUBJECT_ID on HOST`.",
 );
 pub(super) const VERBOSE: Opt = tuning(
     "verbose",
@@ -440,52 +455,16 @@ pub(super) const DONT_RANDOMIZE: Opt = tuning(
     "Try the servers in the given order.",
 );
 
-pub(super) const NO_ECHO: Opt = tuning(
-    "no_echo",
-    &["RUNNER_NATS_NO_ECHO"],
-    FIRST,
-    Takes::WithoutEffect("the echo of our own markers is what confirms delivery"),
-    "Without effect: the echo of our own markers is what confirms delivery.",
+/// A context may say this, too.
+pub(super) const JETSTREAM_DOMAIN: Opt = guarded(
+    "jetstream_domain",
+    &["RUNNER_NATS_JETSTREAM_DOMAIN"],
+    NOW,
+    Takes::Text("the name of a JetStream domain, without wildcards or blanks", "none"),
+    "The JetStream domain of the stream, where that is not the server's own: behind a leaf node. The commands ask there. A \
+     job's messages are confirmed by whatever acknowledges them, with or without it.",
 );
-pub(super) const PEDANTIC: Opt = tuning(
-    "pedantic",
-    &["RUNNER_NATS_PEDANTIC"],
-    FIRST,
-    Takes::WithoutEffect("subjects are checked before they are sent"),
-    "Without effect: subjects are checked before they are sent.",
-);
-pub(super) const DRAIN_TIMEOUT: Opt = tuning(
-    "drain_timeout",
-    &["RUNNER_NATS_DRAIN_TIMEOUT"],
-    FIRST,
-    Takes::WithoutEffect("flush_timeout bounds the end of a run"),
-    "Without effect: `flush_timeout` bounds the end of a run.",
-);
-pub(super) const TLS: Opt = guarded(
-    "tls",
-    &[],
-    FIRST,
-    Takes::CannotServe("tls_ca, tls_cert and tls_key (an ssl.SSLContext cannot be used here)"),
-    "Refused: use `tls_ca`, `tls_cert` and `tls_key` (an `ssl.SSLContext` cannot be used here).",
-);
-pub(super) const SIGNATURE_CB: Opt = guarded(
-    "signature_cb",
-    &[],
-    FIRST,
-    Takes::CannotServe("user_credentials or nkeys_seed instead of a callback"),
-    "Refused: use `user_credentials` or `nkeys_seed`.",
-);
-pub(super) const USER_JWT_CB: Opt = guarded(
-    "user_jwt_cb",
-    &[],
-    FIRST,
-    Takes::CannotServe("user_credentials instead of a callback"),
-    "Refused: use `user_credentials`.",
-);
-
-/// What a context may say of JetStream.
-pub(super) const JETSTREAM_DOMAIN: Opt =
-    Opt { place: Place::Context, ..guarded("jetstream_domain", &[], NOW, Takes::Text(PREFIX, "none"), "") };
+/// What a context alone may say.
 pub(super) const JETSTREAM_API_PREFIX: Opt = Opt {
     place: Place::Context,
     ..guarded("jetstream_api_prefix", &[], NOW, Takes::Text(PREFIX, "$JS.API"), "")
@@ -499,6 +478,9 @@ const LEAST_TIMEOUT: f64 = 0.001;
 /// The ways to authenticate, in the order in which they are used if there are several: as nats-py has it, a signature
 /// before user and password, and those before the token.
 pub(crate) const AUTH: &[&Opt] = &[&USER_CREDENTIALS, &NKEYS_SEED_STR, &NKEYS_SEED, &USER, &PASSWORD, &TOKEN];
+
+/// What may be a function that gives the value, as in nats-py. It is called on the job's thread when a run begins.
+pub(crate) const CALLABLE: &[&Opt] = &[&USER, &PASSWORD, &TOKEN];
 
 /// Every option, in the order of the documents, with a word about each group.
 pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
@@ -519,13 +501,14 @@ pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
          always verified.",
         &[&TLS_CA, &TLS_CERT, &TLS_KEY, &TLS_HOSTNAME, &TLS_HANDSHAKE_FIRST],
     ),
-    ("What is published", "", &[&SUBJECT, &EVENTS, &OMIT, &STATUS_ENV, &CLOUDEVENTS]),
+    ("What is published", "", &[&SUBJECT, &EVENTS, &OMIT, &STATUS_ENV, &MASK_VALUES, &CLOUDEVENTS]),
     (
         "Delivery",
         "",
         &[
             &DELIVERY,
             &STREAM,
+            &JETSTREAM_DOMAIN,
             &REQUIRED,
             &FLUSH_TIMEOUT,
             &SPILL_DIR,
@@ -553,8 +536,25 @@ pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
     (
         "Known from nats-py",
         "0.4.0 handed `nats_options` to nats-py's `connect`. These are accepted, and a warning says that they have no \
-         effect. With one of the last three set, nothing is published, as what they ask for cannot be had.",
-        &[&NO_ECHO, &PEDANTIC, &DRAIN_TIMEOUT, &TLS, &SIGNATURE_CB, &USER_JWT_CB],
+         effect, unless they ask for nothing (`None`, or nats-py's default). With one of the last four set, nothing is \
+         published, as what they ask for cannot be had.",
+        &[
+            &nats_py::NO_ECHO,
+            &nats_py::PEDANTIC,
+            &nats_py::DRAIN_TIMEOUT,
+            &nats_py::SKIP_SUBJECT_VALIDATION,
+            &nats_py::RECONNECT_TO_SERVER_HANDLER,
+            &nats_py::ERROR_CB,
+            &nats_py::DISCONNECTED_CB,
+            &nats_py::CLOSED_CB,
+            &nats_py::DISCOVERED_SERVER_CB,
+            &nats_py::RECONNECTED_CB,
+            &nats_py::LAME_DUCK_MODE_CB,
+            &nats_py::TLS,
+            &nats_py::SIGNATURE_CB,
+            &nats_py::USER_JWT_CB,
+            &nats_py::WS_CONNECTION_HEADERS,
+        ],
     ),
 ];
 

@@ -8,7 +8,7 @@ use super::{
     context::{Context, Env},
     model::Setting,
     options::{self, Opt, Shown, Takes},
-    values::{as_bool, as_integer, as_number, as_text, as_texts, plain, shorten},
+    values::{as_bool, as_integer, as_number, as_text, as_texts, is_off, plain, shorten},
 };
 use crate::{
     error::Error,
@@ -251,13 +251,17 @@ impl Reader<'_> {
     pub(super) fn unusable(&mut self) {
         for opt in options::all() {
             match opt.takes {
-                Takes::WithoutEffect(why) => {
-                    if let Some((name, _)) = self.raw(opt) {
+                Takes::WithoutEffect(why, idle) => {
+                    if let Some((name, value)) = self.raw(opt)
+                        && !is_off(&value)
+                        && as_bool(&value) != Some(false)
+                        && as_text(&value).is_none_or(|text| text != idle)
+                    {
                         self.say(format!("{name}: has no effect here: {why}"));
                     }
                 }
                 Takes::CannotServe(instead) => {
-                    if let Some((name, _)) = self.raw(opt) {
+                    if let Some((name, _)) = self.raw(opt).filter(|(_, value)| !is_off(value)) {
                         self.refuse(&name, instead);
                     }
                 }

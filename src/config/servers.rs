@@ -14,12 +14,13 @@ use crate::secret::Secret;
 
 impl Reader<'_> {
     pub(super) fn servers(&mut self) -> Vec<Server> {
-        let parse = |value: &Value| -> Option<Vec<Server>> {
-            let urls = as_texts(value)?;
-            let urls: Vec<&str> = urls.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
-            let servers: Vec<Server> = urls.into_iter().map(parse_server).collect::<Option<_>>()?;
-            (!servers.is_empty()).then_some(servers)
+        let parse_or_reason = |value: &Value| -> Result<Vec<Server>, &'static str> {
+            let urls = as_texts(value).ok_or("no text")?;
+            let urls = urls.iter().map(|url| url.trim()).filter(|url| !url.is_empty());
+            let servers: Vec<Server> = urls.map(parse_server).collect::<Result<_, _>>()?;
+            if servers.is_empty() { Err("none given") } else { Ok(servers) }
         };
+        let parse = |value: &Value| parse_or_reason(value).ok();
         for value in self.all_given(&SERVERS) {
             for server in parse(&value).unwrap_or_default() {
                 self.secrets.extend(server.auth.iter().flat_map(secrets_of));
@@ -27,7 +28,10 @@ impl Reader<'_> {
             self.secrets.extend(userinfo_as_written(&value));
         }
         let default = || parse(&Value::from(SERVERS.takes.default()));
-        let servers = self.read(&SERVERS, parse).or_else(default).unwrap_or_default();
+        let reason = self.raw(&SERVERS).and_then(|(_, value)| parse_or_reason(&value).err());
+        let expected = SERVERS.takes.expected();
+        let expected = reason.map_or_else(|| expected.clone(), |reason| format!("{expected} ({reason})"));
+        let servers = self.read_as(&SERVERS, &expected, parse).or_else(default).unwrap_or_default();
         let with_auth = |server: &Server| {
             let auth = server.auth.as_ref().map_or("", |_| " (with credentials)");
             format!("{}{auth}", server.address)
@@ -63,34 +67,45 @@ fn userinfo_as_written(value: &Value) -> Vec<Secret> {
     urls.iter().filter_map(secret).collect()
 }
 
-/// A server URL; the scheme may be left out (`localhost:4222`), and credentials may be percent-encoded.
-fn parse_server(text: &str) -> Option<Server> {
+/// A server URL; the scheme may be left out (`localhost:4222`), and credentials may be percent-encoded. An error says why
+/// it cannot be used, and nothing of it.
+fn parse_server(text: &str) -> Result<Server, &'static str> {
     let text = if text.contains("://") { text.to_owned() } else { format!("nats://{text}") };
-    let url = Url::parse(&text).ok()?;
-    if !matches!(url.scheme(), "nats" | "tls" | "ws" | "wss") || url.host_str().unwrap_or_default().is_empty()
-    {
-        return None;
+    let url = Url::parse(&text).map_err(|_| "no URL")?;
+    if !matches!(url.scheme(), "nats" | "tls" | "ws" | "wss") {
+        return Err("another scheme");
+    }
+    if url.host_str().unwrap_or_default().is_empty() {
+        return Err("no host");
     }
     // A `#`, `?` or `/` in a password that is not percent-encoded ends the host early: we would connect to
     // somebody else.
-    let websocket = matches!(url.scheme(), "ws" | "wss");
-    let tail = url.query().is_some() || url.fragment().is_some() || url.path().contains('@');
-    if tail || (!websocket && !matches!(url.path(), "" | "/")) {
-        return None;
+    if url.query().is_some() || url.fragment().is_some() || url.path().contains('@') {
+        return Err(
+            "neither a query nor a fragment can be sent; in a password write %3F for ?, %23 for #, %2F for /",
+        );
     }
-    let decode = |part: &str| percent_decode_str(part).decode_utf8().ok().map(String::from);
+    let websocket = matches!(url.scheme(), "ws" | "wss");
+    if !websocket && !matches!(url.path(), "" | "/") {
+        return Err("a path is for ws:// and wss:// alone; in a password write %2F for /");
+    }
+    let decode = |part: &str| {
+        percent_decode_str(part).decode_utf8().map(String::from).map_err(|_| "credentials that are no text")
+    };
     let auth = match (url.username(), url.password()) {
         ("", None) => None,
         (token, None) => Some(Auth::Token(Secret::new(decode(token)?))),
         (user, Some(password)) => Some(Auth::User(decode(user)?, Secret::new(decode(password)?))),
     };
-    Some(Server { address: address_of(&url), auth, learnt_for: None })
+    Ok(Server { address: address_of(&url), auth, learnt_for: None })
 }
 
 /// `scheme://host:port` and, for WebSocket, the path.
 fn address_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or(4222);
-    let path = if matches!(url.scheme(), "ws" | "wss") { url.path().trim_end_matches('/') } else { "" };
+    // A proxy may take `/nats/` for another place than `/nats`.
+    let path = Some(url.path()).filter(|path| matches!(url.scheme(), "ws" | "wss") && *path != "/");
+    let path = path.unwrap_or_default();
     format!("{}://{host}:{port}{path}", url.scheme())
 }

@@ -1,148 +1,94 @@
-//! JSON, and what YAML writes in braces and brackets: read as text, so that what is not secret stays as it is.
+//! JSON, and what YAML writes in braces and brackets, as pieces of text: put together again they are the text. Knows of no
+//! secret.
 
-use serde_json::Value;
+use std::borrow::Cow;
 
-use super::{
-    command::CommandLine,
-    telling::{is_name_char, name_says_secret},
-};
-use crate::secret::MASK;
+/// A part of the text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// A bracket.
+    Open(&'a str),
+    /// The end of what the last open bracket began.
+    Close(&'a str),
+    /// What a value is called.
+    Name(Scalar<'a>),
+    /// Any other scalar.
+    Value(Scalar<'a>),
+    /// Between two of a collection.
+    Comma(&'a str),
+    /// What is blank, and the colon behind a name.
+    Gap(&'a str),
+}
+
+/// A scalar as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scalar<'a> {
+    pub(super) raw: &'a str,
+    pub(super) quote: Option<char>,
+}
+
+impl<'a> Piece<'a> {
+    /// As it is written.
+    pub(super) fn raw(&self) -> &'a str {
+        match self {
+            Self::Open(raw) | Self::Close(raw) | Self::Comma(raw) | Self::Gap(raw) => raw,
+            Self::Name(scalar) | Self::Value(scalar) => scalar.raw,
+        }
+    }
+}
 
 /// Does a text begin like JSON or YAML in braces, and not like a template of ansible's?
 pub(super) fn begins(text: &str) -> bool {
     text.starts_with(['{', '[']) && !text.starts_with("{{") && !text.starts_with("{%")
 }
 
-/// The text up to the bracket that closes it, without secrets (`None`: there are none in it), and what is behind that.
-/// `None` if it is broken.
-pub(super) fn redact(text: &str, depth: usize) -> Option<(Option<String>, &str)> {
-    let mut reader = Reader { rest: text, redacted: String::with_capacity(text.len()), is_changed: false };
-    reader.run(depth)?;
-    Some((reader.is_changed.then_some(reader.redacted), reader.rest))
-}
-
-struct Reader<'a> {
-    rest: &'a str,
-    /// What was read, without secrets.
-    redacted: String,
-    is_changed: bool,
-}
-
-/// A scalar as it is written.
-struct Scalar<'a> {
-    raw: &'a str,
-    quote: Option<char>,
-}
-
-impl Reader<'_> {
-    fn run(&mut self, depth: usize) -> Option<()> {
-        let mut open: Vec<char> = Vec::new();
-        // The items of a list may be a command line.
-        let mut line = CommandLine::default();
-        loop {
-            let c = self.rest.chars().next()?;
-            match c {
-                '{' | '[' => {
-                    open.push(if c == '{' { '}' } else { ']' });
-                    line = CommandLine::default();
-                    self.take(1);
-                }
-                '}' | ']' => {
-                    if open.pop() != Some(c) {
-                        return None;
-                    }
-                    self.take(1);
-                    if open.is_empty() {
-                        return Some(());
-                    }
-                    line = CommandLine::default();
-                }
-                _ if c.is_whitespace() || matches!(c, ',' | ':') => self.take(c.len_utf8()),
-                _ => {
-                    let scalar = scalar(self.rest)?;
-                    let behind = self.rest.get(scalar.raw.len()..)?.trim_start();
-                    if !behind.starts_with(':') {
-                        self.value(&scalar, &mut line, depth);
-                        continue;
-                    }
-                    line = CommandLine::default();
-                    let name = scalar.text();
-                    self.take(scalar.raw.len());
-                    if name_says_secret(&name, behind.get(1..)?.trim_start()) {
-                        self.mask()?;
-                    }
-                }
+/// The pieces up to the bracket that closes the first one, and what is behind that. `None` if it is broken, or has what
+/// only YAML has (an alias, a tag, a comment, a name that is a collection): then nobody here knows what belongs to what.
+pub(super) fn read(text: &str) -> Option<(Vec<Piece<'_>>, &str)> {
+    let mut pieces = Vec::new();
+    let mut open: Vec<char> = Vec::new();
+    let mut rest = text;
+    loop {
+        let c = rest.chars().next()?;
+        let is_blank = |c: char| c.is_whitespace() || c == ':';
+        let piece = match c {
+            '{' | '[' => {
+                open.push(if c == '{' { '}' } else { ']' });
+                Piece::Open(rest.get(..1)?)
             }
+            '}' | ']' if open.pop() == Some(c) => Piece::Close(rest.get(..1)?),
+            '}' | ']' => return None,
+            ',' => Piece::Comma(rest.get(..1)?),
+            _ if is_blank(c) => {
+                let length = rest.len() - rest.trim_start_matches(is_blank).len();
+                Piece::Gap(rest.get(..length)?)
+            }
+            _ => {
+                let scalar = scalar(rest)?;
+                let behind = rest.get(scalar.raw.len()..)?.trim_start();
+                if behind.starts_with(':') { Piece::Name(scalar) } else { Piece::Value(scalar) }
+            }
+        };
+        rest = rest.get(piece.raw().len()..)?;
+        let is_end = open.is_empty();
+        if matches!(piece, Piece::Close(_)) && !is_end && rest.trim_start().starts_with(':') {
+            return None;
+        }
+        pieces.push(piece);
+        if is_end {
+            return Some((pieces, rest));
         }
     }
-
-    /// On by so many bytes.
-    fn take(&mut self, bytes: usize) {
-        let (taken, rest) = self.rest.split_at_checked(bytes).unwrap_or((self.rest, ""));
-        self.redacted.push_str(taken);
-        self.rest = rest;
-    }
-
-    /// A scalar that is no name.
-    fn value(&mut self, scalar: &Scalar<'_>, line: &mut CommandLine, depth: usize) {
-        let start = self.redacted.len();
-        self.take(scalar.raw.len());
-        if let Some(other) = line.word(&scalar.text(), depth) {
-            self.is_changed = true;
-            self.redacted.truncate(start);
-            match scalar.quote {
-                Some('\'') => self.redacted.extend(["'", &other.replace('\'', "''"), "'"]),
-                _ => self.redacted.push_str(&Value::from(other).to_string()),
-            }
-        }
-    }
-
-    /// The value behind a name that says secret: up to the next name, or to the bracket that closes all this.
-    fn mask(&mut self) -> Option<()> {
-        let colon = self.rest.find(':')? + 1;
-        let blank = self.rest.get(colon..)?;
-        let blank = blank.len() - blank.trim_start().len();
-        self.take(colon + blank);
-        let value = self.rest;
-        let mut rest = value;
-        let mut depth = 0_usize;
-        loop {
-            let c = rest.chars().next()?;
-            match c {
-                '{' | '[' => depth += 1,
-                '}' | ']' if depth == 0 => break,
-                '}' | ']' => depth -= 1,
-                ',' if depth == 0 && is_name_next(rest.get(1..)?) => break,
-                '"' | '\'' => {
-                    rest = rest.get(scalar(rest)?.raw.len()..)?;
-                    continue;
-                }
-                _ => {}
-            }
-            rest = rest.get(c.len_utf8()..)?;
-        }
-        let blank = value.strip_suffix(rest)?;
-        let blank = blank.len() - blank.trim_end().len();
-        self.is_changed = true;
-        let quote = if value.starts_with('\'') { "'" } else { "\"" };
-        self.redacted.extend([quote, MASK, quote]);
-        self.rest = value.get(value.len() - rest.len() - blank..)?;
-        Some(())
-    }
 }
 
-/// Does a name with a colon come next?
-fn is_name_next(rest: &str) -> bool {
-    let rest = rest.trim_start();
-    let behind = scalar(rest).and_then(|scalar| rest.get(scalar.raw.len()..));
-    behind.is_some_and(|behind| behind.trim_start().starts_with(':'))
-}
-
-/// The scalar at the beginning. `None` if it has no end.
+/// The scalar at the beginning. `None` if it has no end, or is none of JSON's and YAML's plain ones.
 fn scalar(text: &str) -> Option<Scalar<'_>> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''));
     let Some(quote) = quote else {
-        return Some(Scalar { raw: plain(text), quote: None });
+        let raw = plain(text);
+        let is_plain = !raw.starts_with(['*', '&', '!', '?', '|', '>', '%', '@', '`', '#'])
+            && !raw.split('#').rev().skip(1).any(|before| before.ends_with([' ', '\t', '\n', '\r']));
+        return is_plain.then_some(Scalar { raw, quote: None });
     };
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
@@ -155,18 +101,15 @@ fn scalar(text: &str) -> Option<Scalar<'_>> {
     None
 }
 
-/// A scalar without quotes: up to a comma, a bracket, or a colon with a blank behind it. One that says secret ends at
-/// any colon: YAML takes `{password:x}` for a name, and whoever wrote it did not.
+/// A scalar without quotes: up to a comma, a bracket, or a colon with a blank behind it.
 fn plain(text: &str) -> &str {
     let mut end = text.len();
     for (at, c) in text.char_indices() {
         let is_end = match c {
             ',' | '{' | '}' | '[' | ']' => at > 0,
             ':' => {
-                let name = text.get(..at).unwrap_or_default();
                 let next = text.get(at + 1..).and_then(|rest| rest.chars().next());
-                next.is_none_or(|next| next.is_whitespace() || ",{}[]\"'".contains(next))
-                    || (at <= 64 && name.chars().all(is_name_char) && name_says_secret(name, ""))
+                next.is_none_or(|next| next.is_whitespace() || ",{}[]".contains(next))
             }
             _ => false,
         };
@@ -178,61 +121,121 @@ fn plain(text: &str) -> &str {
     text.get(..end).unwrap_or_default().trim_end()
 }
 
-impl Scalar<'_> {
+impl<'a> Scalar<'a> {
     /// What it says.
-    fn text(&self) -> String {
-        let inside = || {
-            let inside = self.raw.get(1..self.raw.len().saturating_sub(1));
-            inside.unwrap_or_default().to_owned()
-        };
+    pub(super) fn text(&self) -> Cow<'a, str> {
+        let inside = self.raw.get(1..self.raw.len().saturating_sub(1)).unwrap_or_default();
         match self.quote {
-            // What is not JSON's own (YAML knows more escapes) is taken as it is written.
-            Some('"') => serde_json::from_str(self.raw).unwrap_or_else(|_| inside()),
-            Some(_) => inside().replace("''", "'"),
-            None => self.raw.to_owned(),
+            Some('"') if inside.contains('\\') => Cow::Owned(escapes_read(inside)),
+            Some('\'') => Cow::Owned(inside.replace("''", "'")),
+            Some(_) => Cow::Borrowed(inside),
+            None => Cow::Borrowed(self.raw),
         }
     }
 }
+
+/// The inside of double quotes, with the escapes of JSON and of YAML 1.1.
+fn escapes_read(inside: &str) -> String {
+    let mut read = String::with_capacity(inside.len());
+    let mut chars = inside.chars();
+    // The first half of a pair of surrogates.
+    let mut high = None;
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            read.push(c);
+            continue;
+        }
+        let Some(kind) = chars.next() else { break };
+        let digits = match kind {
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            _ => {
+                let known = ESCAPES.into_iter().find(|(escape, _)| *escape == kind);
+                read.push(known.map_or(kind, |(_, c)| c));
+                continue;
+            }
+        };
+        let number: String = chars.by_ref().take(digits).collect();
+        let number: u32 = u32::from_str_radix(&number, 16).unwrap_or(0xFFFD);
+        let low = (0xDC00..0xE000).contains(&number).then_some(number & 0x3FF);
+        match (high.take(), low) {
+            (Some(first), Some(second)) => {
+                read.extend(char::from_u32(0x1_0000_u32 + (first << 10) + second));
+            }
+            _ if (0xD800..0xDC00).contains(&number) => high = Some(number & 0x3FF),
+            _ => read.push(char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)),
+        }
+    }
+    read
+}
+
+const ESCAPES: [(char, char); 12] = [
+    ('0', '\0'),
+    ('a', '\x07'),
+    ('b', '\x08'),
+    ('t', '\t'),
+    ('n', '\n'),
+    ('v', '\x0b'),
+    ('f', '\x0c'),
+    ('r', '\r'),
+    ('e', '\x1b'),
+    ('N', '\u{85}'),
+    ('_', '\u{a0}'),
+    ('L', '\u{2028}'),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn json_and_yaml() {
-        for (given, expected) in [
-            (r#"{"a": 1, "password": "x\"y"}"#, r#"{"a": 1, "password": "***"}"#),
-            (r#"{"password":"x"}"#, r#"{"password":"***"}"#),
-            (r#"{"p\u0061ssword": 4711, "a": null}"#, r#"{"p\u0061ssword": "***", "a": null}"#),
-            (r#"{"tokens": ["x", {"a": "]"}], "a": ["b"]}"#, r#"{"tokens": "***", "a": ["b"]}"#),
-            (r#"[{"password": "x"}, {"user": "joe"}]"#, r#"[{"password": "***"}, {"user": "joe"}]"#),
-            (
-                r#"{"cmd": ["mysql", "--password", "x", "db"]}"#,
-                r#"{"cmd": ["mysql", "--password", "***", "db"]}"#,
-            ),
-            (r#"{"url": "pg://u:p@h", "a": "b"}"#, r#"{"url": "pg://***@h", "a": "b"}"#),
-            (r#"{"c": "Server=h;Password=x"}"#, r#"{"c": "Server=h;Password=***"}"#),
-            ("{password: a, b, user: joe}", r#"{password: "***", user: joe}"#),
-            ("{user: joe, password: 'it''s' }", "{user: joe, password: '***' }"),
-            ("{password:x, user: joe}", r#"{password:"***", user: joe}"#),
-            ("{password: [a, b], c: {d: 'my token=x'}}", r#"{password: "***", c: {d: 'my token=***'}}"#),
-            ("{a: {b: {api_key: x}}}", r#"{a: {b: {api_key: "***"}}}"#),
-            ("{'db_password' : x}", r#"{'db_password' : "***"}"#),
-            ("{key_file: /a/b, user: joe}", "{key_file: /a/b, user: joe}"),
-            ("{a: http://h/, b: [1, two, 3.0]}", "{a: http://h/, b: [1, two, 3.0]}"),
-            ("{}", "{}"),
+    fn pieces_are_the_text() {
+        for text in [
+            r#"{"a": 1, "password": "x\"y"}"#,
+            "[{'it''s' : x}, {user: joe, n: [1, two]} ]",
+            "{a: http://h/, b: it's}",
+            "{}",
         ] {
-            let (redacted, rest) = redact(given, 4).unwrap_or_else(|| panic!("{given}"));
-            assert_eq!(redacted.as_deref().unwrap_or(given), expected, "{given}");
-            assert_eq!(rest, "");
+            let (pieces, rest) = read(text).unwrap();
+            assert_eq!((pieces.iter().map(Piece::raw).collect::<String>().as_str(), rest), (text, ""));
         }
+        assert_eq!(read("{a: b} c=d").unwrap().1, " c=d");
     }
 
     #[test]
-    fn what_is_behind_and_what_is_broken() {
-        assert_eq!(redact("{a: b} c=d", 4), Some((None, " c=d")));
-        for broken in ["{", "[1", "{]", "{\"a", "{'a: b}", "{password: x", "{password: \"x}", "{password"] {
-            assert_eq!(redact(broken, 4), None, "{broken}");
+    fn names_and_values() {
+        let (pieces, _) = read(r#"{"p\x61ss\u0077": 'it''s', b: [c d, "\ud83d\ude80\e"], e:f}"#).unwrap();
+        let names: Vec<_> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Name(name) => Some(format!("{}:", name.text())),
+                Piece::Value(value) => Some(value.text().into_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(names, ["passw:", "it's", "b:", "c d", "\u{1f680}\x1b", "e:f"]);
+    }
+
+    #[test]
+    fn what_is_broken_or_only_yaml() {
+        for broken in [
+            "{",
+            "[1",
+            "{]",
+            "{\"a",
+            "{'a: b}",
+            "{password: x",
+            "{password: \"x}",
+            "{password",
+            "{a: *b}",
+            "{a: &b c}",
+            "{? a : b}",
+            "{[a]: b}",
+            "{a: b # c\n}",
+            "{a: !t b}",
+        ] {
+            assert_eq!(read(broken), None, "{broken}");
         }
         assert!(begins("{a}") && begins("[") && !begins("{{ a }}") && !begins("{% if %}") && !begins("a{"));
     }

@@ -7,18 +7,22 @@ mod composer;
 mod cut;
 mod filter;
 mod flow;
+mod forms;
 mod id;
 pub(crate) mod json;
 mod line;
+mod loose;
 mod moment;
 mod received;
 mod redact;
 mod select;
+mod shell;
 mod sieve;
 mod subject;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -32,12 +36,14 @@ pub(crate) use self::{
     cut::cut,
     filter::{covers, overlap},
     id::{Own, REPLAYED, counter_of, nonce, split_id},
+    loose::strict,
     moment::{in_utc, moment, to_millis},
     received::Received,
     redact::{Redaction, StatusEnv},
     select::{Events, KINDS, Omit, unknown_kind},
     sieve::Sieve,
-    subject::{LONGEST_TOKENS, SUBJECT, Template, is_literal_subject},
+    subject::{LONGEST_TOKENS, Owner, SUBJECT, Template, has_tokens, is_literal_subject, with_safe_ident},
+    values::Values,
 };
 
 /// What a message tells of.
@@ -223,6 +229,8 @@ impl Message {
         const LONGEST: usize = 4000;
         let plain = |text: &str| !text.contains(['\r', '\n', '\0']);
         is_literal_subject(&self.head.subject)
+            // The server's own, and its clients' inboxes: no run publishes there.
+            && !self.head.subject.starts_with(['$', '_'])
             && self.head.subject.len() <= LONGEST
             && plain(&self.id())
             && self.head.headers.iter().all(|(name, value)| is_header_name(name) && plain(value))

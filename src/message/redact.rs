@@ -1,7 +1,7 @@
 //! What of a status must not leave: our own credentials, and the secrets of the environment and the command line that
 //! `starting` carries.
 
-use super::telling::{has_password, says_secret};
+use super::telling::{has_secret, says_secret};
 use crate::secret::{Masks, looks_secret};
 
 /// What the status `starting` carries of the job's environment and command line (option `status_env`).
@@ -17,7 +17,7 @@ pub(crate) enum StatusEnv {
 }
 
 /// What a status loses on its way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Redaction {
     /// Our credentials.
     pub(crate) masks: Masks,
@@ -78,6 +78,11 @@ impl Redaction {
         Self { masks, env, secret, telling }
     }
 
+    /// Does a status hide nothing but our own credentials?
+    pub(crate) fn is_full(&self) -> bool {
+        self.env == StatusEnv::Full
+    }
+
     /// What becomes of a section.
     pub(crate) fn of_section(&self, section: Section) -> Fate {
         match (section, self.env) {
@@ -92,7 +97,7 @@ impl Redaction {
         // A server may be given without a scheme: `me:secret@host`.
         let tells = || value.contains('@') || looks_secret(value);
         let own = self.secret.contains(&name) || (self.telling.contains(&name) && tells());
-        let says_so = self.env == StatusEnv::Redact && (says_secret(name) || has_password(value));
+        let says_so = self.env == StatusEnv::Redact && (says_secret(name) || has_secret(value));
         if own || says_so { Fate::Mask } else { Fate::Keep }
     }
 }

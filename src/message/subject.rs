@@ -1,6 +1,6 @@
 //! Subjects: where messages go.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{Kind, start_of};
 
@@ -101,6 +101,76 @@ impl Template {
         }
         subject.into()
     }
+}
+
+impl Template {
+    /// Could this be the subject of a message of this subject id, whatever its ident, kind and name?
+    pub(crate) fn makes(&self, subject_id: &str, subject: &str) -> bool {
+        let kinds = [Kind::Event, Kind::Status, Kind::Heartbeat].map(Kind::as_str);
+        fits(&self.0, &tokens(subject_id), &kinds, subject)
+    }
+}
+
+fn fits(parts: &[Part], subject_id: &str, kinds: &[&str], rest: &str) -> bool {
+    let Some((part, parts)) = parts.split_first() else { return rest.is_empty() };
+    let behind =
+        |text: &str| rest.strip_prefix(text).is_some_and(|rest| fits(parts, subject_id, kinds, rest));
+    match part {
+        Part::Literal(text) => behind(text),
+        Part::SubjectId => behind(subject_id),
+        Part::Kind => kinds.iter().any(|kind| behind(kind)),
+        // One or more tokens, or a part of one.
+        Part::Ident | Part::Name => rest
+            .char_indices()
+            .map(|(at, c)| at + c.len_utf8())
+            .any(|end| rest.get(end..).is_some_and(|rest| fits(parts, subject_id, kinds, rest))),
+    }
+}
+
+/// Whose messages a subject is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner<'a> {
+    /// Those of this subject id, as tokens of a subject.
+    SubjectId(&'a str),
+    /// Anybody's: the template has no subject id in it.
+    Anybody,
+    /// It is not what the template makes for such messages.
+    Unknown,
+}
+
+impl Template {
+    /// Whose message this is, by the subject alone, if it is of this ident, kind and name.
+    pub(crate) fn owner<'a>(&self, subject: &'a str, ident: &str, kind: Kind, name: &str) -> Owner<'a> {
+        let Some(place) = self.0.iter().position(|part| *part == Part::SubjectId) else {
+            let is_it = *self.subject("", ident, kind, name) == *subject;
+            return if is_it { Owner::Anybody } else { Owner::Unknown };
+        };
+        let (before, rest) = self.0.split_at(place);
+        let before = Self(before.to_vec()).subject("", ident, kind, name);
+        // What follows it ends the subject; a subject id that stands there several times is found at its first place.
+        let Some(from_id) = subject.strip_prefix(&*before) else { return Owner::Unknown };
+        let count = rest.iter().filter(|part| **part == Part::SubjectId).count();
+        let others: Vec<Part> = rest.iter().filter(|part| **part != Part::SubjectId).cloned().collect();
+        let fixed = Self(others).subject("", ident, kind, name).len();
+        let length = from_id.len().saturating_sub(fixed).checked_div(count);
+        let Some(id) = length.and_then(|length| from_id.get(..length)) else { return Owner::Unknown };
+        if *self.subject(id, ident, kind, name) == *subject { Owner::SubjectId(id) } else { Owner::Unknown }
+    }
+}
+
+/// Are these tokens in the subject, one after the other?
+pub(crate) fn has_tokens(subject: &str, text: &str) -> bool {
+    format!(".{subject}.").contains(&format!(".{}.", tokens(text)))
+}
+
+/// A subject in which the ident stands as it is (0.4.0 has it so, with blanks of Unicode's) as ours would be.
+pub(crate) fn with_safe_ident<'a>(subject: &'a str, ident: &str) -> Cow<'a, str> {
+    let safe = tokens(ident);
+    if safe == ident {
+        return Cow::Borrowed(subject);
+    }
+    let whole = format!("{subject}.").replacen(&format!(".{ident}."), &format!(".{safe}."), 1);
+    Cow::Owned(whole.strip_suffix('.').map(ToOwned::to_owned).unwrap_or(whole))
 }
 
 /// Can messages be published to this subject, as NATS sees it?

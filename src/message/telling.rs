@@ -1,5 +1,6 @@
 //! What says that something is secret: the name of a value, or the look of the value itself.
 
+use super::{forms::has_secret_form, start_of};
 use crate::secret::looks_secret;
 
 /// Parts of names, anywhere in them.
@@ -28,7 +29,7 @@ const TELLING: &[&str] = &[
 ];
 
 /// Words of names: in others these letters mean nothing (PATH, PATTERN).
-const TELLING_WORDS: &[&str] = &["PAT"];
+const TELLING_WORDS: &[&str] = &["PAT", "PW", "PSW", "PSK", "PIN", "OTP", "SAS", "HOOK", "HOOKS"];
 
 /// These tell something else.
 const HARMLESS: &[&str] = &[
@@ -113,6 +114,16 @@ const PASSWORDS: &[&str] = &[
     "APIKEY",
     "ACCESSKEY",
     "ACCOUNTKEY",
+    "PRIVATEKEY",
+    "SECRETKEY",
+    "PASSPHRASES",
+    "PASSWORDS",
+    "SECRETS",
+    "TOKENS",
+    "CREDENTIALS",
+    "COOKIE",
+    "PSK",
+    "PSW",
 ];
 
 /// Does the name of a variable say that its value is secret?
@@ -127,14 +138,24 @@ pub(super) fn says_secret(name: &str) -> bool {
 /// Does the name of an option (`--NAME`) of a command line say so?
 pub(super) fn option_says_secret(name: &str, value: &str) -> bool {
     is_secret_name(name, value)
-        && (looks_secret(value)
+        && (looks_secret(start_of(value, LOOKED_AT))
             || (!HARMLESS_OPTIONS.contains(&&*bare(name)) && !is_harmless_in_commands(name)))
 }
 
 /// Does a name with a value (`NAME=value`) in a command line say so?
 pub(super) fn name_says_secret(name: &str, value: &str) -> bool {
-    is_secret_name(name, value) && (looks_secret(value) || !is_harmless_in_commands(name))
+    is_secret_name(name, value)
+        && (looks_secret(start_of(value, LOOKED_AT)) || !is_harmless_in_commands(name))
 }
+
+/// Is it a name that nothing but a password, a key or a token has?
+pub(super) fn is_password_name(name: &str) -> bool {
+    let name = bare(name);
+    PASSWORDS.iter().any(|end| name.ends_with(end))
+}
+
+/// So much of a value is looked at: who asks for each of many names in a long text would wait for ever.
+const LOOKED_AT: usize = 256;
 
 /// In a command `pwd` is a password, unless it is the working directory.
 fn is_secret_name(name: &str, value: &str) -> bool {
@@ -163,19 +184,19 @@ pub(super) fn name_before(text: &str) -> &str {
     text.get(start.unwrap_or(0)..).unwrap_or_default()
 }
 
-/// Does the value of a variable have a password in it: `password=…;`, `"pwd": …`, a URL or an address with one?
-pub(super) fn has_password(value: &str) -> bool {
+/// Does the value of a variable have a secret in it: one that is known by its form, `password=…;`, `"pwd": …`, a URL or an
+/// address with a password?
+pub(super) fn has_secret(value: &str) -> bool {
+    let value = value.trim_end();
     let is_named = |(at, sign): (usize, &str)| {
         let (before, after) = (value.get(..at).unwrap_or_default(), value.get(at + 1..).unwrap_or_default());
         let name = bare(name_before(before.trim_end_matches([' ', '"', '\'', '\\'])));
-        let has_value = match sign {
-            "=" => !after.trim_start().is_empty(),
-            // Not of `a:b`: that is no name and its value.
-            _ => after.starts_with([' ', '"', '\'']) && !after.trim().is_empty(),
-        };
+        // Not of `a:b`: that is no name and its value.
+        let has_value = !after.is_empty() && (sign == "=" || after.starts_with([' ', '"', '\'']));
         has_value && PASSWORDS.iter().any(|end| name.ends_with(end))
     };
-    has_userinfo(value)
+    has_secret_form(value)
+        || has_userinfo(value)
         || value.split_whitespace().any(|word| address_with_password(word).is_some())
         || value.match_indices(['=', ':']).any(is_named)
 }
@@ -233,6 +254,10 @@ mod tests {
             "COOKIE",
             "ansible_become_pass",
             "connection-string",
+            "DB_PW",
+            "DB_PSW",
+            "WIFI_PSK",
+            "SLACK_HOOK",
         ] {
             assert!(says_secret(name), "{name}");
         }
@@ -303,9 +328,10 @@ mod tests {
             r#"{"db_password": "x"}"#,
             "{'user': 'u', 'passwd': 'x'}",
             "u:p@tcp(127.0.0.1:3306)/db",
+            "AKIAIOSFODNN7EXAMPLE",
             "-e u:p@h:1521/x",
         ] {
-            assert!(has_password(value), "{value}");
+            assert!(has_secret(value), "{value}");
         }
         for value in [
             "http://proxy:3128",
@@ -322,7 +348,7 @@ mod tests {
             "password=",
             "@im=ibus",
         ] {
-            assert!(!has_password(value), "{value}");
+            assert!(!has_secret(value), "{value}");
         }
     }
 }

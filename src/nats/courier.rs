@@ -1,20 +1,20 @@
 //! The background thread: outbox → sessions, one after the other, until there is nothing left to do.
 
 use std::{
+    io::ErrorKind,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
+use async_nats::ServerInfo;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{
-    pool::Pool,
-    session::{End, Learnt, Session, Terms},
-};
+use super::{dial::Attempts, driver::Driver, link::Link, pool::Pool};
 use crate::{
     config::{Auth, Connection, Server, secrets_of},
+    delivery::{End, Machine, Terms, Why},
     error::Error,
     fault,
     message::Message,
@@ -31,8 +31,8 @@ pub(crate) struct Courier {
     /// What the background has to say.
     pub notices: Notices,
     contact: Mutex<Contact>,
-    /// `contact` changed.
-    changed: Condvar,
+    /// What an earlier thread of ours has come to know, while there is none.
+    machine: Mutex<Option<Machine>>,
 }
 
 /// Whether there is a server, and what became of the attempts to reach one.
@@ -60,12 +60,8 @@ enum Next {
 /// What one session leaves to the next.
 struct State {
     pool: Pool,
-    /// Rises while sessions stall without getting anything through: smaller windows, longer waits.
-    patience: u32,
-    /// The most that a message may take, in bytes, as far as we had to learn it.
-    max_payload: usize,
-    /// Which subjects a stream takes.
-    learnt: Learnt,
+    /// What delivers: it outlives the connections.
+    machine: Machine,
     /// There was a session before.
     connected_before: bool,
     /// What the session was at when it panicked the last time.
@@ -82,7 +78,7 @@ impl Courier {
             outbox,
             notices,
             contact: Mutex::new(Contact::default()),
-            changed: Condvar::new(),
+            machine: Mutex::default(),
         })
     }
 
@@ -112,7 +108,8 @@ impl Courier {
             return;
         }
         let courier = Arc::clone(self);
-        let started = fault::error_at("courier.thread").and_then(|()| {
+        let enough = if self.outbox.has_memory() { Ok(()) } else { Err(ErrorKind::OutOfMemory.into()) };
+        let started = enough.and_then(|()| fault::error_at("courier.thread")).and_then(|()| {
             thread::Builder::new().name("runner-nats".to_owned()).spawn(move || courier.run())
         });
         if let Err(error) = started {
@@ -177,6 +174,7 @@ impl Courier {
     ) -> (Record, Option<Error>) {
         const LOOK_UP: Duration = Duration::from_millis(100);
         let deadline = began + run.flush_timeout;
+        let patience = began + UNHEARD;
         loop {
             // A thread that could not be started may be possible now.
             self.ensure_started();
@@ -184,7 +182,7 @@ impl Courier {
             if self.outbox.wait_settled(run, until) || Instant::now() >= deadline || interrupted() {
                 break;
             }
-            if self.outbox.is_given_up() {
+            if self.outbox.is_given_up() || (run.is_unheard() && Instant::now() >= patience) {
                 break;
             }
         }
@@ -208,10 +206,12 @@ impl Courier {
             self.contact().connected = false;
             match next.unwrap_or_else(|_| self.after_panic(&mut state)) {
                 Next::Again => {}
-                Next::Rest => return,
-                Next::GiveUp if self.outbox.give_up(opened) => return,
+                // Should the next thread have begun already, it begins without that.
+                Next::Rest => return self.keep(state.machine),
+                Next::GiveUp if self.outbox.give_up(opened) => return self.keep(state.machine),
                 Next::GiveUp => {
                     opened = self.outbox.opened();
+                    self.keep(state.machine);
                     state = self.fresh_state();
                 }
             }
@@ -221,16 +221,14 @@ impl Courier {
     fn fresh_state(&self) -> State {
         State {
             pool: Pool::new(&self.connection),
-            patience: 1,
-            max_payload: usize::MAX,
-            learnt: Learnt::default(),
+            machine: self.kept().take().unwrap_or_else(|| Machine::new(Terms::of(&self.connection))),
             connected_before: false,
             panicked_at: None,
         }
     }
 
     fn after_panic(&self, state: &mut State) -> Next {
-        let at = self.outbox.was_at_work_on();
+        let at = state.machine.after_panic();
         if let Some(seq) = at.filter(|_| at == state.panicked_at) {
             // Twice at the same message: it must not hold up all others.
             self.notices.warn("poison", "a message that we cannot handle is kept on disk".to_owned());
@@ -247,6 +245,11 @@ impl Courier {
     }
 
     fn one_session(&self, state: &mut State) -> Next {
+        if !self.outbox.has_memory() {
+            // The libraries would abort the job; and there is none to say so with.
+            thread::sleep(Duration::from_secs(1));
+            return if self.outbox.end_service() { Next::Rest } else { Next::Again };
+        }
         let runtime = match fault::error_at("courier.runtime").and_then(|()| runtime()) {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -263,60 +266,95 @@ impl Courier {
 
     async fn deliver(&self, state: &mut State) -> Next {
         fault::panic_at("courier.run");
-        self.outbox.put_back();
-        self.outbox.rewind();
-        self.begin_records();
-        let Some((server, not_before)) = state.pool.next() else {
-            let text = "no server left to try (max_reconnect_attempts); messages are kept on disk";
-            self.notices.problem(text, text.to_owned());
-            return Next::GiveUp;
-        };
-        if let Some(when) = not_before
-            && !self.wait_until(when).await
-        {
-            return Next::Rest;
+        let mut found = None;
+        loop {
+            self.outbox.put_back();
+            self.begin_records();
+            let (server, link) = match found.take() {
+                Some(found) => found,
+                None => match self.dial(state).await {
+                    Ok(dialled) => dialled,
+                    Err(next) => return next,
+                },
+            };
+            let next;
+            (next, found) = self.session(state, &server, link).await;
+            if next != Next::Again || found.is_none() {
+                return next;
+            }
         }
+    }
+
+    /// Connects to the first server that answers; otherwise says what comes next.
+    async fn dial(&self, state: &mut State) -> Result<(Server, Link), Next> {
+        const LOOK_UP: Duration = Duration::from_millis(100);
+        let mut attempts = Attempts::new(&self.connection);
+        loop {
+            if self.outbox.end_service() {
+                return Err(Next::Rest);
+            }
+            self.begin_records();
+            let next = attempts.next(&state.pool, None, |server| self.begins(server));
+            let Ok(tried) = tokio::time::timeout(LOOK_UP, next).await else { continue };
+            match tried {
+                Some((server, Ok(link))) => return Ok((server, link)),
+                Some((server, Err(error))) => {
+                    let next = self.not_connected(state, &server, &error);
+                    if next != Next::Again && !attempts.are_under_way() {
+                        return Err(next);
+                    }
+                }
+                None => {
+                    let text = "no server left to try (max_reconnect_attempts); messages are kept on disk";
+                    self.notices.problem(text, text.to_owned());
+                    return Err(Next::GiveUp);
+                }
+            }
+        }
+    }
+
+    /// A server is tried.
+    fn begins(&self, server: &Server) {
         self.step(|| format!("connecting to {}", server.address));
         let auth = self.connection.auth.as_ref().or(server.auth.as_ref());
         if let Some(auth) = auth.filter(|auth| auth.is_file()) {
             // It may have been renewed, and the server may repeat it.
             self.notices.learn(secrets_of(auth));
         }
-        let began = Instant::now();
-        let terms = Terms {
-            patience: state.patience,
-            max_payload: state.max_payload,
-            has_others: state.pool.has_others(),
-        };
-        let mut learnt = std::mem::take(&mut state.learnt);
-        let use_of = (&self.outbox, &self.notices);
-        let connected = Session::connect(&self.connection, &server, terms, &mut learnt, use_of).await;
-        let next = match connected {
-            Ok(mut session) => {
-                self.connected(state, &server, &session);
-                let end = session.serve().await;
-                self.after(state, &server, &session, end, began.elapsed())
-            }
-            Err(error) => self.not_connected(state, &server, &error),
-        };
-        state.learnt = learnt;
-        next
     }
 
-    /// Waits for `when`; `false` if there is nothing to do any more.
-    async fn wait_until(&self, when: Instant) -> bool {
-        const LOOK_UP: Duration = Duration::from_millis(100);
-        loop {
-            if self.outbox.end_service() {
-                return false;
+    /// Delivers through a connection, until that ends. Says what comes next, and which connection is there for it already.
+    async fn session(
+        &self,
+        state: &mut State,
+        server: &Server,
+        link: Link,
+    ) -> (Next, Option<(Server, Link)>) {
+        let info = link.client.server_info();
+        state.pool.learn(server, &info.connect_urls, info.tls_required);
+        let has_others = state.pool.has_others();
+        let (outbox, notices) = (&self.outbox, &self.notices);
+        let mut driver = match Driver::begin(link, has_others, &mut state.machine, outbox, notices).await {
+            Ok(driver) => driver,
+            Err(End { why, .. }) => {
+                let address = server.address.clone();
+                let error = match why {
+                    Why::NoHello => {
+                        Error::ConnectTimeout { server: address, timeout: self.connection.connect_timeout }
+                    }
+                    Why::Lost(reason) | Why::Elsewhere(reason) => Error::Connect { server: address, reason },
+                    // Not before it is connected.
+                    Why::Idle | Why::LameDuck | Why::Oversize { .. } => {
+                        Error::Connect { server: address, reason: "the connection broke".to_owned() }
+                    }
+                };
+                return (self.not_connected(state, server, &error), None);
             }
-            self.begin_records();
-            let now = Instant::now();
-            if now >= when {
-                return true;
-            }
-            tokio::time::sleep(LOOK_UP.min(when - now)).await;
-        }
+        };
+        state.connected_before = true;
+        self.connected(server, &info);
+        let (end, found) = driver.serve(&self.connection, &mut state.pool, server).await;
+        (self.after(state, server, end), found)
     }
 
     fn begin_records(&self) {
@@ -341,68 +379,42 @@ impl Courier {
         Next::Again
     }
 
-    fn connected(&self, state: &mut State, server: &Server, session: &Session<'_>) {
-        let info = session.server_info();
+    fn connected(&self, server: &Server, info: &ServerInfo) {
         let name = self.notices.hide(format!("{} at {}", info.server_name, server.address));
         if self.notices.mended() {
             self.notices.say(Level::Info, format!("connected to {name}"));
         } else {
             self.step(|| format!("connected to {name}, version {}", info.version));
         }
-        state.pool.learn(server, &info.connect_urls, info.tls_required);
-        state.connected_before = true;
         self.outbox.runs().iter().for_each(|run| run.meets(&name));
         let mut contact = self.contact();
         contact.connected = true;
         contact.server = Some(name);
         drop(contact);
-        self.changed.notify_all();
     }
 
-    fn after(
-        &self,
-        state: &mut State,
-        server: &Server,
-        session: &Session<'_>,
-        end: End,
-        lasted: Duration,
-    ) -> Next {
-        state.patience = if session.got_stuck() { (state.patience * 2).min(16) } else { 1 };
-        // A server that accepts us and then is of no use must not be asked without a pause.
-        let short = lasted < self.connection.reconnect_time_wait;
-        if let End::Oversize(size @ LEAST_PAYLOAD..) = end {
-            // Halving ends soon.
-            state.patience = 1;
-            state.max_payload = size / 2;
-            state.pool.lost(server);
-        } else if matches!(end, End::Oversize(_)) || session.got_stuck() || (short && !session.was_of_use()) {
+    fn after(&self, state: &mut State, server: &Server, End { why, is_useless }: End) -> Next {
+        if is_useless {
             state.pool.failed(server, Instant::now());
         } else {
             state.pool.lost(server);
         }
-        let broke = matches!(end, End::Lost(_) | End::Oversize(_));
-        match end {
-            End::Idle => {
-                self.step(|| format!("disconnected from {}: nothing left to do", server.address));
+        let broke = matches!(why, Why::Lost(_) | Why::Oversize { .. });
+        let address = &server.address;
+        match why {
+            Why::Idle => self.step(|| format!("disconnected from {address}: nothing left to do")),
+            Why::Elsewhere(reason) => self.step(|| format!("leaving {address}: {reason}")),
+            Why::LameDuck => self.step(|| format!("{address} is shutting down, leaving it")),
+            Why::Oversize { size, limit } => self.notices.warn("payload", format!(
+                "{address} does not take a message of {size} bytes, whatever its max_payload is (it may be a limit \
+                 of the account's): messages are cut to {limit} bytes from now on",
+            )),
+            Why::Lost(reason) => {
+                let text = format!("connection to {address} lost: {reason}");
+                self.notices.problem(&format!("lost {address}"), text);
             }
-            End::Elsewhere(reason) => {
-                self.step(|| format!("leaving {}: {reason}", server.address));
-            }
-            End::LameDuck => {
-                self.step(|| format!("{} is shutting down, leaving it", server.address));
-            }
-            End::Oversize(size) => {
-                let limit = state.max_payload.min(size);
-                self.notices.warn("payload", format!(
-                    "{} does not take a message of {size} bytes, whatever its max_payload is (it may be a limit \
-                     of the account's): messages are cut to {limit} bytes from now on",
-                    server.address
-                ));
-            }
-            End::Lost(reason) => {
-                let text = format!("connection to {} lost: {reason}", server.address);
-                self.notices.problem(&format!("lost {}", server.address), text);
-            }
+            // Said when it was not connected.
+            Why::NoHello => {}
         }
         if self.outbox.end_service() {
             Next::Rest
@@ -424,7 +436,15 @@ impl Courier {
         contact.failures += 1;
         contact.reason = self.notices.hide(reason);
         drop(contact);
-        self.changed.notify_all();
+    }
+
+    /// What it has come to know is for the next thread.
+    fn keep(&self, machine: Machine) {
+        *self.kept() = Some(machine);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Machine>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn contact(&self) -> MutexGuard<'_, Contact> {
@@ -439,6 +459,9 @@ impl Courier {
     }
 }
 
+/// The end of a run waits no longer than this for somebody to hear what nobody hears.
+const UNHEARD: Duration = Duration::from_secs(1);
+
 /// Where messages of this connection go: what a spool's files are sent by.
 pub(crate) fn destination_of(connection: &Connection) -> Destination {
     let login = |auth: &Auth| auth.to_string();
@@ -451,9 +474,6 @@ pub(crate) fn destination_of(connection: &Connection) -> Destination {
             .map(login),
     }
 }
-
-/// A server that refuses messages of half this size is of no use.
-const LEAST_PAYLOAD: usize = 1 << 9;
 
 /// One thread, which is ours; a name look-up may take a second one for as long as it lasts.
 fn runtime() -> std::io::Result<Runtime> {

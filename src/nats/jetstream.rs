@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use async_nats::{Message, StatusCode, jetstream::ErrorCode};
 use serde::Deserialize;
 
-use crate::config::Delivery;
+use crate::delivery::{Ack, Says};
 
 /// An error of the API.
 #[derive(Debug, Deserialize)]
@@ -54,22 +54,6 @@ pub(super) fn is_unanswered(message: &Message) -> bool {
     message.status == Some(StatusCode::NO_RESPONDERS)
 }
 
-/// A stream's answer to a message (`pub_ack_response`).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ack {
-    /// The message is stored, now or by an earlier copy.
-    Stored,
-    /// For good: this message will not be stored.
-    Refused {
-        /// The API's `err_code`.
-        code: u64,
-        /// The server's words.
-        reason: String,
-    },
-    /// Try again.
-    NotNow(String),
-}
-
 #[derive(Deserialize)]
 struct PubAck {
     #[serde(default)]
@@ -77,20 +61,19 @@ struct PubAck {
     error: Option<ApiError>,
 }
 
-impl Ack {
-    pub(super) fn read(message: &Message) -> Self {
-        if is_unanswered(message) {
-            return Self::NotNow("no stream answers".to_owned());
+/// The answer to a message that was published with a reply subject (`pub_ack_response`). `None`: it is no stream's, but of
+/// somebody else who answers what he gets, and says nothing of what became of the message.
+pub(super) fn read_ack(message: &Message) -> Option<Ack> {
+    if is_unanswered(message) {
+        return Some(Ack::Nobody);
+    }
+    match serde_json::from_slice(&message.payload).ok()? {
+        PubAck { error: None, seq } => (seq > 0).then_some(Ack::Stored),
+        PubAck { error: Some(error), .. } if error.passes() => {
+            Some(Ack::NotNow(format!("{} ({})", error.description, error.err_code.0)))
         }
-        match serde_json::from_slice(&message.payload) {
-            Ok(PubAck { error: None, seq }) if seq > 0 => Self::Stored,
-            Ok(PubAck { error: Some(error), .. }) if error.passes() => {
-                Self::NotNow(format!("{} ({})", error.description, error.err_code.0))
-            }
-            Ok(PubAck { error: Some(error), .. }) => {
-                Self::Refused { code: error.err_code.0, reason: error.description }
-            }
-            Ok(_) | Err(_) => Self::NotNow("an answer that is no acknowledgement".to_owned()),
+        PubAck { error: Some(error), .. } => {
+            Some(Ack::Refused { code: error.err_code.0, reason: error.description })
         }
     }
 }
@@ -136,6 +119,16 @@ struct StreamNames {
 }
 
 impl Captured {
+    /// What that means for a machine that delivers.
+    pub(super) fn says(&self) -> Says {
+        match self {
+            Self::By(_) => Says::Yes,
+            Self::No => Says::No,
+            Self::Nobody => Says::Nobody,
+            Self::NotNow(_) => Says::NotNow,
+        }
+    }
+
     pub(super) fn read(message: &Message) -> Self {
         if is_unanswered(message) {
             return Self::Nobody;
@@ -152,58 +145,20 @@ impl Captured {
     }
 }
 
-/// What is known of the stream that takes a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    Captured,
-    NotCaptured,
-    /// We may not ask.
-    Forbidden,
-    /// It cannot be told at present.
-    NotNow,
-    /// Nobody answers for the JetStream that the user insists on.
-    NotYet,
-}
-
-/// What is to prove that messages on a subject arrive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    /// A stream's acknowledgement.
-    Ack,
-    /// The same, and it says whether there is a stream at all.
-    AckIfAny,
-    /// The server's echo.
-    Echo,
-    /// A stream is asked for, and there is none.
-    Nothing,
-    /// A stream is asked for, and JetStream is not there yet.
-    Wait,
-}
-
-impl Found {
-    /// `is_expected`: the server says that it has JetStream.
-    pub(super) fn new(answer: &Captured, is_expected: bool, delivery: Delivery) -> Self {
-        match answer {
-            Captured::By(_) => Self::Captured,
-            // It has JetStream and does not answer for it yet, or it is another domain's.
-            Captured::Nobody if is_expected && delivery == Delivery::Jetstream => Self::NotYet,
-            Captured::No | Captured::Nobody => Self::NotCaptured,
-            Captured::NotNow(_) => Self::NotNow,
-        }
-    }
-
-    /// `was_captured`: what was known of the subject before.
-    pub(super) fn wants(self, delivery: Delivery, was_captured: Option<bool>) -> Wanted {
-        match (self, delivery) {
-            (_, Delivery::Core) | (Self::NotCaptured | Self::Forbidden, Delivery::Auto) => Wanted::Echo,
-            (Self::Captured, _) | (Self::Forbidden, Delivery::Jetstream) => Wanted::Ack,
-            (Self::NotCaptured, Delivery::Jetstream) => Wanted::Nothing,
-            (Self::NotNow, Delivery::Auto) if was_captured == Some(false) => Wanted::Echo,
-            // An acknowledgement will say it.
-            (Self::NotNow, _) => Wanted::AckIfAny,
-            (Self::NotYet, _) => Wanted::Wait,
-        }
-    }
+/// Reads a payload as every answer that there is; for the fuzz targets.
+pub(crate) fn read_answers(payload: &[u8]) {
+    let message = Message {
+        subject: "a".into(),
+        reply: None,
+        payload: payload.to_vec().into(),
+        headers: None,
+        status: None,
+        description: None,
+        length: payload.len(),
+    };
+    let _ = (read_ack(&message), answering_stream(&message), Captured::read(&message));
+    let _ = serde_json::from_slice::<StreamInfo>(payload).map(|info| info.state.counted());
+    let _ = serde_json::from_slice::<AccountInfo>(payload);
 }
 
 /// How is this stream made, and what is in it? `counted`: a subject whose messages are to be counted.
@@ -326,6 +281,7 @@ impl StreamConfig {
 pub(super) struct StreamState {
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    pub(super) first_seq: u64,
     pub(super) last_seq: u64,
     pub(super) consumer_count: u64,
     /// Messages by subject, of those that were asked for.
@@ -336,6 +292,11 @@ impl StreamState {
     /// How many messages of the subject that was asked for.
     pub(super) fn counted(&self) -> u64 {
         self.subjects.iter().flatten().map(|(_, count)| *count).sum()
+    }
+
+    /// Those of the subjects that were asked for which have messages.
+    pub(super) fn into_subjects(self) -> impl Iterator<Item = String> {
+        self.subjects.into_iter().flatten().map(|(subject, _)| subject)
     }
 }
 
@@ -431,37 +392,23 @@ mod tests {
 
     #[test]
     fn the_answers_of_a_stream() {
-        let read = |payload: &str, status: Option<u16>| Ack::read(&message(payload, status));
-        assert_eq!(read(r#"{"stream":"S","seq":7}"#, None), Ack::Stored);
-        assert_eq!(read(r#"{"stream":"S","seq":7,"duplicate":true}"#, None), Ack::Stored);
+        let read = |payload: &str, status: Option<u16>| read_ack(&message(payload, status));
+        assert_eq!(read(r#"{"stream":"S","seq":7}"#, None), Some(Ack::Stored));
+        assert_eq!(read(r#"{"stream":"S","seq":7,"duplicate":true}"#, None), Some(Ack::Stored));
         for passing in [
             r#"{"error":{"code":503,"err_code":10008,"description":"x"},"seq":0}"#,
             r#"{"error":{"code":503,"description":"not leader"}}"#,
             r#"{"error":{"code":409,"err_code":10158,"description":"x"}}"#,
         ] {
-            assert!(matches!(read(passing, None), Ack::NotNow(_)), "{passing}");
+            assert!(matches!(read(passing, None), Some(Ack::NotNow(_))), "{passing}");
         }
         let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}"#;
         let reason = "maximum messages exceeded".to_owned();
-        assert_eq!(read(full, None), Ack::Refused { code: 10_077, reason });
-        assert!(matches!(read("", Some(503)), Ack::NotNow(_)));
-        for garbage in ["", "{}", "[]", "null", r#"{"seq":0}"#, "\u{0}"] {
-            assert!(!matches!(read(garbage, None), Ack::Stored), "{garbage}");
+        assert_eq!(read(full, None), Some(Ack::Refused { code: 10_077, reason }));
+        assert_eq!(read("", Some(503)), Some(Ack::Nobody));
+        for garbage in ["", "{}", "[]", "null", r#"{"seq":0}"#, "\u{0}", "ok"] {
+            assert_eq!(read(garbage, None), None, "{garbage}");
         }
-    }
-
-    #[test]
-    fn what_is_to_prove_delivery() {
-        let wants = |found: Found, delivery| found.wants(delivery, None);
-        assert_eq!(wants(Found::Captured, Delivery::Auto), Wanted::Ack);
-        assert_eq!(wants(Found::Captured, Delivery::Core), Wanted::Echo);
-        assert_eq!(wants(Found::NotCaptured, Delivery::Auto), Wanted::Echo);
-        assert_eq!(wants(Found::NotCaptured, Delivery::Jetstream), Wanted::Nothing);
-        assert_eq!(wants(Found::Forbidden, Delivery::Jetstream), Wanted::Ack);
-        assert_eq!(wants(Found::NotNow, Delivery::Auto), Wanted::AckIfAny);
-        assert_eq!(Found::NotNow.wants(Delivery::Auto, Some(false)), Wanted::Echo);
-        let nobody = |is_expected| Found::new(&Captured::Nobody, is_expected, Delivery::Jetstream);
-        assert_eq!((nobody(true), nobody(false)), (Found::NotYet, Found::NotCaptured));
     }
 
     #[test]

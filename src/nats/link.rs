@@ -6,14 +6,15 @@
 
 use std::{
     fmt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -21,9 +22,9 @@ use tokio::{
 
 use super::tls;
 use crate::{
-    config::{Auth, Connection, Server, read_secret, seed_in},
+    config::{Auth, Connection, Server, jwt_in, read_secret, seed_in},
     error::Error,
-    secret::MASK,
+    secret::{MASK, Secret},
 };
 
 /// What async-nats is told to wait before it reconnects: it never shall.
@@ -52,11 +53,13 @@ impl Link {
     pub(super) async fn open(connection: &Connection, server: &Server) -> Result<Self, Error> {
         let established = Arc::new(AtomicBool::new(false));
         let (is_gone, gone) = watch::channel(false);
+        let is_gone = Arc::new(is_gone);
         let (event_sender, events) = mpsc::unbounded_channel();
         let auth = connection.auth.as_ref().or(server.auth.as_ref());
 
         let delay = {
             let established = Arc::clone(&established);
+            let is_gone = Arc::clone(&is_gone);
             move |_| {
                 if established.load(Relaxed) {
                     is_gone.send_replace(true);
@@ -66,6 +69,7 @@ impl Link {
                 }
             }
         };
+        let last_words = event_sender.clone();
         let mut options = authenticated(auth)?
             .reconnect_delay_callback(delay)
             .event_callback(move |event| {
@@ -76,6 +80,7 @@ impl Link {
             .connection_timeout(connection.connect_timeout * 2)
             // For what async-nats asks by itself; a session has an inbox of its own.
             .custom_inbox_prefix(connection.inbox_prefix.clone())
+            .name(connection.name.as_str())
             .ignore_discovered_servers()
             .ping_interval(ping_interval(connection))
             // Ours are fit for NATS already.
@@ -84,9 +89,6 @@ impl Link {
             // A message and its marker each: the channel never fills up, so sending never waits.
             .client_capacity(2 * connection.window + 128)
             .subscription_capacity(4 * connection.window + 1024);
-        if let Some(name) = &connection.name {
-            options = options.name(name);
-        }
         if connection.tls.is_required() || server.learnt_for.is_some() {
             options = options.tls_client_config(tls::client_config(&connection.tls, server)?);
         }
@@ -99,7 +101,50 @@ impl Link {
             .map_err(|error| connect_error(server, auth, connection, &error))?;
         // No await since `connect`: on this single thread the callback cannot have run in between.
         established.store(true, Relaxed);
+        let longest = client.server_info().max_payload.min(LONGEST_MESSAGE) as u64;
+        tokio::spawn(guard(client.clone(), FLOOD + longest, is_gone, last_words));
         Ok(Self { client, events, gone })
+    }
+}
+
+/// So much more than a message can be is too much to come without one, in bytes.
+const FLOOD: u64 = 4 << 20;
+/// No server takes a longer message (`max_payload`, nats-server's own limit), whatever it says of itself.
+const LONGEST_MESSAGE: usize = 64 << 20;
+
+/// Gives a connection up when the server sends without end: async-nats collects an unfinished line or message in memory,
+/// however long it gets, and keeps for us all that the server says about itself and its refusals.
+async fn guard(
+    client: Client,
+    most: u64,
+    is_gone: Arc<watch::Sender<bool>>,
+    last_words: mpsc::UnboundedSender<Event>,
+) {
+    /// How often we look at first and while much comes, and otherwise.
+    const BUSY: Duration = Duration::from_millis(10);
+    const IDLE: Duration = Duration::from_millis(50);
+    const AT_FIRST: Duration = Duration::from_secs(5);
+    const MUCH: u64 = 64 << 10;
+    let began = Instant::now();
+    let statistics = client.statistics();
+    let now = || (statistics.in_messages.load(Relaxed), statistics.in_bytes.load(Relaxed));
+    let (mut messages, mut since) = now();
+    let mut pause = BUSY;
+    while timeout(pause, is_gone.closed()).await.is_err() {
+        let (later, bytes) = now();
+        if later != messages {
+            (messages, since) = (later, bytes);
+        }
+        let without_message = bytes.saturating_sub(since);
+        if without_message > most {
+            let words = ServerError::Other("the server sends without end".to_owned());
+            let _ = last_words.send(Event::ServerError(words));
+            is_gone.send_replace(true);
+            // Until it hangs up it would go on reading.
+            let _ = client.force_reconnect().await;
+            return;
+        }
+        pause = if without_message > MUCH || began.elapsed() < AT_FIRST { BUSY } else { IDLE };
     }
 }
 
@@ -145,22 +190,53 @@ fn authenticated(auth: Option<&Auth>) -> Result<ConnectOptions, Error> {
             let seed = seed_in(&text).ok_or_else(|| fail("no nkey seed (SU...) in it"))?;
             options.nkey(seed.reveal().to_owned())
         }
-        Some(Auth::Creds(text)) => options.credentials(text.reveal()).map_err(|error| Error::Option {
-            name: "creds".to_owned(),
-            shown: MASK.to_owned(),
-            expected: format!("the content of a .creds file ({error})"),
-            consequence: "no connection".to_owned(),
-        })?,
-        Some(Auth::CredsFile(path)) => {
-            let fail = |reason: String| Error::Credentials {
-                option: "user_credentials",
-                path: path.clone(),
-                reason,
+        Some(Auth::Creds(text)) => {
+            let fail = |reason: &str| Error::Option {
+                name: "creds".to_owned(),
+                shown: MASK.to_owned(),
+                expected: format!("the content of a .creds file ({reason})"),
+                consequence: "no connection".to_owned(),
             };
-            let text = read_secret(path).map_err(|error| fail(error.to_string()))?;
-            options.credentials(text.reveal()).map_err(|error| fail(error.to_string()))?
+            with_creds(options, text, text, fail, fail)?
+        }
+        Some(Auth::CredsFile(path)) => {
+            let text = read_creds(path)?;
+            let fail = |reason: &str| no_creds(path, reason);
+            with_creds(options, &text, &text, fail, fail)?
+        }
+        Some(Auth::CredsFiles(jwt, seed)) => {
+            let no_jwt = |reason: &str| no_creds(jwt, reason);
+            let no_seed = |reason: &str| no_creds(seed, reason);
+            with_creds(options, &read_creds(jwt)?, &read_creds(seed)?, no_jwt, no_seed)?
         }
     })
+}
+
+fn read_creds(path: &Path) -> Result<Secret, Error> {
+    read_secret(path).map_err(|error| no_creds(path, &error.to_string()))
+}
+
+fn no_creds(path: &Path, reason: &str) -> Error {
+    Error::Credentials { option: "user_credentials", path: path.to_owned(), reason: reason.to_owned() }
+}
+
+/// The JWT is in one text and the seed in another, or in the same. async-nats wants both in a strict form.
+fn with_creds(
+    options: ConnectOptions,
+    jwt: &Secret,
+    seed: &Secret,
+    no_jwt: impl Fn(&str) -> Error,
+    no_seed: impl Fn(&str) -> Error,
+) -> Result<ConnectOptions, Error> {
+    let jwt = jwt_in(jwt).ok_or_else(|| no_jwt("no JWT of a user (eyJ...) in it"))?;
+    let seed = seed_in(seed).ok_or_else(|| no_seed("no nkey seed (SU...) in it"))?;
+    let text = format!(
+        "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        jwt.reveal(),
+        seed.reveal()
+    );
+    options.credentials(Secret::new(text).reveal()).map_err(|error| no_seed(&error.to_string()))
 }
 
 fn connect_error(

@@ -22,17 +22,19 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, future::OptionFuture, stream::SelectAll};
-use tokio::time::{Duration, sleep_until, timeout};
+use tokio::time::{Duration, timeout};
 
 use super::{
+    api::{Stream, Trouble, taking, unless_forbidden},
+    dial::Attempts,
     link::{Link, Violation, hung_up},
     pool::Pool,
-    streams::{Stream, Trouble, taking, unless_forbidden},
+    raw::Raw,
 };
 use crate::{
     config::{Connection, Server},
     error::Error,
-    message::{MSG_ID, Received, SELECTED, TRUNCATED, covers, nonce},
+    message::{Received, covers, nonce},
 };
 
 /// What to listen to.
@@ -103,17 +105,27 @@ type Step<T> = Result<T, Stop>;
 /// each server is tried once.
 pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSender<Heard>) {
     let tries = connection.servers.len();
-    let mut listener = Listener { connection, wish, last: HashMap::new(), is_caught_up: false, heard };
+    let mut listener = Listener {
+        connection,
+        wish,
+        last: HashMap::new(),
+        stalls: 0,
+        consumers: Vec::new(),
+        is_caught_up: false,
+        heard,
+    };
     let mut pool = Pool::new(connection);
     // Failures in a row, and those of them that no waiting mends.
     let (mut failures, mut final_ones) = (0, 0);
-    while let Some((server, not_before)) = pool.next() {
-        if let Some(when) = not_before {
-            sleep_until(when.into()).await;
-        }
-        let (stop, is_connected) = match Link::open_in_time(connection, &server).await {
+    let mut attempts = Attempts::new(connection);
+    while let Some((server, link)) = attempts.next(&pool, None, |_| {}).await {
+        let (stop, is_connected) = match link {
             Ok(link) => {
+                attempts = Attempts::new(connection);
+                let (began, last) = (Instant::now(), listener.last.clone());
                 let stop = listener.serve(&server, link, &mut pool).await;
+                let is_stall = began.elapsed() < SHORT && last == listener.last;
+                listener.stalls = if is_stall { listener.stalls + 1 } else { 0 };
                 (stop.err().unwrap_or(Stop::Enough), true)
             }
             Err(error) => {
@@ -132,8 +144,18 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
             }
             Stop::Gone => {
                 (failures, final_ones) = (0, 0);
-                pool.lost(&server);
-                listener.tell(Heard::Lost(format!("connection to {} lost", server.address)))
+                let reason = format!("connection to {} lost", server.address);
+                // Once may be a message that nobody can read from the wire: then it is read in another way.
+                let stalls = listener.stalls;
+                if stalls < 2 {
+                    pool.lost(&server);
+                } else if listener.wish.follow || stalls < MOST_STALLS {
+                    pool.failed(&server, Instant::now());
+                } else {
+                    let _ = listener.tell(Heard::Failed(format!("{reason}, {stalls} times in a row")));
+                    return;
+                }
+                listener.tell(Heard::Lost(reason))
             }
             Stop::NotNow(reason) | Stop::Never(reason) => {
                 failures += 1;
@@ -154,11 +176,22 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
     let _ = listener.tell(Heard::Failed("no server left to try (max_reconnect_attempts)".to_owned()));
 }
 
+/// A connection that breaks within this time, before anything came, was of no use.
+const SHORT: Duration = Duration::from_secs(2);
+/// After so many of them in a row a command that does not follow gives up.
+const MOST_STALLS: u32 = 4;
+/// So many messages in a row that can be read from the wire: it is tried again.
+const CALM: u32 = 256;
+
 struct Listener<'a> {
     connection: &'a Connection,
     wish: Wish,
     /// The number of the message that was read last, by stream.
     last: HashMap<String, u64>,
+    /// Connections in a row that broke before anything came: perhaps because of what comes next.
+    stalls: u32,
+    /// The consumers that we have made, and their streams.
+    consumers: Vec<(String, String)>,
     is_caught_up: bool,
     heard: SyncSender<Heard>,
 }
@@ -178,13 +211,26 @@ impl Listener<'_> {
     }
 
     async fn serve(&mut self, server: &Server, mut link: Link, pool: &mut Pool) -> Step<()> {
+        let told = self.tell_all(server, &mut link, pool).await;
+        if !matches!(told, Err(Stop::Gone)) {
+            return told;
+        }
+        // What the server said last tells more.
+        while let Ok(event) = link.events.try_recv() {
+            on_event(&event, &self.connection.jetstream_api)?;
+        }
+        told
+    }
+
+    async fn tell_all(&mut self, server: &Server, link: &mut Link, pool: &mut Pool) -> Step<()> {
         let info = link.client.server_info();
         pool.learn(server, &info.connect_urls, info.tls_required);
         // Nobody has given it a name: it is called by its key.
         let name = Some(info.server_name).filter(|name| *name != info.server_id);
         let name =
             name.map_or_else(|| server.address.clone(), |name| format!("{name} at {}", server.address));
-        let streams = self.streams(&mut link).await?;
+        self.delete_consumers(link).await;
+        let streams = self.streams(link).await?;
         for stream in &streams {
             // From now on is from this message on, however often the connection breaks.
             let last = self.last.entry(stream.config.name.clone()).or_insert(match self.wish.from {
@@ -196,15 +242,10 @@ impl Listener<'_> {
         }
         let names: Vec<String> = streams.iter().map(|stream| stream.config.name.clone()).collect();
         // First of all, so that nothing is missed that comes while history is read.
-        let mut live = self.subscribe(&link, &streams).await?;
+        let mut live = self.subscribe(link, &streams).await?;
         self.tell(Heard::Connected { server: name, streams: names.clone() })?;
         if let Some((subjects, since)) = self.wish.before.take() {
-            let told = self.history(
-                &mut link,
-                &streams,
-                &subjects,
-                DeliverPolicy::ByStartTime { start_time: since.into() },
-            );
+            let told = self.history(link, &streams, &subjects, since);
             if let Err(stop) = told.await {
                 self.wish.before = Some((subjects, since));
                 return Err(stop);
@@ -213,9 +254,12 @@ impl Listener<'_> {
         let mut readings = SelectAll::new();
         let mut waiting = HashSet::new();
         for (place, stream) in streams.iter().enumerate() {
-            let policy = self.policy(&stream.config.name);
             let subjects = self.wish.subjects.clone();
-            let Reading { messages, pending } = self.read(&mut link, stream, &subjects, policy).await?;
+            if self.stalls > 0 {
+                self.read_raw(link, stream, &subjects, self.wish.from, CALM).await?;
+            }
+            let policy = self.policy(&stream.config.name);
+            let Reading { messages, pending } = self.read(link, stream, &subjects, policy).await?;
             readings.push(numbered(place, messages));
             if pending > 0 {
                 waiting.insert(place);
@@ -232,11 +276,14 @@ impl Listener<'_> {
             let subscribed: OptionFuture<_> = live.as_mut().map(StreamExt::next).into();
             tokio::select! {
                 biased;
-                () = hung_up(&mut link.gone) => return Err(Stop::Gone),
                 Some(event) = link.events.recv() => on_event(&event, &self.connection.jetstream_api)?,
                 Some((place, message)) = readings.next(), if !readings.is_empty() => {
                     let name = names.get(place).cloned().unwrap_or_default();
-                    let message = message.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))?;
+                    let is_gone = *link.gone.borrow();
+                    let broken = |error| {
+                        if is_gone { Stop::Gone } else { Stop::NotNow(format!("stream {name}: {error}")) }
+                    };
+                    let message = message.map_err(broken)?;
                     if let Ok(info) = message.info() {
                         if info.pending == 0 {
                             waiting.remove(&place);
@@ -249,6 +296,8 @@ impl Listener<'_> {
                     Some(message) => self.tell(Heard::Message(received(&message, None)))?,
                     None => return Err(Stop::Gone),
                 },
+                // What has come in already is told before.
+                () = hung_up(&mut link.gone) => return Err(Stop::Gone),
             }
         }
     }
@@ -278,19 +327,86 @@ impl Listener<'_> {
         }
     }
 
+    /// Tells what a stream has, message by message, until so many in a row could have been read from the wire.
+    async fn read_raw(
+        &mut self,
+        link: &mut Link,
+        stream: &Stream,
+        subjects: &[String],
+        from: Start,
+        calm: u32,
+    ) -> Step<()> {
+        let name = stream.config.name.as_str();
+        let api = self.connection.jetstream_api.clone();
+        let last = self.last.get(name).copied().unwrap_or(0);
+        let explained = |trouble| match trouble {
+            Trouble::Forbidden(reason) => Stop::Never(format!(
+                "stream {name}: what comes behind message {last} cannot be read as it comes over the wire, and {reason}; \
+                 allow this user to publish to {api}.STREAM.MSG.GET.{name}"
+            )),
+            trouble => stop(trouble),
+        };
+        let mut next = match from {
+            _ if last > 0 => last + 1,
+            Start::Now | Start::First => 1,
+            Start::Since(when) => Raw::first_since(link, &api, stream, when).await.map_err(explained)?,
+            Start::Last => {
+                for raw in Raw::last_of_each(link, &api, name, subjects).await.map_err(explained)? {
+                    self.tell(Heard::Message(raw.received()))?;
+                }
+                self.last.insert(name.to_owned(), stream.state.last_seq);
+                return Ok(());
+            }
+        };
+        let mut readable = 0;
+        while readable < calm
+            && let Some(raw) = Raw::next(link, &api, name, subjects, next).await.map_err(explained)?
+        {
+            readable = if raw.is_readable() { readable + 1 } else { 0 };
+            next = raw.seq + 1;
+            self.last.insert(name.to_owned(), raw.seq);
+            self.tell(Heard::Message(raw.received()))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the consumers of connections that broke. Whoever may not (who may could delete those of others, too) leaves
+    /// them to the server, as does an orderly end: it has them for half a minute.
+    async fn delete_consumers(&mut self, link: &mut Link) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        for (stream, consumer) in std::mem::take(&mut self.consumers) {
+            let api = self.connection.jetstream_api.as_str();
+            let deleted = unless_forbidden(link, async |client| {
+                let context = jetstream::with_prefix(client, api);
+                timeout(LIMIT, context.delete_consumer_from_stream(&consumer, &stream)).await
+            });
+            if !matches!(deleted.await, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+
     /// Tells what streams have kept.
     async fn history(
         &mut self,
         link: &mut Link,
         streams: &[Stream],
         subjects: &[String],
-        policy: DeliverPolicy,
+        since: SystemTime,
     ) -> Step<()> {
+        let policy = DeliverPolicy::ByStartTime { start_time: since.into() };
         for stream in streams {
+            if self.stalls > 0 {
+                // Where in it that was is not known.
+                let last = self.last.remove(&stream.config.name);
+                let told = self.read_raw(link, stream, subjects, Start::Since(since), u32::MAX).await;
+                self.last.extend(last.map(|last| (stream.config.name.clone(), last)));
+                told?;
+                continue;
+            }
             let Reading { mut messages, mut pending } = self.read(link, stream, subjects, policy).await?;
             while pending > 0 {
                 tokio::select! {
-                    biased;
                     () = hung_up(&mut link.gone) => return Err(Stop::Gone),
                     message = messages.next() => {
                         let Some(Ok(message)) = message else {
@@ -306,7 +422,7 @@ impl Listener<'_> {
     }
 
     async fn read(
-        &self,
+        &mut self,
         link: &mut Link,
         stream: &Stream,
         subjects: &[String],
@@ -323,12 +439,15 @@ impl Listener<'_> {
             let context = jetstream::with_prefix(client, api);
             let stream = context.get_stream_no_info(name).await.map_err(|error| error.to_string())?;
             let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
-            let pending = consumer.cached_info().num_pending;
+            let about = consumer.cached_info();
+            let (pending, own_name) = (about.num_pending, about.name.clone());
             let messages = consumer.messages().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>(Reading { messages, pending })
+            Ok::<_, String>((Reading { messages, pending }, own_name))
         });
         let opened = opened.await.map_err(stop)?;
-        opened.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))
+        let (reading, own_name) = opened.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))?;
+        self.consumers.push((name.clone(), own_name));
+        Ok(reading)
     }
 
     /// Subscribes to what no stream takes, if anybody wants to know what comes. Returns when the server knows.
@@ -391,12 +510,7 @@ fn stop(trouble: Trouble) -> Stop {
 }
 
 fn received(message: &Message, info: Option<jetstream::message::Info<'_>>) -> Received {
-    let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
-    Received {
-        id: header(MSG_ID).map(|id| id.as_str().to_owned()),
-        selected: header(SELECTED).is_some(),
-        cut: header(TRUNCATED).is_some(),
-        payload: message.payload.clone(),
-        stored: info.map(|info| info.published.into()),
-    }
+    let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
+    let stored = info.map(|info| info.published.into());
+    Received::new(message.subject.to_string(), message.payload.clone(), stored, header)
 }

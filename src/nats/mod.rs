@@ -1,20 +1,23 @@
 //! Everything that talks to NATS: the only room that knows async-nats and rustls.
 
+mod api;
 mod courier;
-mod held;
+mod dial;
+mod driver;
 mod jetstream;
 mod link;
 mod listen;
 mod pool;
 mod probe;
+mod raw;
 mod recommended;
-mod session;
-mod streams;
 mod tls;
+mod wire;
 
 pub(crate) use self::{
+    api::{Held, held},
     courier::{Courier, destination_of},
-    held::{Held, held},
+    jetstream::read_answers,
     listen::{Heard, Start, Wish, listen},
     probe::{Finding, State, probe},
     recommended::{

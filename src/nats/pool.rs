@@ -47,14 +47,15 @@ impl Pool {
 
     /// The next server and the earliest time to try it (`None`: at once). `None` if all are used up.
     pub(super) fn next(&self) -> Option<(Server, Option<Instant>)> {
-        // The first of those that may be tried soonest.
-        let entry = self.entries.iter().min_by_key(|entry| entry.not_before)?;
-        Some((entry.server.clone(), entry.not_before))
+        self.next_but(&[])
     }
 
-    /// The servers in the order of trying.
-    pub(super) fn servers(&self) -> impl Iterator<Item = &Server> {
-        self.entries.iter().map(|entry| &entry.server)
+    /// The same, other than these.
+    pub(super) fn next_but(&self, others: &[Server]) -> Option<(Server, Option<Instant>)> {
+        // The first of those that may be tried soonest.
+        let entries = self.entries.iter().filter(|entry| !others.contains(&entry.server));
+        let entry = entries.min_by_key(|entry| entry.not_before)?;
+        Some((entry.server.clone(), entry.not_before))
     }
 
     /// Is there more than one to choose from?

@@ -8,11 +8,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
+    api::{Trouble, about, ask, connect, taking},
     jetstream::{self, StreamConfig, StreamInfo},
-    link::{Link, close},
-    pool::Pool,
+    link::close,
     probe::{Finding, Load, SMALL_RUN, State, of_stream},
-    streams::{Trouble, about, ask, taking},
 };
 use crate::{config::Connection, message::covers};
 
@@ -202,12 +201,13 @@ fn in_words(time: Duration) -> String {
 
 /// The streams that take our messages, each beside what we recommend. Is the server one of a cluster?
 pub(crate) async fn look(connection: &Connection, wanted: &Recommended) -> Result<(Vec<Look>, bool), String> {
-    let mut link = open(connection).await?;
+    let mut link = connect(connection).await.map_err(|error| format!("cannot connect to {error}"))?;
     let api = &connection.jetstream_api;
     let server = link.client.server_info();
     let mut looks = Vec::new();
-    for stream in taking(&mut link, api, &wanted.subjects).await.map_err(text)? {
-        let info = about(&mut link, api, &stream.config.name).await.map_err(text)?;
+    for stream in taking(&mut link, api, &wanted.subjects).await.map_err(|trouble| trouble.to_string())? {
+        let info =
+            about(&mut link, api, &stream.config.name, None).await.map_err(|trouble| trouble.to_string())?;
         let load = Load {
             max_payload: server.max_payload as u64,
             per_subject: SMALL_RUN,
@@ -234,12 +234,12 @@ pub(crate) async fn create(
     wanted: &Recommended,
     dry_run: bool,
 ) -> Result<Made, String> {
-    let mut link = open(connection).await?;
+    let mut link = connect(connection).await.map_err(|error| format!("cannot connect to {error}"))?;
     let api = &connection.jetstream_api;
-    let there = match about(&mut link, api, &wanted.name).await {
+    let there = match about(&mut link, api, &wanted.name, None).await {
         Ok(info) => info.config,
         Err(Trouble::NoStream(_)) => None,
-        Err(trouble) => return Err(text(trouble)),
+        Err(trouble) => return Err(trouble.to_string()),
     };
     if let Some(config) = there {
         let different: Vec<Compared> =
@@ -250,32 +250,9 @@ pub(crate) async fn create(
     if dry_run {
         return Ok(Made::Would(serde_json::to_string_pretty(&wanted.request()).unwrap_or_default()));
     }
-    let answer = ask(&mut link, question).await.map_err(text)?;
+    let answer = ask(&mut link, question).await.map_err(|trouble| trouble.to_string())?;
     let info: StreamInfo = serde_json::from_slice(&answer.payload)
         .map_err(|_| "an answer that we do not understand".to_owned())?;
     close(&link.client, &link.gone).await;
     info.refusal().map_or(Ok(Made::New), |refusal| Err(format!("the server refused it: {refusal}")))
-}
-
-/// A connection to the first server that can be reached.
-async fn open(connection: &Connection) -> Result<Link, String> {
-    let pool = Pool::new(connection);
-    let mut reason = "no server".to_owned();
-    for server in pool.servers() {
-        match Link::open_in_time(connection, server).await {
-            Ok(link) => return Ok(link),
-            Err(error) => reason = format!("cannot connect to {error}"),
-        }
-    }
-    Err(reason)
-}
-
-fn text(trouble: Trouble) -> String {
-    match trouble {
-        Trouble::Nobody => {
-            "nobody answers for JetStream: is it enabled on the server, and for this account?".to_owned()
-        }
-        Trouble::Gone => "the connection broke".to_owned(),
-        Trouble::Forbidden(reason) | Trouble::NotNow(reason) | Trouble::NoStream(reason) => reason,
-    }
 }

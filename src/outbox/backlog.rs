@@ -9,11 +9,10 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{BufRead, BufReader, Read, Seek, SeekFrom},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -21,11 +20,36 @@ use super::{
     record::{Destination, Found, Record, host},
     run::Run,
     spill,
+    spool::Spool,
 };
-use crate::message::Message;
+use crate::{
+    error::Error,
+    files::{self, Use},
+    message::Message,
+};
 
 /// Bytes of lines that are sent at once: what a live message may have to wait for.
 const BATCH: u64 = 128 << 10;
+
+/// So long somebody may take to hear what is sent, before another file has its turn.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A longer line is not read: no message that a server takes is written as one.
+const LONGEST: u64 = 128 << 20;
+
+/// Where lines go that are no messages.
+const DAMAGED: &str = "nats-damaged.jsonl";
+
+/// What comes next of a file.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// These, if any: the last ones may not be confirmed yet. An error is about what was among them and is none.
+    Messages(Vec<Message>, Option<Error>),
+    /// There are no more.
+    End(Option<Error>),
+    /// Nothing, though there is more: it is not for us to send, or nobody knows how.
+    Stuck(Error),
+}
 
 /// A file of the spool that is being sent.
 #[derive(Debug)]
@@ -33,35 +57,53 @@ pub(super) struct Backlog {
     /// What counts the messages; not one that ansible-runner knows.
     run: Arc<Run>,
     path: PathBuf,
+    spool: Spool,
     reader: BufReader<File>,
     /// Up to here all is confirmed, or kept elsewhere.
     done: u64,
     /// Up to here it was read.
     read: u64,
+    /// When the last messages were handed over.
+    handed_over: Instant,
 }
 
 impl Backlog {
-    /// The next file of the spool that nobody else has, but for those that are `known` to hold what no server takes.
-    pub(super) fn claim(spool: &Path, destination: &Destination, known: &HashSet<PathBuf>) -> Option<Self> {
+    /// The next file of the spool that nobody else has, but for those that are known to hold what no server takes, or what
+    /// nobody hears.
+    pub(super) fn claim(
+        spool: &Spool,
+        destination: &Destination,
+        refused: &HashSet<PathBuf>,
+        unheard: &HashSet<PathBuf>,
+    ) -> Option<Self> {
         let mut folders: Vec<PathBuf> =
-            fs::read_dir(spool).ok()?.flatten().map(|entry| entry.path()).collect();
+            fs::read_dir(&spool.path).ok()?.flatten().map(|entry| entry.path()).collect();
         folders.sort();
-        folders.iter().filter(|folder| is_ours(folder, destination)).find_map(|folder| {
-            spill::files_in(folder).into_iter().filter(|path| !known.contains(path)).find_map(Self::open)
+        folders.iter().filter(|folder| is_ours(folder, destination, spool)).find_map(|folder| {
+            spill::files_in(folder)
+                .into_iter()
+                .filter(|path| !refused.contains(path) && !unheard.contains(path))
+                .find_map(|path| Self::open(path, spool))
         })
     }
 
-    fn open(path: PathBuf) -> Option<Self> {
-        let file = File::options().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&path).ok()?;
+    fn open(path: PathBuf, spool: &Spool) -> Option<Self> {
+        let file = files::open(&path, Use::Take).ok()?;
         // Without a lock (some file systems have none) two could send it.
         file.try_lock().ok()?;
-        let done = fs::read_to_string(progress_of(&path)).ok().and_then(|text| text.trim().parse().ok());
-        let done = done.unwrap_or(0).min(file.metadata().ok()?.len());
+        let done = files::read(&progress_of(&path), 100).ok();
+        let done = done.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok());
+        let done: u64 = done.unwrap_or(0).min(file.metadata().ok()?.len());
         let mut reader = BufReader::new(file);
         reader.seek(SeekFrom::Start(done)).ok()?;
         let name = path.display().to_string();
         let run = Run::unrecorded(&name, Folder::of(path.parent().map(Path::to_owned)), Duration::ZERO);
-        Some(Self { run, path, reader, done, read: done })
+        let spool = spool.clone();
+        Some(Self { run, path, spool, reader, done, read: done, handed_over: Instant::now() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn run(&self) -> &Arc<Run> {
@@ -69,27 +111,83 @@ impl Backlog {
     }
 
     /// The next messages, if all before them are confirmed (or were refused for good, and are kept in a file of their
-    /// own). `None`: there are no more.
-    pub(super) fn next(&mut self) -> Option<Vec<Message>> {
+    /// own).
+    pub(super) fn next(&mut self) -> Next {
         if self.run.queued.load(Relaxed) > 0 {
-            return Some(Vec::new());
+            return Next::Messages(Vec::new(), None);
         }
         if self.read > self.done {
             self.done = self.read;
-            // If it cannot be written some will be repeated, no more.
-            let _ = fs::write(progress_of(&self.path), self.done.to_string());
+            self.note_progress();
         }
         let mut messages = Vec::new();
+        let mut damaged = 0;
         while messages.is_empty() || self.read - self.done < BATCH {
             let mut line = Vec::new();
-            match (&mut self.reader).take(u64::MAX).read_until(b'\n', &mut line) {
-                Ok(0) | Err(_) => break,
-                Ok(length) => self.read += length as u64,
+            match (&mut self.reader).take(LONGEST).read_until(b'\n', &mut line) {
+                Ok(0) => break,
+                Ok(length) if length as u64 == LONGEST && !line.ends_with(b"\n") => {
+                    return self.stuck(messages, "a line of more than 128 MiB is in it: no message");
+                }
+                Ok(length) => {
+                    match Message::from_line(&line).filter(Message::is_sendable) {
+                        Some(message) if self.spool.makes(&message.head.subject) => messages.push(message),
+                        Some(_) => return self.stuck(messages, NOT_OURS),
+                        None if line.trim_ascii().is_empty() => {}
+                        None if self.keep_damaged(&line).is_ok() => damaged += 1,
+                        None => {
+                            return self
+                                .stuck(messages, "a line in it is no message, and cannot be kept elsewhere");
+                        }
+                    }
+                    self.read += length as u64;
+                }
+                Err(error) => return self.stuck(messages, &format!("cannot be read: {error}")),
             }
-            // What is no message is nobody's loss; the record's count says that it was there.
-            messages.extend(Message::from_line(&line).filter(Message::is_sendable));
         }
-        (!messages.is_empty()).then_some(messages)
+        let reason = || format!("{damaged} lines are no messages; they are kept in {DAMAGED} beside it");
+        let error = (damaged > 0).then(|| Error::LeftBehind { path: self.path.clone(), reason: reason() });
+        if messages.is_empty() {
+            return Next::End(error);
+        }
+        self.handed_over = Instant::now();
+        Next::Messages(messages, error)
+    }
+
+    /// There is something that we do not send: what is before it goes first.
+    fn stuck(&mut self, messages: Vec<Message>, reason: &str) -> Next {
+        if messages.is_empty() {
+            return Next::Stuck(Error::LeftBehind { path: self.path.clone(), reason: reason.to_owned() });
+        }
+        // Where the next look begins.
+        let _ = self.reader.seek(SeekFrom::Start(self.read));
+        self.handed_over = Instant::now();
+        Next::Messages(messages, None)
+    }
+
+    /// A line that is no message stays: somebody may know what it was.
+    fn keep_damaged(&self, line: &[u8]) -> io::Result<()> {
+        let mut file = files::open(&self.path.with_file_name(DAMAGED), Use::Append)?;
+        file.write_all(line)?;
+        if line.ends_with(b"\n") { Ok(()) } else { file.write_all(b"\n") }
+    }
+
+    /// All before here is confirmed: whoever takes the file up after us begins here.
+    fn note_progress(&self) {
+        if self.done > 0 {
+            // If it cannot be written some will be repeated, no more.
+            let _ = files::replace(&progress_of(&self.path), self.done.to_string().as_bytes(), |_| {});
+        }
+    }
+
+    /// Somebody may hear the last messages from now on: they get their time once more.
+    pub(super) fn renew_patience(&mut self) {
+        self.handed_over = Instant::now();
+    }
+
+    /// Has nobody heard the last messages, for as long as it takes to try some times?
+    pub(super) fn is_unheard(&self) -> bool {
+        self.run.is_unheard() && self.handed_over.elapsed() > PATIENCE
     }
 
     /// All of it was sent: the file goes, and with it the run's folder if nothing else is left of the run. Returns what
@@ -105,18 +203,29 @@ impl Backlog {
     }
 }
 
-/// Nothing of these runs goes on; they are this host's, and went where we go.
-fn is_ours(folder: &Path, destination: &Destination) -> bool {
+/// Nothing of these runs goes on; they are this host's, and went where we go. In a spool that others can write to, a
+/// folder of somebody else is his: we do not speak for him.
+fn is_ours(folder: &Path, destination: &Destination, spool: &Spool) -> bool {
+    if !fs::symlink_metadata(folder).is_ok_and(|about| about.is_dir() && files::is_ours(&about)) {
+        return false;
+    }
     let found = Found::all_in(folder);
     let ours = |found: &Found| {
-        !found.is_running() && found.record.host == host() && found.record.destination == *destination
+        !found.is_running()
+            && found.record.host == host()
+            && found.record.destination == *destination
+            && spool.knows(&found.record.subject_id)
     };
     !found.is_empty() && found.iter().all(ours)
 }
 
 /// The record says what is left of its run; one of which nothing is left goes, and so does the folder.
 fn settle(folder: &Path) {
-    let files = spill::files_in(folder);
+    let mut files = spill::files_in(folder);
+    let damaged = folder.join(DAMAGED);
+    if damaged.exists() {
+        files.push(damaged);
+    }
     let undelivered = files.iter().map(|path| spill::count_lines(path)).sum();
     for Found { path, record, .. } in Found::all_in(folder) {
         let left = Record { files: files.clone(), undelivered, ..record };
@@ -124,6 +233,10 @@ fn settle(folder: &Path) {
     }
     let _ = fs::remove_dir(folder);
 }
+
+/// What a folder's messages are to which none of our runs publishes.
+const NOT_OURS: &str = "a message in it is for a subject that no run here could have made; it stays (the option `subject`, or the \
+                        subject id, was another one then: `ansible-runner-nats replay` sends it)";
 
 /// Where it stands how far a file was sent.
 fn progress_of(path: &Path) -> PathBuf {

@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use super::spare::are_used_up;
 use crate::{error::Error, fault, message};
 
 /// The folder of one run: made when it is needed, and the same from then on.
@@ -95,8 +96,12 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     // It may be there and belong to somebody else: who cannot write should know now.
     let probe = folder.join(format!(".nats-{}", message::nonce()));
-    std::fs::File::create_new(&probe)?;
-    std::fs::remove_file(&probe)
+    match std::fs::File::create_new(&probe) {
+        Ok(_) => std::fs::remove_file(&probe),
+        // That says nothing of the folder; the spare one is for the file itself.
+        Err(error) if are_used_up(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// An ident as the name of a folder: short, in it, and not hidden.

@@ -8,6 +8,7 @@
 //! Locks: a run's spill before the queue, the queue before the arrivals, never the other way round. No lock is held while
 //! anything is sent. Whoever locks the queue takes the arrivals into it first: only [`Outbox::push`] knows of two.
 
+mod allowance;
 mod backlog;
 mod folder;
 mod pulse;
@@ -15,16 +16,20 @@ mod queue;
 mod record;
 mod run;
 mod service;
+mod spare;
 mod spill;
+mod spool;
+mod spooled;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashSet,
-    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -33,8 +38,10 @@ use tokio::sync::Notify;
 
 use self::spill::Spill;
 use self::{
-    backlog::Backlog,
+    allowance::Allowance,
     queue::{Arrivals, Slot, State, Tally},
+    spool::Spool,
+    spooled::Spooled,
 };
 pub(crate) use self::{
     folder::Folder,
@@ -68,6 +75,10 @@ pub(crate) enum Proof {
 pub(crate) struct Sending {
     /// Its place in the queue; rises without end.
     pub seq: u64,
+    /// The number of its run: order matters within one alone.
+    pub run: u64,
+    /// A stream has taken messages of this run before (says the record of an earlier process).
+    pub was_stored: bool,
     /// The message; cheap to clone.
     pub message: Message,
 }
@@ -83,35 +94,24 @@ pub(crate) struct Outbox {
     settled: Condvar,
     /// There is something for the courier to do.
     wake: Notify,
-    limit: usize,
-    /// See [`Outbox::at_work_on`].
-    at_work_on: AtomicU64,
+    allowance: Allowance,
     /// There are runs whose record is not written yet.
     has_new_runs: AtomicBool,
     /// A run that gives signs of life has begun since we looked last.
     has_new_pulses: AtomicBool,
     /// The spools of our runs.
-    spools: Mutex<Vec<PathBuf>>,
+    spools: Mutex<Vec<Spool>>,
     /// What earlier runs have left there: the courier's business alone, as it takes its time.
     spooled: Mutex<Spooled>,
     may_be_spooled: AtomicBool,
+    /// A run has begun: what nobody heard is to be tried once more.
+    has_unheard: AtomicBool,
     destination: Destination,
     /// Where messages are written: the memory that those of one outbox share, and no others.
     spare: Mutex<Option<Buffer>>,
     /// Somebody empties the queue, or has given up: nobody need start a courier.
     is_served: AtomicBool,
 }
-
-/// What is taken up from spools.
-#[derive(Debug, Default)]
-struct Spooled {
-    /// The file that is being sent.
-    current: Option<Backlog>,
-    /// What no server takes: left to people.
-    refused: HashSet<PathBuf>,
-}
-
-const NOTHING: u64 = u64::MAX;
 
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
@@ -123,13 +123,13 @@ impl Outbox {
             arrivals: Mutex::default(),
             settled: Condvar::new(),
             wake: Notify::new(),
-            limit,
-            at_work_on: AtomicU64::new(NOTHING),
+            allowance: Allowance::new(limit),
             has_new_runs: AtomicBool::new(false),
             has_new_pulses: AtomicBool::new(false),
             spools: Mutex::default(),
             spooled: Mutex::default(),
             may_be_spooled: AtomicBool::new(false),
+            has_unheard: AtomicBool::new(false),
             destination,
             spare: Mutex::default(),
             is_served: AtomicBool::new(false),
@@ -143,6 +143,13 @@ impl Outbox {
             let mut arrivals = self.arrivals();
             if arrivals.slots.is_empty() {
                 return state;
+            }
+            if state.queue.try_reserve(arrivals.slots.len()).is_err() {
+                // The reserve will do. If not even that, they stay where they are for now.
+                self.save_memory();
+                if state.queue.try_reserve(arrivals.slots.len()).is_err() {
+                    return state;
+                }
             }
             std::mem::swap(&mut arrivals.slots, &mut state.arrived);
             std::mem::take(&mut state.arrived)
@@ -158,6 +165,7 @@ impl Outbox {
 
     /// A run begins. It also ends an earlier giving up: a new run is a new attempt.
     pub(crate) fn open(&self, run: &Arc<Run>) {
+        spare::keep_spare();
         let mut state = self.lock();
         state.forget_closed();
         state.runs.push(Arc::clone(run));
@@ -169,10 +177,18 @@ impl Outbox {
         drop(state);
         if let Some(spool) = run.spool() {
             let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
-            if !spools.iter().any(|known| known == spool) {
-                spools.push(spool.to_owned());
+            let known = match spools.iter_mut().position(|known| known.path == spool) {
+                Some(at) => spools.get_mut(at),
+                None => {
+                    spools.push(Spool::new(spool));
+                    spools.last_mut()
+                }
+            };
+            if let Some(known) = known {
+                known.learn(&run.identity);
             }
-            self.may_be_spooled.store(true, Relaxed);
+            self.has_unheard.store(true, SeqCst);
+            self.may_be_spooled.store(true, SeqCst);
         }
     }
 
@@ -182,8 +198,7 @@ impl Outbox {
     }
 
     /// The signs of life that are due, and when the next one will be.
-    pub(crate) fn beats(&self) -> (Vec<Message>, Option<Instant>) {
-        let now = Instant::now();
+    pub(crate) fn beats(&self, now: Instant) -> (Vec<Message>, Option<Instant>) {
         let runs = self.runs();
         let pulses = runs.iter().filter_map(|run| run.pulse.as_ref());
         let (due, next): (Vec<_>, Vec<_>) = pulses.map(|pulse| pulse.beat(now)).unzip();
@@ -191,59 +206,10 @@ impl Outbox {
         (due.into_iter().flatten().collect(), next)
     }
 
-    fn spooled(&self) -> MutexGuard<'_, Spooled> {
-        self.spooled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// There is a connection: takes up what earlier runs have left in the spools, a little at a time and behind
-    /// everything that is live.
-    pub(crate) fn feed(&self) {
-        if !self.may_be_spooled.load(Relaxed) || self.has_live_work() {
-            return;
-        }
-        let mut guard = self.spooled();
-        let spooled = &mut *guard;
-        loop {
-            let claim = |spool: &PathBuf| Backlog::claim(spool, &self.destination, &spooled.refused);
-            if spooled.current.is_none() {
-                let spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                spooled.current = spools.iter().find_map(claim);
-            }
-            let Some(backlog) = &mut spooled.current else {
-                self.may_be_spooled.store(false, Relaxed);
-                return;
-            };
-            if let Some(messages) = backlog.next() {
-                let mut state = self.lock();
-                for message in messages {
-                    backlog.run().counters.accepted.fetch_add(1, Relaxed);
-                    state.append(message, backlog.run());
-                }
-                return;
-            }
-            let refused = spooled.current.take().map(Backlog::finish);
-            spooled.refused.extend(refused.into_iter().flatten());
-        }
-    }
-
-    fn has_live_work(&self) -> bool {
-        let state = self.lock();
-        state.cursor < state.end() || state.runs.iter().any(|run| run.overflows.load(Relaxed))
-    }
-
-    /// The connection is gone: what was taken up and is not confirmed is still in its file.
-    pub(crate) fn put_back(&self) {
-        let current = self.spooled().current.take();
-        if let Some(backlog) = current {
-            drop(self.take_out(backlog.run()));
-            self.may_be_spooled.store(true, Relaxed);
-        }
-    }
-
     /// The run shall leave nothing behind: its messages are neither sent nor kept.
     pub(crate) fn withdraw(&self, run: &Run) {
         let mut spill = run.spill();
-        drop(self.take_out(run));
+        self.take_out(run, |_| {});
         for file in spill.close().1.files {
             let _ = std::fs::remove_file(file);
         }
@@ -253,19 +219,23 @@ impl Outbox {
         self.close(run);
     }
 
-    /// Takes all of a run out of the queue.
-    fn take_out(&self, run: &Run) -> Vec<Slot> {
-        let mut state = self.lock();
-        let of_run =
-            |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| std::ptr::eq(Arc::as_ptr(&slot.run), run));
-        let seqs: Vec<u64> =
-            (state.base..).zip(&state.queue).filter(|(_, slot)| of_run(slot)).map(|(seq, _)| seq).collect();
-        let taken: Vec<Slot> = seqs.into_iter().filter_map(|seq| state.remove(seq)).collect();
-        drop(state);
-        if !taken.is_empty() {
+    /// Takes all of a run out of the queue, one by one, in order.
+    fn take_out(&self, run: &Run, mut then: impl FnMut(&Slot)) {
+        let mut from = 0;
+        let mut any = false;
+        loop {
+            let mut state = self.lock();
+            let next = state.next_of(run, from);
+            let slot = next.and_then(|seq| state.remove(seq));
+            drop(state);
+            let (Some(seq), Some(slot)) = (next, slot) else { break };
+            from = seq + 1;
+            any = true;
+            then(&slot);
+        }
+        if any {
             self.part();
         }
-        taken
     }
 
     /// Messages share their memory with their neighbours, which have gone out of turn: what stays gets its own.
@@ -329,15 +299,23 @@ impl Outbox {
     pub(crate) fn push(&self, run: &Arc<Run>, message: Message, essential: bool) -> Result<(), Error> {
         run.counters.accepted.fetch_add(1, Relaxed);
         let size = message.size();
-        let fits = || !run.overflows.load(Relaxed) && self.bytes.load(Relaxed) + size <= self.limit;
+        let fits =
+            || !run.overflows.load(Relaxed) && self.bytes.load(Relaxed) + size <= self.allowance.limit();
+        if self.allowance.runs_out(size) {
+            self.save_memory();
+        }
         let mut arrivals = self.arrivals();
         fault::panic_at("outbox.push");
-        if !fits() {
+        let has_place = arrivals.slots.try_reserve(1).is_ok();
+        if !has_place {
+            self.save_memory();
+        }
+        if !has_place || !fits() {
             // The spill comes before the queue, where there may be room by then.
             drop(arrivals);
             let mut spill = run.spill();
             arrivals = self.arrivals();
-            if !fits() {
+            if !fits() || arrivals.slots.try_reserve(1).is_err() {
                 drop(arrivals);
                 return self.push_to_disk(run, &mut spill, message, essential);
             }
@@ -347,6 +325,19 @@ impl Outbox {
         drop(arrivals);
         self.wake_courier(asleep);
         Ok(())
+    }
+
+    /// Memory is running out: what is held now is all that may be held; what comes goes to disk.
+    pub(crate) fn save_memory(&self) {
+        self.allowance.cut(self.bytes());
+    }
+
+    /// Is there memory for a connection, and what it takes to end a run? What is kept for that is given up if need be.
+    pub(crate) fn has_memory(&self) -> bool {
+        Allowance::is_enough() || {
+            self.save_memory();
+            Allowance::is_enough()
+        }
     }
 
     fn push_to_disk(
@@ -379,10 +370,11 @@ impl Outbox {
     /// Brings back what overflowed, as far as there is room. An error is a damaged or unreadable file.
     pub(crate) fn refill(&self) -> Result<(), Error> {
         const AT_ONCE: usize = 256 << 10;
+        let at_once = AT_ONCE.min(self.allowance.limit() / 2);
         let run = {
             let state = self.lock();
             // In batches, not line by line: wait until there is room for one.
-            if state.bytes() > self.limit / 2 {
+            if state.bytes() > self.allowance.limit() / 2 {
                 return Ok(());
             }
             state.runs.iter().find(|run| run.overflows.load(Relaxed)).map(Arc::clone)
@@ -390,7 +382,7 @@ impl Outbox {
         let Some(run) = run else { return Ok(()) };
         let mut spill = run.spill();
         let before = spill.unread();
-        let (messages, error) = spill.pull(AT_ONCE);
+        let (messages, error) = spill.pull(at_once);
         let lost = before - spill.unread() - messages.len() as u64;
         run.counters.dropped.fetch_add(lost, Relaxed);
         let mut state = self.lock();
@@ -412,18 +404,24 @@ impl Outbox {
         while batch.len() < most && taken < bytes && state.cursor < end {
             let seq = state.cursor;
             state.cursor += 1;
-            let Some(Some(slot)) = state.slot(seq) else { continue };
-            taken += slot.message.payload.len();
-            batch.push(Sending { seq, message: slot.message.clone() });
+            let Some(sending) = state.sending(seq) else { continue };
+            taken += sending.message.payload.len();
+            batch.push(sending);
         }
         batch
     }
 
-    /// All that is left of these, from `first` up to `below`, was sent (once more, perhaps).
-    pub(crate) fn mark_sent(&self, first: u64, below: u64) {
+    /// These once more, as far as they are still unconfirmed.
+    pub(crate) fn take_again(&self, seqs: &[u64]) -> Vec<Sending> {
         let mut state = self.lock();
-        for seq in first.max(state.base)..below {
-            if let Some(Some(slot)) = state.slot(seq)
+        seqs.iter().filter_map(|seq| state.sending(*seq)).collect()
+    }
+
+    /// These were sent (once more, perhaps).
+    pub(crate) fn mark_sent(&self, seqs: &[u64]) {
+        let mut state = self.lock();
+        for seq in seqs {
+            if let Some(Some(slot)) = state.slot(*seq)
                 && std::mem::replace(&mut slot.sent, true)
             {
                 slot.run.counters.resent.fetch_add(1, Relaxed);
@@ -431,22 +429,26 @@ impl Outbox {
         }
     }
 
-    /// The session handles this message now: should that panic, it is to blame.
-    pub(crate) fn at_work_on(&self, seq: Option<u64>) {
-        self.at_work_on.store(seq.unwrap_or(NOTHING), Relaxed);
-    }
-
-    /// What the session was at when it ended.
-    pub(crate) fn was_at_work_on(&self) -> Option<u64> {
-        Some(self.at_work_on.swap(NOTHING, Relaxed)).filter(|seq| *seq != NOTHING)
+    /// Nobody has heard these when they were tried last; or (`false`) they are to be tried again.
+    pub(crate) fn mark_unheard(&self, seqs: &[u64], unheard: bool) {
+        let mut state = self.lock();
+        for seq in seqs {
+            // What was routed once has been heard.
+            if let Some(Some(slot)) = state.slot(*seq)
+                && slot.routed.is_none()
+            {
+                slot.set_unheard(unheard);
+            }
+        }
+        drop(state);
+        self.settled.notify_all();
     }
 
     /// These have arrived, as far as the proof goes.
-    pub(crate) fn confirm(&self, proofs: &[(u64, Proof)]) {
+    pub(crate) fn confirm(&self, proofs: &[(u64, Proof)], now: Instant) {
         let mut state = self.lock();
         let mut done = Vec::with_capacity(proofs.len());
         let mut someone_settled = false;
-        let now = Instant::now();
         for proofs in proofs.chunk_by(|(_, one), (_, other)| one == other) {
             let Some((_, proof)) = proofs.first() else { continue };
             let mut tally = None;
@@ -475,23 +477,26 @@ impl Outbox {
         // `done` is freed here, outside the lock.
     }
 
-    /// The server refused this message for good: it goes to disk. An error says that it could not.
+    /// This message will not be sent any more (the server refused it for good, or nobody hears it and memory is short): it
+    /// goes to disk. An error says that it could not.
     pub(crate) fn reject(&self, seq: u64) -> Result<(), Error> {
         // The spill first: a run that ends meanwhile must find the message either here or there.
         let run = self.lock().slot(seq).and_then(|slot| slot.as_ref().map(|slot| Arc::clone(&slot.run)));
         let Some(run) = run else { return Ok(()) };
         let mut spill = run.spill();
         let Some(slot) = self.lock().remove(seq) else { return Ok(()) };
-        let kept = run.keep(&mut spill, &slot.message);
+        let kept = run.keep(&mut spill, &slot.message, slot.is_unheard());
         self.settled.notify_all();
         kept
     }
 
     /// All that is unconfirmed is to be sent again, and what was routed just now.
-    pub(crate) fn rewind(&self) {
+    pub(crate) fn rewind(&self, now: Instant) {
         let mut state = self.lock();
-        let forgotten = state.forget_routed(Instant::now());
+        let forgotten = state.forget_routed(now);
         state.cursor = state.base;
+        // Whether anybody hears them is found out anew.
+        state.queue.iter_mut().flatten().for_each(|slot| slot.set_unheard(false));
         drop(state);
         drop(forgotten);
     }
@@ -503,7 +508,7 @@ impl Outbox {
         {
             let state = self.lock();
             let mut arrivals = self.arrivals();
-            if !arrivals.slots.is_empty() || state.has_work(self.limit) {
+            if !arrivals.slots.is_empty() || state.has_work(self.allowance.limit()) {
                 return true;
             }
             arrivals.sleeping = pause.is_none();
@@ -515,7 +520,8 @@ impl Outbox {
                 true
             }
             Some(pause) => {
-                tokio::time::timeout(pause, woken).await.is_ok() || self.lock().has_work(self.limit)
+                tokio::time::timeout(pause, woken).await.is_ok()
+                    || self.lock().has_work(self.allowance.limit())
             }
         }
     }
@@ -532,7 +538,13 @@ impl Outbox {
 
     /// Is there nothing to do and nobody who could bring something?
     pub(crate) fn is_idle(&self) -> bool {
-        self.lock().is_idle()
+        let (is_idle, over) = {
+            let mut state = self.lock();
+            (state.is_idle(), std::mem::take(&mut state.over))
+        };
+        // Their records are written here, outside the lock.
+        drop(over);
+        is_idle
     }
 
     /// Waits until all of the run is settled (then `true`), at most until `deadline`, and not at all if
@@ -555,13 +567,12 @@ impl Outbox {
     /// The end of a run: what is not confirmed goes to disk, in order. Says what is left there.
     pub(crate) fn settle(&self, run: &Run) -> Leftovers {
         let mut spill = run.spill();
-        let slots = self.take_out(run);
         let mut error = None;
-        for slot in &slots {
-            if let Err(failure) = run.keep(&mut spill, &slot.message) {
+        self.take_out(run, |slot| {
+            if let Err(failure) = run.keep(&mut spill, &slot.message, slot.is_unheard()) {
                 error = Some(failure);
             }
-        }
+        });
         let (moved, mut leftovers) = spill.close();
         run.counters.spilled.fetch_add(moved, Relaxed);
         run.overflows.store(false, Relaxed);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Proof, run::Run, service::Service};
+use super::{Proof, Sending, run::Run, service::Service};
 use crate::message::Message;
 
 /// What was routed, but not said to be stored, is sent once more if the connection breaks within this time:
@@ -60,6 +60,8 @@ pub(super) struct Slot {
     pub(super) message: Message,
     pub(super) run: Arc<Run>,
     pub(super) sent: bool,
+    /// Nobody heard it when it was tried last. Change it with [`Slot::set_unheard`].
+    unheard: bool,
     /// Confirmed by an echo at this time, and remembered.
     pub(super) routed: Option<Instant>,
     /// Its payload keeps alive what belongs to others.
@@ -71,7 +73,29 @@ impl Slot {
     pub(super) fn new(message: Message, run: &Arc<Run>, bytes: &AtomicUsize) -> Self {
         bytes.fetch_add(message.size(), Relaxed);
         run.queued.fetch_add(1, Relaxed);
-        Self { message, run: Arc::clone(run), sent: false, routed: None, shares: true }
+        Self { message, run: Arc::clone(run), sent: false, unheard: false, routed: None, shares: true }
+    }
+
+    pub(super) fn is_unheard(&self) -> bool {
+        self.unheard
+    }
+
+    /// It leaves the queue.
+    fn leave(&self) {
+        if self.unheard {
+            self.run.unheard.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Its run knows how many of its messages that are.
+    pub(super) fn set_unheard(&mut self, unheard: bool) {
+        if std::mem::replace(&mut self.unheard, unheard) != unheard {
+            if unheard {
+                self.run.unheard.fetch_add(1, Relaxed);
+            } else {
+                self.run.unheard.fetch_sub(1, Relaxed);
+            }
+        }
     }
 }
 
@@ -144,6 +168,21 @@ impl State {
         self.queue.get_mut(usize::try_from(index).ok()?)
     }
 
+    /// The next message of a run that is unconfirmed, from this number on.
+    pub(super) fn next_of(&self, run: &Run, from: u64) -> Option<u64> {
+        let skip = usize::try_from(from.saturating_sub(self.base)).ok()?;
+        let is_it = |slot: &Slot| std::ptr::eq(Arc::as_ptr(&slot.run), run) && slot.routed.is_none();
+        let slots = (self.base + skip as u64..).zip(self.queue.iter().skip(skip));
+        slots.filter(|(_, slot)| slot.as_ref().is_some_and(is_it)).map(|(seq, _)| seq).next()
+    }
+
+    /// A message that is unconfirmed, or remembered, as the courier gets it.
+    pub(super) fn sending(&mut self, seq: u64) -> Option<Sending> {
+        let slot = self.slot(seq)?.as_ref()?;
+        let run = &slot.run;
+        Some(Sending { seq, run: run.number(), was_stored: run.was_stored(), message: slot.message.clone() })
+    }
+
     /// Takes an unconfirmed message out; the slots that nothing is left of go too.
     pub(super) fn remove(&mut self, seq: u64) -> Option<Slot> {
         let slot = self.take_out(seq)?;
@@ -155,6 +194,7 @@ impl State {
     /// The same, but that others are to be told: see [`Tally`].
     pub(super) fn take_out(&mut self, seq: u64) -> Option<Slot> {
         let slot = self.slot(seq)?.take_if(|slot| slot.routed.is_none())?;
+        slot.leave();
         self.unconfirmed -= 1;
         self.trim();
         Some(slot)
@@ -164,6 +204,7 @@ impl State {
     pub(super) fn remember(&mut self, seq: u64, now: Instant) -> Option<&Slot> {
         let index = usize::try_from(seq.checked_sub(self.base)?).ok()?;
         let slot = self.queue.get_mut(index)?.as_mut().filter(|slot| slot.routed.is_none())?;
+        slot.set_unheard(false);
         slot.routed = Some(now);
         self.unconfirmed -= 1;
         self.routed.push_back(seq);

@@ -6,9 +6,8 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -16,7 +15,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    message::{self, to_millis},
+    files::{self, Use},
+    message::{self, Template, to_millis},
     report::{Level, Notice},
 };
 
@@ -27,7 +27,10 @@ const STEM: &str = "nats-run";
 const VERSION: u32 = 1;
 
 /// What became of a run's messages. Every accepted one is confirmed, undelivered, unproven or lost in the end.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+///
+/// What an older version did not write has a default; what a newer one writes in addition is left aside.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
 pub(crate) struct Record {
     /// Of this format.
     pub(crate) version: u32,
@@ -59,12 +62,17 @@ pub(crate) struct Record {
     pub(crate) accepted: u64,
     /// Confirmed by a stream or by the server's echo.
     pub(crate) confirmed: u64,
-    /// Of these, by a stream.
+    /// Of these, by a stream: they are stored.
     pub(crate) stored: u64,
+    /// Of these, by the server's echo: they were routed to whoever subscribed.
+    pub(crate) routed: u64,
     /// Sent once more (not a fate of its own).
     pub(crate) resent: u64,
     /// Kept in `files`.
     pub(crate) undelivered: u64,
+    /// Of these, what nobody had heard when it was tried last: neither a stream nor a subscriber. (While the run goes
+    /// on: what waits because of that.)
+    pub(crate) unheard: u64,
     /// Sent to a server that forbids us to ask for a confirmation.
     pub(crate) unproven: u64,
     /// Lost, and said.
@@ -81,6 +89,7 @@ pub(crate) struct Record {
 
 /// Where messages are to go, without secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub(crate) struct Destination {
     /// Addresses of the servers.
     pub(crate) servers: Vec<String>,
@@ -89,17 +98,18 @@ pub(crate) struct Destination {
 }
 
 /// Does a run go on?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RunState {
     /// It does, or it was killed.
+    #[default]
     Running,
     /// It ended by itself.
     Ended,
 }
 
 /// What confirmed a run's messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Delivery {
     /// A stream's acknowledgement (some may have been confirmed by echo).
@@ -107,6 +117,7 @@ pub(crate) enum Delivery {
     /// The server's echo.
     Core,
     /// Nothing so far.
+    #[default]
     None,
 }
 
@@ -162,6 +173,9 @@ impl fmt::Display for Record {
                      spill_dir it stays here)"
                 )?;
             }
+            if self.unheard > 0 {
+                write!(f, ", {} of them because nobody listens and no stream takes them", self.unheard)?;
+            }
         }
         if self.lost > 0 {
             write!(f, ", {} LOST", self.lost)?;
@@ -186,13 +200,16 @@ pub(crate) struct Identity {
     pub(crate) ident: String,
     /// Where its messages are to go.
     pub(crate) destination: Destination,
+    /// To which subjects.
+    pub(crate) template: Template,
     started: SystemTime,
 }
 
 impl Identity {
     /// A run that begins now.
-    pub(crate) fn new(subject_id: &str, ident: &str, destination: Destination) -> Self {
+    pub(crate) fn new(subject_id: &str, ident: &str, destination: Destination, template: Template) -> Self {
         Self {
+            template,
             subject_id: subject_id.to_owned(),
             ident: ident.to_owned(),
             destination,
@@ -204,31 +221,34 @@ impl Identity {
     pub(super) fn record(&self) -> Record {
         Record {
             version: VERSION,
-            plugin: env!("CARGO_PKG_VERSION").to_owned(),
+            plugin: env!("PACKAGE_VERSION").to_owned(),
             subject_id: self.subject_id.clone(),
             runner_ident: self.ident.clone(),
             state: RunState::Running,
             pid: std::process::id(),
             host: host(),
             started: to_millis(self.started),
-            ended: None,
             destination: self.destination.clone(),
-            artifact_dir: None,
-            server: None,
-            delivery: Delivery::None,
-            accepted: 0,
-            confirmed: 0,
-            stored: 0,
-            resent: 0,
-            undelivered: 0,
-            unproven: 0,
-            lost: 0,
-            unconfirmed_counters: Vec::new(),
-            files: Vec::new(),
-            problem: None,
-            waited: 0.0,
+            ..Record::default()
         }
     }
+}
+
+/// Did a stream store all messages of an earlier run of this project's jobs that went where these go? Then it does not
+/// matter that nothing answers just now: there is a stream. Looked for beside a run's artifacts, in a few folders.
+pub(super) fn earlier_was_stored(artifacts: &Path, identity: &Identity) -> bool {
+    const MOST: usize = 16;
+    let siblings = artifacts.parent().and_then(|parent| fs::read_dir(parent).ok());
+    let siblings = siblings.into_iter().flatten().flatten().map(|entry| entry.path()).take(MOST);
+    std::iter::once(artifacts.to_owned()).chain(siblings).any(|folder| {
+        Found::read(&folder.join(format!("{STEM}.json"))).is_some_and(|found| {
+            let record = &found.record;
+            record.destination == identity.destination
+                && record.subject_id == identity.subject_id
+                && record.stored > 0
+                && record.stored == record.confirmed
+        })
+    })
 }
 
 /// This host's name.
@@ -311,12 +331,16 @@ impl RecordFile {
 /// The first name that nobody needs any more: what another run has left undelivered stays known.
 fn free_name(folder: &Path) -> PathBuf {
     const NUMBERED: u32 = 100;
+    // A run's own folder may be a link: somebody has made it for this.
+    let folder = &fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     for number in 0..NUMBERED {
         let name = if number == 0 { format!("{STEM}.json") } else { format!("{STEM}.{number}.json") };
         let path = folder.join(name);
         match Found::read(&path) {
-            Some(found) if !found.record.is_clean() => {}
-            _ => return path,
+            Some(found) if found.record.is_clean() => return path,
+            // Nobody knows what a damaged one meant, or what one of a newer version means.
+            None if fs::symlink_metadata(&path).is_err() => return path,
+            _ => {}
         }
     }
     folder.join(format!("{STEM}.{}.json", message::nonce()))
@@ -324,19 +348,14 @@ fn free_name(folder: &Path) -> PathBuf {
 
 /// Writes it whole beside its place, and puts it there.
 fn write(path: &Path, record: &Record, locked: bool) -> io::Result<File> {
-    let temporary = path.with_file_name(format!(".{STEM}.{}", message::nonce()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    if locked {
-        // Not all file systems can.
-        let _ = file.try_lock();
-    }
     let mut json = serde_json::to_vec_pretty(record)?;
     json.push(b'\n');
-    let written = file.write_all(&json).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map(|()| file)
+    files::replace(path, &json, |file| {
+        if locked {
+            // Not all file systems can.
+            let _ = file.try_lock();
+        }
+    })
 }
 
 /// A record that was found on disk.
@@ -353,21 +372,27 @@ pub(crate) struct Found {
 impl Found {
     /// The record in this file; `None` if it is none.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-            .open(path)
-            .ok()?;
-        if !file.metadata().ok()?.is_file() {
-            return None;
-        }
+        /// A record has about a kilobyte.
+        const MOST: u64 = 1 << 20;
+        let file = files::open(path, Use::Read).ok()?;
         let is_locked = matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock));
-        let record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        let record: Record = serde_json::from_slice(&files::read_open(&file, MOST).ok()?).ok()?;
+        // What a newer version means by it is not known.
+        (record.version <= VERSION).then_some(())?;
         Some(Self { path: path.to_owned(), record, is_locked })
     }
 
     /// All records of a folder, in the order of their names.
     pub(crate) fn all_in(folder: &Path) -> Vec<Self> {
+        Self::paths_in(folder).iter().filter_map(|path| Self::read(path)).collect()
+    }
+
+    /// A record of a folder that cannot be read: damaged, somebody else's, or of a newer version.
+    pub(crate) fn unread_in(folder: &Path) -> Option<PathBuf> {
+        Self::paths_in(folder).into_iter().find(|path| Self::read(path).is_none())
+    }
+
+    fn paths_in(folder: &Path) -> Vec<PathBuf> {
         let is_record = |name: &str| {
             name.strip_prefix(STEM)
                 .and_then(|rest| rest.strip_suffix(".json"))
@@ -379,7 +404,7 @@ impl Found {
             .map(|entry| entry.path())
             .collect();
         paths.sort();
-        paths.iter().filter_map(|path| Self::read(path)).collect()
+        paths
     }
 
     /// Does the run go on? Its lock may outlive it in a process that was forked meanwhile.
@@ -402,7 +427,7 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Identity::new("site", "run 1", Destination::default()).record()
+        Identity::new("site", "run 1", Destination::default(), Template::default()).record()
     }
 
     #[test]

@@ -13,18 +13,22 @@ use std::{
 use super::{
     folder::Folder,
     pulse::Pulse,
-    record::{Delivery, Destination, Identity, Ranges, Record, RecordFile, RunState, in_seconds},
+    record::{
+        Delivery, Destination, Identity, Ranges, Record, RecordFile, RunState, earlier_was_stored, in_seconds,
+    },
     spill::{Leftovers, Spill},
 };
 use crate::{
     error::Error,
-    message::{self, Message, to_millis},
+    message::{self, Message, Template, to_millis},
     report::Counters,
 };
 
 /// One run of ansible-runner, as the outbox sees it.
 #[derive(Debug)]
 pub(crate) struct Run {
+    /// Tells it from the other runs of this process.
+    number: u64,
     /// Whose run it is, and since when.
     pub(crate) identity: Identity,
     /// What became of its messages.
@@ -42,6 +46,10 @@ pub(crate) struct Run {
     pub(crate) pulse: Option<Pulse>,
     /// Messages in the queue. Changed under the queue's lock only.
     pub(super) queued: AtomicU64,
+    /// Of these, the ones that nobody heard when they were tried last.
+    pub(super) unheard: AtomicU64,
+    /// See [`Sending::was_stored`](super::Sending::was_stored).
+    was_stored: AtomicBool,
     /// There are messages on disk that are to be sent. Changed under both locks.
     pub(super) overflows: AtomicBool,
     /// Nobody holds the run any more.
@@ -74,7 +82,7 @@ impl Run {
     /// Somebody else's messages, sent by us: there is no record of that.
     pub(crate) fn unrecorded(name: &str, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
         Self::with(
-            Identity::new("", name, Destination::default()),
+            Identity::new("", name, Destination::default(), Template::default()),
             folder,
             flush_timeout,
             OnDisk::Never,
@@ -89,8 +97,10 @@ impl Run {
         record: OnDisk,
         pulse: Option<Pulse>,
     ) -> Arc<Self> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let folder = Arc::new(folder);
         Arc::new(Self {
+            number: NUMBERS.fetch_add(1, Relaxed),
             identity,
             counters: Counters::default(),
             flush_timeout,
@@ -101,6 +111,8 @@ impl Run {
             record: Mutex::new(record),
             pulse,
             queued: AtomicU64::new(0),
+            unheard: AtomicU64::new(0),
+            was_stored: AtomicBool::new(false),
             overflows: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })
@@ -109,6 +121,21 @@ impl Run {
     /// Is every accepted message accounted for?
     pub(super) fn is_settled(&self) -> bool {
         self.queued.load(Relaxed) == 0 && !self.overflows.load(Relaxed)
+    }
+
+    /// Is all that is left of it in the queue what nobody has heard?
+    pub(crate) fn is_unheard(&self) -> bool {
+        let queued = self.queued.load(Relaxed);
+        queued > 0 && queued == self.unheard.load(Relaxed) && !self.overflows.load(Relaxed)
+    }
+
+    /// Tells it from the other runs of this process.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn was_stored(&self) -> bool {
+        self.was_stored.load(Relaxed)
     }
 
     pub(super) fn spill(&self) -> MutexGuard<'_, Spill> {
@@ -134,14 +161,17 @@ impl Run {
     /// Keeps a message that no server would take.
     pub(crate) fn keep_at_once(&self, message: &Message) -> Result<(), Error> {
         self.counters.accepted.fetch_add(1, Relaxed);
-        self.keep(&mut self.spill(), message)
+        self.keep(&mut self.spill(), message, false)
     }
 
     /// Keeps an accepted message on disk, or counts it as lost.
-    pub(super) fn keep(&self, spill: &mut Spill, message: &Message) -> Result<(), Error> {
+    pub(super) fn keep(&self, spill: &mut Spill, message: &Message, is_unheard: bool) -> Result<(), Error> {
         let kept = spill.keep(message);
         match kept {
-            Ok(()) => drop(self.counters.spilled.fetch_add(1, Relaxed)),
+            Ok(()) => {
+                self.counters.spilled.fetch_add(1, Relaxed);
+                self.counters.unheard.fetch_add(u64::from(is_unheard), Relaxed);
+            }
             Err(_) => self.lose(message),
         }
         kept
@@ -175,8 +205,10 @@ impl Run {
             accepted: count(&counters.accepted),
             confirmed: stored + routed,
             stored,
+            routed,
             resent: count(&counters.resent),
             undelivered: count(&counters.spilled),
+            unheard: count(&counters.unheard) + count(&self.unheard),
             unproven: count(&counters.unproven),
             lost: count(&counters.dropped),
             unconfirmed_counters: lock(&self.unconfirmed).to_vec(),
@@ -201,6 +233,9 @@ impl Run {
     pub(super) fn begin_record(&self) {
         let mut on_disk = lock(&self.record);
         if matches!(*on_disk, OnDisk::NotYet) {
+            let artifacts = self.folder.artifacts();
+            let was_stored = artifacts.is_some_and(|folder| earlier_was_stored(folder, &self.identity));
+            self.was_stored.store(was_stored, Relaxed);
             let created = self.folder.get().and_then(|folder| RecordFile::create(&folder, &self.so_far()));
             *on_disk = created.map_or(OnDisk::Done, OnDisk::Begun);
         }

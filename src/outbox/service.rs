@@ -95,10 +95,12 @@ impl Outbox {
             state.routed.clear();
             forgotten = std::mem::take(&mut state.queue);
         }
+        let over = std::mem::take(&mut state.over);
         drop(arrivals);
         drop(state);
-        drop(forgotten);
+        drop((forgotten, over));
         if ends {
+            self.allowance.restore();
             // Nothing is held while nothing goes on.
             self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         }

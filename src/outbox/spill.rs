@@ -13,10 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use super::folder::Folder;
+use super::{allowance::can_have, folder::Folder, spare::with_spare};
 use crate::{
     error::Error,
     fault,
+    files::{self, Use},
     message::{self, Message},
 };
 
@@ -40,7 +41,7 @@ struct Overflow {
 #[derive(Debug)]
 struct Lines {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     length: u64,
 }
 
@@ -70,7 +71,7 @@ impl Spill {
             Some(overflow) => overflow,
             None => {
                 let lines = Lines::create(&self.folder, OVERFLOW)?;
-                let reader = lines.reader()?;
+                let reader = lines.reader();
                 self.overflow.insert(Overflow { lines, reader, unread: 0 })
             }
         };
@@ -79,7 +80,7 @@ impl Spill {
         Ok(())
     }
 
-    /// Reads the oldest messages back, up to about `bytes`. A damaged line is an error, and skipped;
+    /// Reads the oldest messages back, up to about `bytes` of memory. A damaged line is an error, and skipped;
     /// so is the rest of a file that cannot be read.
     pub(crate) fn pull(&mut self, bytes: usize) -> (Vec<Message>, Option<Error>) {
         let Some(overflow) = &mut self.overflow else { return (Vec::new(), None) };
@@ -94,11 +95,13 @@ impl Spill {
                     error = Some(overflow.lines.error(io::ErrorKind::UnexpectedEof.into()));
                     overflow.unread = 0;
                 }
-                Ok(length) => {
+                Ok(_) => {
                     overflow.unread -= 1;
-                    taken += length;
                     match Message::from_line(&line) {
-                        Some(message) => messages.push(message),
+                        Some(message) => {
+                            taken += message.size();
+                            messages.push(message);
+                        }
                         None => error = Some(overflow.lines.error(io::ErrorKind::InvalidData.into())),
                     }
                 }
@@ -119,9 +122,14 @@ impl Spill {
 
     /// Keeps a message that will not be delivered by this run.
     pub(crate) fn keep(&mut self, message: &Message) -> Result<(), Error> {
-        let lines = match &mut self.undelivered {
-            Some(lines) => lines,
-            None => self.undelivered.insert(Lines::create(&self.folder, UNDELIVERED)?),
+        let lines = match (&mut self.undelivered, &mut self.overflow) {
+            (Some(lines), _) => lines,
+            (None, overflow) => match (Lines::create(&self.folder, UNDELIVERED), overflow) {
+                (Ok(lines), _) => self.undelivered.insert(lines),
+                // Where no other file can be had, this one is better than none.
+                (Err(_), Some(overflow)) => &mut overflow.lines,
+                (Err(error), None) => return Err(error),
+            },
         };
         lines.append(message)
     }
@@ -158,7 +166,7 @@ impl Spill {
             Some(lines) => lines,
             None => self.undelivered.insert(Lines::create(&self.folder, UNDELIVERED)?),
         };
-        let copied = io::copy(&mut overflow.reader, &mut lines.file);
+        let copied = io::copy(&mut overflow.reader, &mut &*lines.file);
         lines.settle(copied)
     }
 }
@@ -175,7 +183,7 @@ pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = entries
         .filter(|entry| entry.file_name().to_str().is_some_and(is_spill))
         .map(|entry| entry.path())
-        .filter(|path| path.is_file())
+        .filter(|path| std::fs::symlink_metadata(path).is_ok_and(|about| about.is_file()))
         .collect();
     files.sort();
     files
@@ -183,8 +191,17 @@ pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
 
 /// How many lines a file has, as far as it can be read.
 pub(crate) fn count_lines(path: &Path) -> u64 {
-    let Ok(file) = File::open(path) else { return 0 };
-    BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64
+    let Ok(file) = files::open(path, Use::Read) else { return 0 };
+    // In pieces: a line may have any length.
+    let (mut reader, mut count, mut is_open) = (BufReader::new(file), 0, false);
+    while let Ok(piece) = reader.fill_buf() {
+        let Some(last) = piece.last() else { break };
+        is_open = *last != b'\n';
+        count += piece.split(|byte| *byte == b'\n').skip(1).count() as u64;
+        let length = piece.len();
+        reader.consume(length);
+    }
+    count + u64::from(is_open)
 }
 
 const OVERFLOW: &str = "nats-overflow";
@@ -203,11 +220,13 @@ impl Lines {
                 _ => format!("{stem}.{}.jsonl", message::nonce()),
             };
             let path = dir.join(name);
-            match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
+            let mut options = OpenOptions::new();
+            options.read(true).append(true).create_new(true).mode(0o600);
+            match with_spare(|| options.open(&path)) {
                 Ok(file) => {
                     // For whoever wants to replay it: it is still being written. Not all file systems can.
                     let _ = file.try_lock();
-                    return Ok(Self { path, file, length: 0 });
+                    return Ok(Self { path, file: Arc::new(file), length: 0 });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(Error::Spill { path, source }),
@@ -217,16 +236,15 @@ impl Lines {
     }
 
     /// Reads the same file, whatever somebody may have put in the place of its name.
-    fn reader(&self) -> Result<BufReader<Tail>, Error> {
-        let file = self.file.try_clone().map_err(|source| self.error(source))?;
-        Ok(BufReader::new(Tail { file, at: 0 }))
+    fn reader(&self) -> BufReader<Tail> {
+        BufReader::new(Tail { file: Arc::clone(&self.file), at: 0 })
     }
 
     fn append(&mut self, message: &Message) -> Result<(), Error> {
         /// A larger message is written piece by piece.
         const BUFFER: usize = 64 << 10;
         let written = fault::error_at("spill.write").and_then(|()| {
-            let mut out = BufWriter::with_capacity(BUFFER.min(2 * message.size()), &self.file);
+            let mut out = BufWriter::with_capacity(affordable(BUFFER.min(2 * message.size())), &*self.file);
             message.write_line(&mut out)?;
             out.flush()?;
             Ok(self.file.metadata()?.len() - self.length)
@@ -243,7 +261,7 @@ impl Lines {
             }
             Err(source) => {
                 let _ = self.file.set_len(self.length);
-                let _ = self.file.seek(SeekFrom::End(0));
+                let _ = (&*self.file).seek(SeekFrom::End(0));
                 Err(self.error(source))
             }
         }
@@ -254,10 +272,15 @@ impl Lines {
     }
 }
 
+/// Memory is what there is none of when most is written here: without it, more slowly.
+fn affordable(size: usize) -> usize {
+    if can_have(size) { size } else { 0 }
+}
+
 /// Reads a file that is being appended to, at a position of its own.
 #[derive(Debug)]
 struct Tail {
-    file: File,
+    file: Arc<File>,
     at: u64,
 }
 
@@ -356,7 +379,7 @@ mod tests {
     fn a_full_disk_leaves_whole_lines() {
         // /dev/full answers every write as a full disk does.
         let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let mut lines = Lines { path: "/dev/full".into(), file, length: 0 };
+        let mut lines = Lines { path: "/dev/full".into(), file: Arc::new(file), length: 0 };
         let error = lines.append(&message(1)).unwrap_err();
         assert!(error.to_string().contains("No space left"), "{error}");
         assert_eq!(lines.length, 0);

@@ -17,17 +17,20 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyInt, PyString},
 };
+use serde_json::{Map, Value};
 
 use super::{
-    encode::{encode, name_of},
-    process::{self, Process},
+    encode::{encode, interrupt, name_of},
+    process::{self, Inside, Process},
     settings,
 };
 use crate::{
     config::{self, Config, Env},
     error::Error,
     fault,
-    message::{self, About, Composer, END_STATES, Kind, Message, Template, buffer::Buffer},
+    message::{
+        self, About, Composer, END_STATES, Kind, Message, Template, Values, buffer::Buffer, json::OutOfMemory,
+    },
     nats::{Courier, destination_of},
     outbox::{Folder, Identity, Pulse, Record, Run},
     report::{Level, Notice},
@@ -35,6 +38,9 @@ use crate::{
 
 /// A larger message is cut at once: nats-server's default `max_pending`, which `max_payload` cannot exceed.
 const LARGEST: usize = 64 << 20;
+
+/// So many times a message is encoded again that was interrupted.
+const AGAIN: usize = 5;
 
 /// A line for Python's `logging`: its level and the text.
 pub(super) type LogLine = (u8, String);
@@ -61,6 +67,8 @@ struct State {
     statuses: u64,
     /// Makes the messages, about the last ident seen.
     composer: Composer,
+    /// What is masked wherever it occurs, if there is anything.
+    values: Option<Arc<Values>>,
     /// Made with the first message, and anew in a forked child.
     channel: Option<Arc<Channel>>,
     /// What became of the messages, after the end.
@@ -110,6 +118,7 @@ impl Emitter {
                 nonce: message::nonce(),
                 statuses: 0,
                 composer,
+                values: None,
                 channel: None,
                 last_record: None,
                 notices,
@@ -119,19 +128,41 @@ impl Emitter {
     }
 
     /// Hands an event over; never waits for the network. Returns what there is to log, if anything.
-    fn event(&self, data: &Bound<'_, PyDict>) -> Option<Vec<LogLine>> {
-        self.publish(Kind::Event, data)
+    fn event(&self, data: &Bound<'_, PyDict>) -> PyResult<Option<Vec<LogLine>>> {
+        self.publish_all_the_same(Kind::Event, data)
     }
 
     /// The same for a status.
-    fn status(&self, data: &Bound<'_, PyDict>) -> Option<Vec<LogLine>> {
-        self.publish(Kind::Status, data)
+    fn status(&self, data: &Bound<'_, PyDict>) -> PyResult<Option<Vec<LogLine>>> {
+        self.publish_all_the_same(Kind::Status, data)
+    }
+
+    /// Are the run's secrets to be masked wherever they occur?
+    fn masks_values(&self) -> bool {
+        self.config.as_ref().is_some_and(|config| config.mask_values)
+    }
+
+    /// What the run was given: `passwords` and `key` are secrets, of `variables` those under secret names. What cannot be
+    /// understood is left aside.
+    fn learn(&self, passwords: &Bound<'_, PyAny>, variables: &Bound<'_, PyAny>, key: &Bound<'_, PyAny>) {
+        let [passwords, variables, key] = [passwords, variables, key].map(settings::value_of);
+        self.learn_values(|values| {
+            values.learn(None, &passwords);
+            values.learn(Some(""), &variables);
+            values.learn(None, &key);
+        });
+    }
+
+    /// Is there a folder for what cannot be delivered, or nothing to deliver?
+    fn has_spill_dir(&self) -> bool {
+        self.config.as_ref().is_none_or(|config| config.spill_dir.is_some())
     }
 
     /// Why the job must not start: the option `required` asks that the status `starting`, which was published just
     /// now, is confirmed, and it is not. Then nothing of the run is sent or kept. `None` if all is well, or nothing is
     /// required.
     fn refuse_start(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let _inside = Inside::enter();
         if !self.required {
             return Ok(None);
         }
@@ -168,6 +199,7 @@ impl Emitter {
 
     /// Ends the run: waits up to `flush_timeout` for confirmations; the rest goes to disk.
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<LogLine>> {
+        let _inside = Inside::enter();
         if self.config.is_none() {
             return Ok(self.notices());
         }
@@ -192,9 +224,70 @@ impl Emitter {
 }
 
 impl Emitter {
-    fn publish(&self, kind: Kind, data: &Bound<'_, PyDict>) -> Option<Vec<LogLine>> {
+    /// Ctrl-C or exit in Python code that is called meanwhile leaves us when the message is on its way.
+    fn publish_all_the_same(&self, kind: Kind, data: &Bound<'_, PyDict>) -> PyResult<Option<Vec<LogLine>>> {
+        let _inside = Inside::enter();
+        let mut interrupt = None;
+        let told = self.publish(kind, data, &mut interrupt);
+        match interrupt.or_else(interrupt::take) {
+            Some(interrupt) => {
+                // What there is to tell is told with the next call.
+                let mut state = self.lock();
+                for (level, text) in told.into_iter().flatten() {
+                    state.told.remove(&text);
+                    state.notices.push(Notice::new(Level::from(level), text));
+                }
+                Err(interrupt)
+            }
+            None => Ok(told),
+        }
+    }
+
+    /// Takes in more of what is to be masked.
+    fn learn_values(&self, learn: impl FnOnce(&mut Values)) {
+        let Some(config) = self.config.as_ref().filter(|config| config.mask_values) else { return };
+        let known = self.lock().values.take();
+        let mut values =
+            known.map_or_else(|| Values::new(&config.redaction.masks), |known| Values::clone(&known));
+        learn(&mut values);
+        let mut state = self.lock();
+        let ident = state.composer.ident().to_owned();
+        values.prepare(self.fallback_ident.as_deref().unwrap_or(&ident));
+        state.values = Some(Arc::new(values)).filter(|values| !values.is_empty());
+    }
+
+    /// What the status `starting` says of the run: its environment and its command line.
+    fn learn_from(&self, data: &Bound<'_, PyDict>) {
+        let py = data.py();
+        let item = |key| data.get_item(key).ok().flatten();
+        let (env, command) = (item(intern!(py, "env")), item(intern!(py, "command")));
+        if env.is_none() && command.is_none() || !self.masks_values() {
+            return;
+        }
+        let text = |value: Bound<'_, PyAny>| {
+            value.cast_into::<PyString>().ok().map(|text| text.to_string_lossy().into_owned())
+        };
+        let env = env.and_then(|env| env.cast_into::<PyDict>().ok());
+        let env: Map<String, Value> = env
+            .iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((text(name)?, Value::from(text(value)?))))
+            .collect();
+        let command = command.as_ref().map(settings::value_of).unwrap_or_default();
+        self.learn_values(|values| values.learn_starting(&Value::Object(env), &command));
+    }
+
+    fn publish(
+        &self,
+        kind: Kind,
+        data: &Bound<'_, PyDict>,
+        interrupt: &mut Option<PyErr>,
+    ) -> Option<Vec<LogLine>> {
         let Some(config) = &self.config else { return self.tell() };
         fault::panic_at("emitter.publish");
+        if kind == Kind::Status {
+            self.learn_from(data);
+        }
         // All that may run Python code comes before the lock, or after it.
         let py = data.py();
         let text = |key| name_of(&data.get_item(key).ok().flatten()?);
@@ -226,6 +319,8 @@ impl Emitter {
         state.address(ident.as_deref().or(self.fallback_ident.as_deref()));
         let own_id = counter.as_deref().zip(uuid.as_deref());
         let message = state.message(kind, &name, own_id, created.as_deref());
+        // Of a status that hides nothing.
+        let values = state.values.clone().filter(|_| kind == Kind::Event || !config.redaction.is_full());
         let channel = self.channel(&mut state, config);
         let has_notices = !state.notices.is_empty();
         drop(state);
@@ -233,6 +328,23 @@ impl Emitter {
         channel.beat(kind, &name, counter.as_deref());
         let mut buffer = channel.courier.outbox.buffer();
         let mut encoded = encode(data, &mut buffer, config.sieve(kind));
+        for _ in 0..AGAIN {
+            let Some(now) = interrupt::take() else { break };
+            interrupt.get_or_insert(now);
+            // What was interrupted has its value the next time.
+            buffer.clear();
+            encoded = encode(data, &mut buffer, config.sieve(kind));
+        }
+        if matches!(encoded, Err(Error::Memory { .. })) {
+            // With what is kept for such a time it may be possible.
+            channel.courier.outbox.save_memory();
+            buffer = Buffer::default();
+            encoded = encode(data, &mut buffer, config.sieve(kind));
+        }
+        if let (Some(values), Ok(())) = (&values, &encoded) {
+            let size = buffer.text().len();
+            encoded = values.hide(&mut buffer).map_err(|OutOfMemory| Error::Memory { size });
+        }
         if fault::error_at("emitter.memory").is_err() {
             encoded = Err(Error::Memory { size: buffer.text().len() });
         }
@@ -268,7 +380,12 @@ impl Emitter {
         let ident = state.composer.ident();
         let folder = Folder::new(config.spill_dir.as_deref(), self.artifact_dir.clone(), ident);
         let run = Run::new(
-            Identity::new(&config.subject_id, ident, destination_of(&config.connection)),
+            Identity::new(
+                &config.subject_id,
+                ident,
+                destination_of(&config.connection),
+                config.subject.clone(),
+            ),
             folder,
             config.flush_timeout,
             config.heartbeat.map(|every| Pulse::new(every, state.composer.clone())),

@@ -27,9 +27,9 @@ use std::{
     mem,
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -50,8 +50,42 @@ pub(super) fn id() -> u32 {
 /// To be called in a forked child, before anything else of ours.
 pub(super) fn forked() -> u32 {
     let pid = std::process::id();
+    // Its parent's other threads are not here.
+    INSIDE.store(0, Relaxed);
     PID.store(pid, Relaxed);
     pid
+}
+
+/// Calls of ours that are under way, in all threads.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// One call that may run Python code, or wait without Python's lock. When the interpreter ends, CPython (before 3.14) ends a
+/// daemon thread that wants the lock by unwinding its stack, and unwinding through Rust aborts the process: so the end
+/// waits for those that are inside.
+#[derive(Debug)]
+pub(super) struct Inside(());
+
+impl Inside {
+    pub(super) fn enter() -> Self {
+        INSIDE.fetch_add(1, Relaxed);
+        Self(())
+    }
+
+    /// Waits until nobody is inside any more, for a while. To be called without Python's lock.
+    pub(super) fn wait_for_all() {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let began = Instant::now();
+        while INSIDE.load(Relaxed) > 0 && began.elapsed() < LIMIT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        // A forked child that was inside itself has begun to count anew.
+        let _ = INSIDE.fetch_update(Relaxed, Relaxed, |inside| inside.checked_sub(1));
+    }
 }
 
 static PROCESS: LazyLock<ArcSwap<Process>> = LazyLock::new(|| ArcSwap::from(Process::new()));
@@ -92,10 +126,12 @@ impl Process {
         if let Some(courier) = couriers.get(connection) {
             return Arc::clone(courier);
         }
+        spend_reserve();
         // One that nobody uses and that holds nothing has had its use.
         couriers.retain(|_, courier| Arc::strong_count(courier) > 1 || !courier.outbox.is_idle());
         let courier = Courier::new(connection.clone());
         couriers.insert(connection.clone(), Arc::clone(&courier));
+        keep_reserve();
         courier
     }
 
@@ -119,4 +155,20 @@ impl Process {
         }
         notices
     }
+}
+
+/// Memory that is kept for the making of a courier: where none is to be had any more, allocating it would end the job. Only
+/// address space, as long as nobody writes to it.
+static RESERVE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Keeps it, if it is to be had: when the library is loaded, and again after it was needed.
+pub(crate) fn keep_reserve() {
+    const RESERVED: usize = 1 << 20;
+    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = reserve.try_reserve_exact(RESERVED);
+}
+
+fn spend_reserve() {
+    let reserve = std::mem::take(&mut *RESERVE.lock().unwrap_or_else(PoisonError::into_inner));
+    drop(reserve);
 }

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{
-    output::one_line,
-    payload::{Data, Res},
-};
+use super::payload::{Data, Res};
+use crate::harmless::one_line;
 
 /// What became of a failed result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

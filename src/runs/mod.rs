@@ -16,6 +16,7 @@ mod payload;
 mod recap;
 mod run;
 mod seen;
+mod style;
 #[cfg(test)]
 mod tests;
 
@@ -26,12 +27,19 @@ use std::{
 
 pub(crate) use self::{
     failure::{Failure, Fate},
-    output::{Line, Printer, harmless, one_line},
+    output::{Line, Printer},
     recap::Recap,
     run::{Run, SILENT, Task},
+    style::{Color, Look, harmless, pieces},
 };
 use self::{payload::Payload, seen::Hearing};
-use crate::message::{END_STATES, Kind, OPEN_STATES, Own, Received, moment, split_id};
+use crate::{
+    harmless::one_line,
+    message::{
+        END_STATES, Kind, OPEN_STATES, Own, Owner, Received, Template, has_tokens, moment, split_id,
+        with_safe_ident,
+    },
+};
 
 /// How many runs are kept; the oldest that have ended go first.
 const RUNS: usize = 5_000;
@@ -84,6 +92,8 @@ pub(crate) type RunId = u64;
 /// All runs.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
+    /// Where messages are published: a message's subject says whose it is.
+    template: Template,
     all: HashMap<RunId, Run>,
     /// The last run of each name: the subject id and the ident.
     latest: HashMap<String, RunId>,
@@ -101,6 +111,11 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    /// Of messages that are published to such subjects.
+    pub(crate) fn of(template: &Template) -> Self {
+        Self { template: template.clone(), ..Self::default() }
+    }
+
     /// Takes a message in, heard at `now` by the reader's clock. `None`: it is none of ansible-runner's, or a repeat.
     pub(crate) fn hear(&mut self, message: &Received, now: SystemTime) -> Option<News> {
         self.messages += 1;
@@ -111,7 +126,11 @@ impl Runs {
             return None;
         };
         let own = message.id.as_deref().and_then(split_id);
-        let name = name_of(own.map(|(name, _)| name), payload.runner_ident.as_deref());
+        let Some(name) = name_of(&self.template, &message.subject, own.map(|(name, _)| name), &payload)
+        else {
+            self.foreign += 1;
+            return None;
+        };
         let last = self.latest.get(&name.whole).and_then(|id| self.all.get(id));
         if last.is_some_and(|run| run.is_before(message)) {
             // Of an earlier run of that name, of which nobody asked.
@@ -198,33 +217,42 @@ impl Runs {
 
 /// A run's name.
 struct Name {
-    /// As it stands in message ids: the subject id, a dot, the ident.
+    /// Both with a dot between them, as the subject has them: where one ends it does not say.
     whole: String,
     subject_id: String,
     ident: String,
 }
 
-/// `whole` is from the message's id. The status `error` of `ansible-runner process` has no ident of its own.
-fn name_of(whole: Option<&str>, ident: Option<&str>) -> Name {
-    let name = |whole: &str, subject_id: &str, ident: &str| Name {
-        whole: whole.to_owned(),
-        subject_id: one_line(subject_id),
-        ident: one_line(ident),
+/// Whose message it is: by its subject, as the server has checked that its publisher may publish there. Its header and its
+/// payload are its publisher's word, and are believed as far as the subject bears them out. `None`: it does not.
+///
+/// `claimed` is the name in the message's id. The status `error` of `ansible-runner process` has no ident of its own.
+fn name_of(template: &Template, subject: &str, claimed: Option<&str>, payload: &Payload<'_>) -> Option<Name> {
+    let ident = payload.runner_ident.as_deref();
+    let ident = ident.or_else(|| Some(claimed?.rsplit_once('.')?.1)).unwrap_or("unknown");
+    let claimed = claimed.and_then(|whole| whole.strip_suffix(ident)?.strip_suffix('.'));
+    let subject = &*with_safe_ident(subject, ident);
+    let (kind, name) = match (&payload.status, &payload.heartbeat) {
+        (Some(status), None) => (Kind::Status, status.as_str()),
+        (_, Some(_)) => (Kind::Heartbeat, Kind::Heartbeat.as_str()),
+        (None, None) => (Kind::Event, payload.event.as_deref().unwrap_or_default()),
     };
-    match (whole, ident) {
-        (Some(whole), Some(ident)) => {
-            let before = whole.strip_suffix(ident).and_then(|before| before.strip_suffix('.'));
-            name(whole, before.unwrap_or_default(), ident)
-        }
-        (Some(whole), None) => {
-            let (subject_id, ident) = whole.rsplit_once('.').unwrap_or(("", whole));
-            name(whole, subject_id, ident)
-        }
-        (None, ident) => {
-            let ident = ident.unwrap_or("unknown");
-            name(&format!(".{ident}"), "", ident)
-        }
-    }
+    let is_borne_out = |claimed: &&str| *template.subject(claimed, ident, kind, name) == *subject;
+    let subject_id = match claimed.filter(is_borne_out) {
+        // As the plugin publishes it. It says how the subject id was spelt, too.
+        Some(claimed) => claimed,
+        None => match template.owner(subject, ident, kind, name) {
+            Owner::SubjectId(id) => id,
+            Owner::Anybody => "",
+            // It was published with another template, or mapped on its way.
+            Owner::Unknown if has_tokens(subject, ident) => {
+                claimed.filter(|claimed| has_tokens(subject, claimed)).unwrap_or_default()
+            }
+            Owner::Unknown => return None,
+        },
+    };
+    let (subject_id, ident) = (one_line(subject_id), one_line(ident));
+    Some(Name { whole: format!("{subject_id}.{ident}"), subject_id, ident })
 }
 
 /// Is it a message as the plugin publishes it?

@@ -1,6 +1,6 @@
-//! What a job printed, from its events, and how texts of others are shown: nothing that a terminal would obey.
+//! What a job printed, from its events.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::BTreeMap;
 
 /// Lines of one event, as the job printed them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,86 +133,6 @@ impl Printer {
     }
 }
 
-/// A text from elsewhere that may keep its colours and its lines; all else that a terminal would obey is shown instead,
-/// as `less` and `cat -v` do.
-pub(crate) fn harmless(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(is_odd) {
-        let (before, odd) = rest.split_at(at);
-        safe.push_str(before);
-        let color = color_at(odd);
-        if !color.is_empty() {
-            safe.push_str(color);
-            rest = odd.get(color.len()..).unwrap_or_default();
-            continue;
-        }
-        let mut chars = odd.chars();
-        match chars.next() {
-            Some('\n') => safe.push('\n'),
-            Some('\t') => safe.push('\t'),
-            Some('\r') if odd.starts_with("\r\n") || odd.len() == 1 => {}
-            Some(c) => show(c, &mut safe),
-            None => {}
-        }
-        rest = chars.as_str();
-    }
-    safe.push_str(rest);
-    safe
-}
-
-/// A text from elsewhere in one line, without colours.
-pub(crate) fn one_line(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' | '\r' => safe.push(' '),
-            odd if is_odd(odd) => show(odd, &mut safe),
-            plain => safe.push(plain),
-        }
-    }
-    safe
-}
-
-/// Control characters, and those that change how what follows is shown (Unicode's bidirectional controls).
-fn is_odd(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
-}
-
-/// `^[` for ESC, `<U+202E>` for what has no such form.
-fn show(c: char, out: &mut String) {
-    match u8::try_from(c) {
-        Ok(byte @ 0..=0x1f) => out.extend(['^', char::from(byte + 0x40)]),
-        Ok(0x7f) => out.push_str("^?"),
-        _ => {
-            let _ = write!(out, "<U+{:04X}>", u32::from(c));
-        }
-    }
-}
-
-/// The colour (`ESC [ digits and semicolons m`) that a text begins with, or nothing.
-fn color_at(text: &str) -> &str {
-    const LONGEST: usize = 32;
-    let Some(rest) = text.strip_prefix("\u{1b}[") else { return "" };
-    let inside = rest.bytes().take(LONGEST).take_while(|byte| byte.is_ascii_digit() || *byte == b';').count();
-    if rest.as_bytes().get(inside) == Some(&b'm') { text.get(..inside + 3).unwrap_or_default() } else { "" }
-}
-
-/// The text without its colours.
-pub(crate) fn without_colors(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\u{1b}') {
-        let (before, escape) = rest.split_at(at);
-        plain.push_str(before);
-        let color = color_at(escape);
-        rest = escape.get(color.len().max(1)..).unwrap_or_default();
-    }
-    plain.push_str(rest);
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,21 +174,5 @@ mod tests {
         assert_eq!(printed(Some(""), Some(3), Some(3)), None);
         assert_eq!(printed(Some("a"), None, None), Some("a"));
         assert_eq!(printed(None, Some(3), Some(4)), None);
-    }
-
-    #[test]
-    fn nothing_that_a_terminal_would_obey() {
-        for (text, shown, line) in [
-            ("a\r\nb\tc\n", "a\nb\tc\n", "a  b c "),
-            ("\u{1b}[0;32mok\u{1b}[0m", "\u{1b}[0;32mok\u{1b}[0m", "^[[0;32mok^[[0m"),
-            ("\u{1b}[2J\u{1b}]0;x\u{7}", "^[[2J^[]0;x^G", "^[[2J^[]0;x^G"),
-            ("\u{9b}31m\u{7f}\u{202e}ü", "<U+009B>31m^?<U+202E>ü", "<U+009B>31m^?<U+202E>ü"),
-            ("over\rwritten\r", "over^Mwritten", "over written "),
-            ("\u{1b}[1;", "^[[1;", "^[[1;"),
-        ] {
-            assert_eq!(harmless(text), shown);
-            assert_eq!(one_line(text), line);
-        }
-        assert_eq!(without_colors("\u{1b}[0;32mok\u{1b}[0m ü\u{1b}"), "ok ü");
     }
 }

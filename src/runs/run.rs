@@ -5,12 +5,16 @@ use std::time::{Duration, SystemTime};
 use super::{
     News, RECAP, TaskResult,
     failure::{Failure, Fate, find_rescued},
-    output::{Output, harmless, one_line, printed, without_colors},
+    output::{Output, printed},
     payload::{Data, Payload, Res},
     recap::Recap,
     seen::{Hearing, Seen},
+    style::{harmless, without_colors},
 };
-use crate::message::{END_STATES, Kind, Own, Received, moment};
+use crate::{
+    harmless::one_line,
+    message::{END_STATES, Kind, Own, Received, moment},
+};
 
 /// The state of a run that says nothing any more.
 pub(crate) const SILENT: &str = "silent";

@@ -13,6 +13,11 @@ fn at(seconds: u64) -> SystemTime {
     START + Duration::from_secs(seconds)
 }
 
+fn subject_of(payload: &Value) -> String {
+    let kind = if payload.get("status").is_some() { "status" } else { "event" };
+    format!("pub.ansible.runner.site.a.r.1.{kind}")
+}
+
 /// A source, and a stream that stores a message a second.
 #[derive(Default)]
 struct Heard {
@@ -24,6 +29,7 @@ impl Heard {
     fn message(&mut self, id: &str, payload: &Value) -> Option<News> {
         self.stored += 1;
         let message = Received {
+            subject: subject_of(payload),
             id: Some(id.to_owned()),
             payload: payload.to_string().into(),
             stored: Some(at(self.stored)),
@@ -142,6 +148,7 @@ fn an_ident_that_is_used_again() {
     assert_eq!(states, ["failed", "starting"]);
     // A message of the first one, fetched late, is none of the second.
     let early = Received {
+        subject: "pub.ansible.runner.site.a.r.1.event".to_owned(),
         id: Some("site.a.r.1.2.u".to_owned()),
         payload: json!({"runner_ident": "r.1", "counter": 2}).to_string().into(),
         stored: Some(at(2)),
@@ -199,8 +206,8 @@ fn a_run_that_publishes_only_some_events_misses_none() {
     let mut runs = Runs::default();
     for counter in [1, 9] {
         let payload = json!({"runner_ident": "r", "counter": counter}).to_string().into();
-        let id = Some(format!("a.r.{counter}.u"));
-        runs.hear(&Received { id, payload, selected: true, ..Received::default() }, START);
+        let (subject, id) = ("pub.ansible.runner.a.r.event".to_owned(), Some(format!("a.r.{counter}.u")));
+        runs.hear(&Received { subject, id, payload, selected: true, ..Received::default() }, START);
     }
     assert_eq!(runs.all().next().unwrap().1.missing(), 0);
 }
@@ -238,5 +245,58 @@ fn what_is_read_late_is_of_the_run_that_it_was_made_in() {
         }
         // Made after the end, it is of another run of that name, whose statuses nobody heard.
         assert_eq!(heard.runs.all().count(), runs, "{second}");
+    }
+}
+
+#[test]
+fn whose_a_message_is_says_its_subject() {
+    let name = |template: &str, subject: &str, id: Option<&str>, payload: &Value| {
+        let mut runs = Runs::of(&Template::parse(template).unwrap());
+        let message = Received {
+            subject: subject.to_owned(),
+            id: id.map(str::to_owned),
+            payload: payload.to_string().into(),
+            ..Received::default()
+        };
+        runs.hear(&message, START);
+        runs.all().next().map(|(_, run)| format!("{}|{}", run.subject_id, run.ident))
+    };
+    let nonce = "0123456789abcdef";
+    let (a, b) = (format!("site-a.deploy.status.{nonce}.3"), format!("site b.deploy.status.{nonce}.3"));
+    let ended = json!({"status": "successful", "runner_ident": "deploy"});
+    let default = crate::message::SUBJECT;
+    for (template, subject, id, payload, expected) in [
+        // A header that claims another site.
+        (default, "pub.ansible.runner.site-b.deploy.status", Some(&a), &ended, Some("site-b|deploy")),
+        // The same, where the subject could be read in two ways.
+        (
+            default,
+            "pub.ansible.runner.site-b.site-a.deploy.status",
+            Some(&a),
+            &ended,
+            Some("site-b.site-a|deploy"),
+        ),
+        // A payload that claims another ident.
+        (default, "pub.ansible.runner.site-b.other.status", Some(&a), &ended, None),
+        (default, "pub.ansible.runner.site-b.deploy.event", Some(&a), &ended, Some("|deploy")),
+        // How it was spelt.
+        (default, "pub.ansible.runner.site_b.deploy.status", Some(&b), &ended, Some("site b|deploy")),
+        // 0.4.0 has no ids.
+        (default, "pub.ansible.runner.site-a.deploy.status", None, &ended, Some("site-a|deploy")),
+        // Mapped on its way, or another template.
+        (default, "imported.site-a.deploy", Some(&a), &ended, Some("site-a|deploy")),
+        (default, "imported.site-b.deploy", Some(&a), &ended, Some("|deploy")),
+        (
+            "runs.{subject_id}.{kind}.{name}.{subject_id}",
+            "runs.b.status.successful.b",
+            Some(&a),
+            &ended,
+            Some("b|deploy"),
+        ),
+        // The subject says nothing.
+        ("runs.{kind}", "runs.status", Some(&a), &ended, Some("site-a|deploy")),
+    ] {
+        let found = name(template, subject, id.map(String::as_str), payload);
+        assert_eq!(found.as_deref(), expected, "{subject}");
     }
 }

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::message::Message;
+use crate::{
+    files::{self, Use},
+    message::Message,
+};
 
 /// A spill file that is ours as long as we hold its lock.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub(super) struct Span {
 impl SpillFile {
     /// Opens and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
-        let file = File::options().read(true).append(true).open(path).map_err(|error| error.to_string())?;
+        let file = files::open(path, Use::Take).map_err(|error| error.to_string())?;
         if file.try_lock().is_err() {
             return Err("is still being written by a run; it is left alone".to_owned());
         }
@@ -68,7 +71,7 @@ impl SpillFile {
         let _ = fs::remove_file(&temporary);
         let mut kept = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
         for path in rest {
-            io::copy(&mut File::open(path)?, &mut kept)?;
+            io::copy(&mut files::open(path, Use::Read)?, &mut kept)?;
         }
         for Span { start, length } in spans {
             let mut file = self.file.try_clone()?;

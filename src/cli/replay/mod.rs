@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     config::{Config, Delivery},
+    files,
     message::Message,
     nats::{Courier, Held, held},
     outbox::{Folder, Found, Run, spill_files_in},
@@ -110,18 +111,29 @@ impl From<String> for Failure {
 }
 
 fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Result<Exit, Failure> {
-    let (plans, settings) = plans_of(path, arguments.all)?;
+    // Whoever names a link means what it leads to; below that none is followed.
+    let is_link = path.is_symlink() || path.parent().is_some_and(Path::is_symlink);
+    let named = is_link.then(|| fs::canonicalize(path).ok()).flatten();
+    let (plans, settings) = plans_of(named.as_deref().unwrap_or(path), arguments.all)?;
+    let is_one = plans.len() == 1;
     let mut replay: Option<Replay<'_>> = None;
     let mut exit = Exit::Success;
     for (folder, decision) in plans {
         let shown = printable(&folder.display().to_string());
-        let mut plan = match decision? {
-            Decision::Send(plan) => plan,
-            Decision::Nothing(why) => {
+        let mut plan = match decision {
+            Err(reason) if is_one => return Err(reason.into()),
+            // The others can be told and sent all the same.
+            Err(reason) => {
+                complain(&printable(&format!("{shown}: {reason}")));
+                exit = exit.worse(Exit::Problem);
+                continue;
+            }
+            Ok(Decision::Send(plan)) => plan,
+            Ok(Decision::Nothing(why)) => {
                 stdout(|out| writeln!(out, "{shown}: nothing to send: {why}"))?;
                 continue;
             }
-            Decision::LeftAlone(why) => {
+            Ok(Decision::LeftAlone(why)) => {
                 stdout(|out| writeln!(out, "{}", Tone::Faint.paint(&format!("{shown}: left alone: {why}"))))?;
                 continue;
             }
@@ -212,7 +224,7 @@ fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let mut folders: Vec<(std::time::SystemTime, PathBuf)> = fs::read_dir(folder)
         .map_err(|error| error.to_string())?
         .flatten()
-        .filter(|entry| entry.path().is_dir())
+        .filter(|entry| files::is_folder(&entry.path()))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     folders.sort();

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    files::Guarded,
     message::{self, Composer, Message},
     outbox::{Found, Record, RunState, spill_files_in},
 };
@@ -87,6 +88,20 @@ impl Plan {
     /// The folder of a run: ansible-runner's artifact directory, or one in a spool. `named`: by the user himself; `all`:
     /// he wants everything to be in the stream, whatever the records say.
     pub(super) fn of_folder(folder: &Path, named: bool, all: bool) -> Result<Decision, String> {
+        let job_events = folder.join("job_events");
+        if job_events.is_symlink() {
+            return Err(format!("{}: a link is not followed", job_events.display()));
+        }
+        if let Err(error) = Guarded::open(folder) {
+            return Ok(Decision::LeftAlone(format!("{error}; whoever it belongs to can replay it")));
+        }
+        if let Some(record) = Found::unread_in(folder).filter(|_| !all) {
+            return Err(format!(
+                "{} cannot be read: it is damaged, of a newer version, or somebody else's; it is left alone (--all \
+                 goes by what else is there)",
+                record.display()
+            ));
+        }
         let records = Found::all_in(folder);
         if let Some(Found { record, .. }) = records.iter().find(|found| found.is_running()) {
             let Record { pid, host, .. } = record;

@@ -48,7 +48,7 @@ pub(super) struct Book {
 impl Shared {
     pub(super) fn new(source: Source, silent_after: Option<Duration>, since: Duration) -> Self {
         let book = Book {
-            runs: Runs::default(),
+            runs: source.runs(),
             metrics: Metrics::new(),
             has_caught_up: false,
             streams: Vec::new(),

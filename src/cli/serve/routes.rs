@@ -41,7 +41,7 @@ use crate::{
     },
     message::in_utc,
     nats::{Heard, Wish},
-    runs::{Failure, Line, Printer, Recap, Run, RunId, Runs, Task},
+    runs::{Failure, Line, Printer, Recap, Run, RunId, Task},
 };
 
 /// Those who listen to changes, at once.
@@ -289,7 +289,7 @@ fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<B
         if text.is_empty() { Ok(()) } else { out.blocking_send(Ok(text.into())).map_err(|_| gone()) }
     };
     let heard = shared.source.listen(wish)?;
-    let (mut runs, mut printer) = (Runs::default(), Printer::default());
+    let (mut runs, mut printer) = (shared.source.runs(), Printer::default());
     let mut wanted: Option<RunId> = None;
     loop {
         match shared.source.next(&heard, None) {

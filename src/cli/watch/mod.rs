@@ -25,12 +25,12 @@ use super::{
     Exit,
     options::Options,
     source::{Source, Stopped},
-    terminal::{complain, stdout, tone_of},
+    terminal::{complain, json_line, stdout, tone_of},
 };
 use crate::{
     message::{Kind, in_utc},
     nats::{Heard, Start, Wish},
-    runs::{News, Run, RunId, Runs, harmless},
+    runs::{News, Run, RunId, Runs},
 };
 
 /// Show what runs are doing, live.
@@ -90,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         subjects: subjects.join(", "),
         heard,
         fetched: Vec::new(),
-        runs: Runs::default(),
+        runs: source.runs(),
         has_stream: false,
         ended: 0,
     };
@@ -122,7 +122,7 @@ impl Watch<'_> {
                     complain(&format!(
                         "connected to {}, listening to {}{stream}",
                         self.source.hide(server),
-                        harmless(&self.subjects)
+                        self.subjects
                     ));
                 }
                 Ok(Heard::Lost(reason)) => complain(&self.source.hide(reason)),
@@ -130,8 +130,7 @@ impl Watch<'_> {
                     let news = self.runs.hear(&message, SystemTime::now());
                     self.count(news.as_ref());
                     if self.arguments.json {
-                        let text = String::from_utf8_lossy(&message.payload);
-                        stdout(|out| writeln!(out, "{}", text.replace(['\r', '\n'], " ")))?;
+                        stdout(|out| writeln!(out, "{}", json_line(&message.payload)))?;
                     } else if let Some(news) = news
                         && let Some(run) = self.runs.get(news.run)
                     {

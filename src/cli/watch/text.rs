@@ -6,6 +6,8 @@ use ratatui::{
 };
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::runs::{self, Look, pieces};
+
 /// How wide a text is on a terminal.
 pub(super) fn width(text: &str) -> usize {
     text.width()
@@ -37,7 +39,8 @@ pub(super) fn wrapped(text: &str, most: usize) -> Vec<Line<'static>> {
     let most = most.max(1);
     let mut lines = vec![Line::default()];
     let mut used = 0;
-    for (style, piece) in styled(text) {
+    for (look, piece) in pieces(text) {
+        let style = style_of(look);
         let mut chunk = String::new();
         for c in piece.chars() {
             let c = if c == '\t' { ' ' } else { c };
@@ -61,26 +64,10 @@ fn push(lines: &mut [Line<'static>], chunk: &mut String, style: Style) {
     }
 }
 
-/// Pieces of a text and their styles.
-fn styled(text: &str) -> Vec<(Style, &str)> {
-    let mut pieces = Vec::new();
-    let mut style = Style::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("\u{1b}[") {
-        let (before, escape) = rest.split_at(at);
-        pieces.push((style, before));
-        let Some((codes, after)) = escape.get(2..).and_then(|codes| codes.split_once('m')) else { break };
-        style = with_codes(style, codes);
-        rest = after;
-    }
-    pieces.push((style, rest));
-    pieces
-}
-
-/// Those codes that ansible has (`ansible.utils.color`), and their relatives.
-fn with_codes(style: Style, codes: &str) -> Style {
-    const COLORS: [Color; 8] = [
-        Color::Black,
+/// A look, as ratatui has it.
+fn style_of(look: Look) -> Style {
+    const COLORS: [Color; 16] = [
+        Color::DarkGray,
         Color::Red,
         Color::Green,
         Color::Yellow,
@@ -88,25 +75,26 @@ fn with_codes(style: Style, codes: &str) -> Style {
         Color::Magenta,
         Color::Cyan,
         Color::Gray,
+        Color::DarkGray,
+        Color::LightRed,
+        Color::LightGreen,
+        Color::LightYellow,
+        Color::LightBlue,
+        Color::LightMagenta,
+        Color::LightCyan,
+        Color::White,
     ];
-    let mut codes = codes.split(';').map(|code| code.parse::<usize>().unwrap_or(0));
-    let mut style = style;
-    while let Some(code) = codes.next() {
-        style = match code {
-            0 => Style::new(),
-            1 => style.add_modifier(Modifier::BOLD),
-            2 => style.add_modifier(Modifier::DIM),
-            4 => style.add_modifier(Modifier::UNDERLINED),
-            7 => style.add_modifier(Modifier::REVERSED),
-            30..=37 => COLORS.get(code - 30).map_or(style, |color| style.fg(*color)),
-            90..=97 => COLORS.get(code - 90).map_or(style, |color| style.fg(*color)),
-            39 => style.fg(Color::Reset),
-            38 => match (codes.next(), codes.next().and_then(|color| u8::try_from(color).ok())) {
-                (Some(5), Some(color)) => style.fg(Color::Indexed(color)),
-                _ => style,
-            },
-            _ => style,
-        };
+    let mut style = Style::new();
+    style.fg = match look.color {
+        Some(runs::Color::Basic(color)) => COLORS.get(usize::from(color)).copied(),
+        Some(runs::Color::Indexed(color)) => Some(Color::Indexed(color)),
+        None => None,
+    };
+    if look.is_bold {
+        style = style.add_modifier(Modifier::BOLD);
+    }
+    if look.is_faint {
+        style = style.add_modifier(Modifier::DIM);
     }
     style
 }

@@ -13,13 +13,42 @@ use super::{
 use crate::{
     config::Delivery,
     message::{About, END_STATES, EXPECTED_STREAM, KINDS, Kind, Message, OPEN_STATES, nonce},
-    nats::jetstream::{self, AccountInfo, Captured, Found, NOT_THIS_STREAM, StreamInfo, Wanted},
+    nats::jetstream::{self, AccountInfo, Captured, NOT_THIS_STREAM, StreamInfo},
 };
 
 /// So many kinds of events are tried, if the subject depends on the name.
 const MOST_SUBJECTS: usize = 12;
 /// What a sample is around its filling, in bytes, and some to spare.
 const FRAME: usize = 512;
+
+/// What it means that no stream takes messages.
+const MISSED: &str = "who does not listen at that moment misses them";
+
+/// What the API says of the stream that takes a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Captured,
+    NotCaptured,
+    /// We may not ask.
+    Forbidden,
+    /// It cannot be told at present.
+    NotNow,
+    /// Nobody answers for the JetStream that the user insists on.
+    NotYet,
+}
+
+impl Found {
+    /// `is_expected`: the server says that it has JetStream.
+    fn new(answer: &Captured, is_expected: bool, delivery: Delivery) -> Self {
+        match answer {
+            Captured::By(_) => Self::Captured,
+            // It has JetStream and does not answer for it yet, or it is another domain's.
+            Captured::Nobody if is_expected && delivery == Delivery::Jetstream => Self::NotYet,
+            Captured::No | Captured::Nobody => Self::NotCaptured,
+            Captured::NotNow(_) => Self::NotNow,
+        }
+    }
+}
 
 /// All messages of a kind that go to one subject.
 struct Lane {
@@ -48,6 +77,8 @@ enum Way {
     Blind,
     /// A stream is asked for, and there is none.
     NoStream,
+    /// Neither a stream nor a subscriber.
+    Unheard,
     /// None; it was said why.
     Nothing,
 }
@@ -78,6 +109,7 @@ impl Probe<'_> {
             ways.push(self.lane(dialogue, lane, &mut known).await);
         }
         self.no_stream(&lanes, &ways);
+        self.unheard(&lanes, &ways);
         if self.problems == 0 {
             let ways: Vec<(Kind, Way)> = lanes.iter().map(|lane| lane.kind).zip(ways).collect();
             self.verdict(&ways, !known.streams.is_empty());
@@ -161,49 +193,31 @@ impl Probe<'_> {
         lanes
     }
 
-    /// What would carry these messages?
+    /// What would carry these messages? What comes back of a trial decides, as in a run; the API is asked for words.
     async fn lane(&mut self, dialogue: &mut Dialogue, lane: &Lane, known: &mut Known) -> Way {
         let (found, names) = self.find_out(dialogue, lane, known).await;
         for name in &names {
             self.look_at(dialogue, name, lane, known).await;
         }
-        let wanted = found.wants(self.config.connection.delivery, None);
-        match wanted {
-            Wanted::Echo => {
-                if found == Found::NotCaptured {
-                    self.note(
-                        "stream",
-                        format!("none takes {}: who does not listen at that moment misses them", lane.name()),
-                    );
-                }
-                let is_blind = found == Found::Forbidden && self.config.connection.delivery != Delivery::Core;
-                if is_blind { Way::Blind } else { Way::Echo }
+        if self.config.connection.delivery == Delivery::Core {
+            if found == Found::NotCaptured {
+                self.note("stream", format!("none takes {}: {MISSED}", lane.name()));
             }
-            Wanted::Nothing => Way::NoStream,
-            Wanted::Wait => {
-                let api = &self.config.connection.jetstream_api;
-                let text = format!(
-                    "nobody answers for it ({api}), and a stream is asked for: a job would wait for it"
-                );
-                self.problem("JetStream", text);
-                Way::Nothing
-            }
-            Wanted::Ack | Wanted::AckIfAny => {
-                if !self.is_the_right_one(&names) {
-                    return Way::Nothing;
-                }
-                let is_bad = names.iter().any(|name| known.is_bad(name));
-                let (way, stream) = self.store(dialogue, lane, wanted, is_bad).await;
-                if let Some(name) = stream {
-                    // It may be one that the API has not told us of.
-                    self.look_at(dialogue, &name, lane, known).await;
-                    if known.is_bad(&name) {
-                        return Way::Nothing;
-                    }
-                }
-                way
+            return Way::Echo;
+        }
+        if !self.is_the_right_one(&names) {
+            return Way::Nothing;
+        }
+        let is_bad = names.iter().any(|name| known.is_bad(name));
+        let (way, stream) = self.store(dialogue, lane, found, is_bad).await;
+        if let Some(name) = stream {
+            // It may be one that the API has not told us of.
+            self.look_at(dialogue, &name, lane, known).await;
+            if known.is_bad(&name) {
+                return Way::Nothing;
             }
         }
+        way
     }
 
     /// Each stream is looked at once.
@@ -239,6 +253,19 @@ impl Probe<'_> {
                     self.problem("delivery", text);
                 }
             }
+        }
+    }
+
+    /// A session holds these messages, and keeps them on disk in the end: neither a stream nor a subscriber has them.
+    fn unheard(&mut self, lanes: &[Lane], ways: &[Way]) {
+        let unheard = lanes.iter().zip(ways).filter(|(_, way)| **way == Way::Unheard);
+        let subjects: Vec<&str> = unheard.map(|(lane, _)| &*lane.subject).collect();
+        if !subjects.is_empty() {
+            self.problem("delivery", format!(
+                "unheard: nobody listens to {}, and no stream takes it: a job would keep its messages in a file; make a \
+                 stream (ansible-runner-nats stream create), subscribe, or set delivery=core if that is meant",
+                subjects.join(", ")
+            ));
         }
     }
 
@@ -368,12 +395,13 @@ impl Probe<'_> {
         self.tell(step, if is_asked { state } else { State::Note }, text);
     }
 
-    /// Tries whether a stream would store these messages, and says which. `is_bad`: we know already that it would not.
+    /// Tries what would become of these messages, and says which stream has them. `is_bad`: we know already that it would
+    /// not store them.
     async fn store(
         &mut self,
         dialogue: &mut Dialogue,
         lane: &Lane,
-        wanted: Wanted,
+        found: Found,
         is_bad: bool,
     ) -> (Way, Option<String>) {
         const STEP: &str = "store";
@@ -389,6 +417,8 @@ impl Probe<'_> {
                 return (Way::Nothing, None);
             }
         };
+        // One that has JetStream, and does not answer for it, is waited for.
+        let is_expected = matches!(found, Found::Captured | Found::NotNow);
         let problem = match tried {
             Tried::Well { stream, has_reader } => {
                 if !self.is_the_right_one(std::slice::from_ref(&stream)) {
@@ -412,13 +442,13 @@ impl Probe<'_> {
                 );
                 return (Way::Stream, Some(stream));
             }
-            Tried::Untried(reason) if wanted == Wanted::Ack => {
+            Tried::Untried(reason) if found == Found::Captured => {
                 let text =
                     format!("{name}: whether they would be stored was not tried ({reason}), only looked up");
                 self.note(STEP, text);
                 return (Way::Stream, None);
             }
-            Tried::Untried(reason) => format!("it cannot be told whether a stream takes them: {reason}"),
+            Tried::Untried(reason) => return (self.untried(lane, found, &reason), None),
             // Said already, and better.
             _ if is_bad => return (Way::Nothing, None),
             Tried::Refused { stream, code: NOT_THIS_STREAM, .. }
@@ -429,13 +459,66 @@ impl Probe<'_> {
             Tried::Refused { stream, code, reason } => format!("{stream} refuses them: {reason} ({code})"),
             Tried::NotNow(reason) => format!("no stream takes them now: {reason}; a job would wait for it"),
             Tried::Silent { stream } => format!("{stream} gets them, and does not acknowledge (no_ack?)"),
-            Tried::Nobody => format!(
+            Tried::Subscribers | Tried::Nobody if is_expected => format!(
                 "none arrives at a stream (subject {}; is it mapped to another one?); a job would wait for it",
                 lane.subject
             ),
+            Tried::Subscribers | Tried::Nobody if self.waits_for_jetstream(found) => {
+                return (Way::Nothing, None);
+            }
+            Tried::Subscribers | Tried::Nobody if self.config.connection.delivery == Delivery::Jetstream => {
+                return (Way::NoStream, None);
+            }
+            Tried::Subscribers => {
+                self.note("stream", format!("none takes {}: {MISSED}", lane.name()));
+                return (Way::Echo, None);
+            }
+            Tried::Nobody => return (Way::Unheard, None),
         };
         self.problem(STEP, format!("{name}: {problem}"));
         (Way::Nothing, None)
+    }
+
+    /// A stream is asked for, and its JetStream does not answer: a job would wait for it.
+    fn waits_for_jetstream(&mut self, found: Found) -> bool {
+        if found == Found::NotYet {
+            let api = &self.config.connection.jetstream_api;
+            let text =
+                format!("nobody answers for it ({api}), and a stream is asked for: a job would wait for it");
+            self.problem("JetStream", text);
+        }
+        found == Found::NotYet
+    }
+
+    /// What becomes of these messages could not be tried, and the API names no stream for them.
+    fn untried(&mut self, lane: &Lane, found: Found, reason: &str) -> Way {
+        const STEP: &str = "store";
+        let name = lane.name();
+        if self.waits_for_jetstream(found) {
+            return Way::Nothing;
+        }
+        match (self.config.connection.delivery, found) {
+            (_, Found::NotNow) => {
+                let text = format!("{name}: it cannot be told whether a stream takes them: {reason}");
+                self.problem(STEP, text);
+                Way::Nothing
+            }
+            (Delivery::Jetstream, Found::Forbidden) => {
+                let text = format!("{name}: whether they would be stored was not tried ({reason})");
+                self.note(STEP, text);
+                Way::Stream
+            }
+            (Delivery::Jetstream, _) => Way::NoStream,
+            (Delivery::Auto | Delivery::Core, Found::Forbidden) => Way::Blind,
+            (Delivery::Auto | Delivery::Core, _) => {
+                self.note("stream", format!("none takes {name}: {MISSED}"));
+                self.note(
+                    STEP,
+                    format!("{name}: whether anybody listens was not tried ({reason}); what nobody hears ends in a file"),
+                );
+                Way::Echo
+            }
+        }
     }
 
     /// What delivers a run's messages, if there was no problem.

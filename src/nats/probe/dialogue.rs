@@ -12,10 +12,11 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
+    delivery::Ack,
     message::{EXPECTED_STREAM, Message},
     nats::{
-        jetstream::{self, Ack, NOT_THIS_STREAM, Trace, TraceEvent},
-        link::{Link, Violation},
+        jetstream::{self, NOT_THIS_STREAM, Trace, TraceEvent, read_ack},
+        link::{Link, Violation, hung_up},
     },
 };
 
@@ -54,7 +55,9 @@ pub(super) enum Tried {
     NotNow(String),
     /// A stream has got it, and says nothing.
     Silent { stream: String },
-    /// No stream has got it.
+    /// Subscribers would have got it, and no stream.
+    Subscribers,
+    /// Nobody would have got it.
     Nobody,
     /// It could not be tried: why.
     Untried(String),
@@ -162,7 +165,7 @@ impl Dialogue {
             return Ok(match (traced, refused.not_passed_on) {
                 (Some(stream), _) => Tried::Silent { stream },
                 (None, Some(reason)) => Tried::Untried(reason),
-                (None, None) if refused.is_traced => Tried::Nobody,
+                (None, None) if refused.is_traced => Tried::Subscribers,
                 (None, None) => Tried::NotNow(NO_ANSWER.to_owned()),
             });
         };
@@ -170,17 +173,20 @@ impl Dialogue {
             return Ok(Tried::Nobody);
         }
         let stream = jetstream::answering_stream(&answer).or(traced).unwrap_or_default();
-        match Ack::read(&answer) {
-            Ack::Refused { code: NOT_THIS_STREAM, .. } => {}
-            Ack::Refused { code, reason } => return Ok(Tried::Refused { stream, code, reason }),
-            Ack::NotNow(reason) => return Ok(Tried::NotNow(reason)),
-            Ack::Stored => return Ok(Tried::Untried("its answers cannot be trusted".to_owned())),
+        match read_ack(&answer) {
+            Some(Ack::Refused { code: NOT_THIS_STREAM, .. }) => {}
+            Some(Ack::Refused { code, reason }) => return Ok(Tried::Refused { stream, code, reason }),
+            Some(Ack::NotNow(reason)) => return Ok(Tried::NotNow(reason)),
+            Some(Ack::Nobody) => return Ok(Tried::Nobody),
+            Some(Ack::Stored) | None => {
+                return Ok(Tried::Untried("its answers cannot be trusted".to_owned()));
+            }
         }
         if refused.trace.is_none() {
             return Ok(Tried::Answers { stream });
         }
         let real = self.trial(message, None, false).await?;
-        match (real.answer.as_ref().map(Ack::read), real.trace) {
+        match (real.answer.as_ref().and_then(read_ack), real.trace) {
             (Some(Ack::Refused { code, reason }), _) => Ok(Tried::Refused { stream, code, reason }),
             (Some(Ack::NotNow(reason)), _) | (None, Some(TraceEvent { error: Some(reason), .. })) => {
                 Ok(Tried::NotNow(reason))
@@ -286,6 +292,7 @@ impl Dialogue {
                         return Err(refusal);
                     }
                 }
+                () = hung_up(&mut self.link.gone) => return Err("connection closed".to_owned()),
                 message = self.inbound.next() => {
                     let Some(message) = message else { return Err("connection closed".to_owned()) };
                     // A refusal came before it, but on another way: let async-nats' event task speak first.

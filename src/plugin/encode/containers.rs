@@ -10,6 +10,7 @@ use pyo3::{
     },
 };
 
+use super::interrupt::Noted;
 use crate::message::Spot;
 
 /// Items of what only claims to be a sequence or a mapping, and may have no end.
@@ -66,9 +67,9 @@ impl<'py> Container<'py> {
             Items::Tuple { tuple: tuple.clone(), index: 0 }
         } else if let Ok(dict) = value.cast::<PyDict>() {
             // A subclass may have its own idea of its items, and `json.dumps` asks for it.
-            Other::of_mapping(value).map_or_else(|_| Items::of_dict(dict), Items::Other)
+            Other::of_mapping(value).noted().map_or_else(|| Items::of_dict(dict), Items::Other)
         } else {
-            Items::Other(Other::open(value).ok()?)
+            Items::Other(Other::open(value).noted()?)
         };
         Some(Self { id: value.as_ptr() as usize, first: true, spot, items })
     }
@@ -96,12 +97,12 @@ impl<'py> Items<'py> {
                 // Asking for one too many costs an exception.
                 let item = (*index < list.len()).then(|| list.get_item(*index));
                 *index += 1;
-                item.and_then(Result::ok).map(|value| (None, value))
+                item.and_then(Noted::noted).map(|value| (None, value))
             }
             Self::Tuple { tuple, index } => {
                 let item = (*index < tuple.len()).then(|| tuple.get_item(*index));
                 *index += 1;
-                item.and_then(Result::ok).map(|value| (None, value))
+                item.and_then(Noted::noted).map(|value| (None, value))
             }
             Self::Dict { dict, size, left, iter } => {
                 // pyo3's iterator panics on a dict that changed: look before each step.
@@ -170,7 +171,7 @@ impl<'py> Other<'py> {
     }
 
     fn next(&mut self) -> Step<'py> {
-        self.first.take().unwrap_or_else(|| self.step().unwrap_or(Step::End))
+        self.first.take().unwrap_or_else(|| self.step().noted().unwrap_or(Step::End))
     }
 }
 

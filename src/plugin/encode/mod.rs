@@ -10,6 +10,7 @@
 //! are made of, and is twice as fast.
 
 mod containers;
+pub(super) mod interrupt;
 // Where there is no GIL, or no cheap way to a string's UTF-8, the careful walk does it all.
 #[cfg(all(not(Py_GIL_DISABLED), any(Py_3_10, not(Py_LIMITED_API))))]
 mod plain;
@@ -22,6 +23,7 @@ use pyo3::{
 
 use self::{
     containers::{Container, Items, Step},
+    interrupt::Noted,
     texts::{
         digits_of, ends_with_half_a_pair, has_short_text, is_ascii, long_digits, part_of, slice_of,
         without_surrogates,
@@ -81,7 +83,7 @@ pub(super) fn name_of<'py>(value: &Bound<'py, PyAny>) -> Option<Bound<'py, PyStr
         return Some(text.clone());
     }
     let has_text = value.is_exact_instance_of::<PyInt>() || (!value.is_none() && has_short_text(value));
-    has_text.then(|| value.str().ok()).flatten()
+    has_text.then(|| value.str().noted()).flatten()
 }
 
 struct Walk<'a> {
@@ -221,7 +223,8 @@ impl Walk<'_> {
     /// What becomes of a member of an object.
     fn fate(&mut self, object: Spot, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Fate {
         // A number is written as its text.
-        let key = if key.is_exact_instance_of::<PyInt>() { key.str().ok() } else { key.cast().ok().cloned() };
+        let key =
+            if key.is_exact_instance_of::<PyInt>() { key.str().noted() } else { key.cast().ok().cloned() };
         let Some(key) = key else {
             self.spot = Sieve::nameless(object);
             return self.spot.fate();
@@ -235,7 +238,7 @@ impl Walk<'_> {
     /// What takes the place of a part of the command line, if anything.
     fn argument(&mut self, value: &Bound<'_, PyAny>) -> Result<Option<String>, OutOfMemory> {
         let text = if let Ok(text) = value.cast::<PyString>() {
-            if text.len().is_ok_and(|length| length > CommandLine::LONGEST) {
+            if text.len().noted().is_some_and(|length| length > CommandLine::LONGEST) {
                 self.line = CommandLine::default();
                 return Ok(Some(MASK.to_owned()));
             }
@@ -311,9 +314,12 @@ impl Walk<'_> {
             return self.hide_number(start);
         }
         let kind = number.py().get_type::<PyInt>();
-        match digits_of(number, kind.as_any(), "__repr__").or_else(|_| long_digits(number, kind.as_any())) {
-            Ok(digits) => self.out.raw(digits.as_bytes())?,
-            Err(_) => self.other(number)?,
+        match digits_of(number, kind.as_any(), "__repr__")
+            .or_else(|_| long_digits(number, kind.as_any()))
+            .noted()
+        {
+            Some(digits) => self.out.raw(digits.as_bytes())?,
+            None => self.other(number)?,
         }
         self.hide_number(start)
     }
@@ -389,11 +395,11 @@ impl Walk<'_> {
         if !has_short_text(value) {
             return self.out.string(TOO_DEEP);
         }
-        match value.str() {
-            Ok(text) => self.string(&text),
-            Err(_) => match value.get_type().name() {
-                Ok(name) => self.string(&name),
-                Err(_) => self.out.string("object"),
+        match value.str().noted() {
+            Some(text) => self.string(&text),
+            None => match value.get_type().name().noted() {
+                Some(name) => self.string(&name),
+                None => self.out.string("object"),
             },
         }
     }

@@ -1,28 +1,21 @@
 //! The connection itself: what goes in, what comes out, and when it is over.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use async_nats::{
-    Client, Event, ServerInfo, Subject, Subscriber, client::traits::Publisher, message::OutboundMessage,
+    Client, Event, HeaderMap, HeaderName, HeaderValue, Subject, Subscriber, client::traits::Publisher,
+    message::OutboundMessage,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-use crate::nats::link::{self, Link, hung_up};
+use super::link::{self, Link, hung_up};
+use crate::message::{EXPECTED_STREAM, Message};
 
-/// How often we look whether the server sends without end, while we wait for it and otherwise. async-nats
-/// collects an unfinished line or message in memory, however long it gets.
-const WATCH_BUSY: Duration = Duration::from_millis(10);
-const WATCH_IDLE: Duration = Duration::from_millis(50);
-/// More than this much without anything that concerns us is too much.
-const FLOOD: u64 = 4 << 20;
 /// An acknowledgement takes about a hundred bytes, the names of streams a few thousand.
 const LONGEST_ANSWER: usize = 1 << 20;
 
@@ -36,8 +29,6 @@ pub(super) struct Wire {
     last_words: Option<String>,
     /// The subject that was used last: messages of one run come one after the other.
     subject: Option<(Arc<str>, Subject)>,
-    /// What we had received in all when something last concerned us, in bytes.
-    received: u64,
 }
 
 /// What comes in.
@@ -58,15 +49,27 @@ impl Wire {
     pub(super) async fn open(link: Link, inbox: String) -> Result<Self, String> {
         let Link { client, events, gone } = link;
         let inbound = client.subscribe(inbox).await.map_err(|error| error.to_string())?;
-        Ok(Self { client, inbound, events, gone, last_words: None, subject: None, received: 0 })
+        Ok(Self { client, inbound, events, gone, last_words: None, subject: None })
     }
 
-    pub(super) fn server_info(&self) -> ServerInfo {
-        self.client.server_info()
+    /// Publishes a message of ours; `stream` is the one that must take it.
+    pub(super) async fn send_message(
+        &mut self,
+        message: Message,
+        reply: Option<String>,
+        stream: Option<&str>,
+    ) -> Result<(), Gone> {
+        let outbound = OutboundMessage {
+            subject: self.subject(&message.head.subject),
+            reply: reply.map(Into::into),
+            headers: Some(headers_of(&message, stream)),
+            payload: message.payload,
+        };
+        self.send(outbound).await
     }
 
     /// A subject in async-nats' form.
-    pub(super) fn subject(&mut self, subject: &Arc<str>) -> Subject {
+    fn subject(&mut self, subject: &Arc<str>) -> Subject {
         match &self.subject {
             Some((known, theirs)) if Arc::ptr_eq(known, subject) => theirs.clone(),
             _ => {
@@ -78,7 +81,7 @@ impl Wire {
     }
 
     /// Hands a message to async-nats. Its queue has room for the whole window: this hardly ever waits.
-    pub(super) async fn send(&mut self, message: OutboundMessage) -> Result<(), Gone> {
+    async fn send(&mut self, message: OutboundMessage) -> Result<(), Gone> {
         tokio::select! {
             biased;
             // What is queued when the connection is gone stays unconfirmed, and is sent again.
@@ -111,25 +114,13 @@ impl Wire {
         }
     }
 
-    /// What comes in next. `is_busy`: we wait for the server.
-    pub(super) async fn next(&mut self, is_busy: bool) -> Incoming {
-        let watch = if is_busy { WATCH_BUSY } else { WATCH_IDLE };
-        loop {
-            tokio::select! {
-                biased;
-                () = hung_up(&mut self.gone) => return Incoming::Gone,
-                Some(event) = self.events.recv() => {
-                    return if self.is_flooded() { Incoming::Gone } else { Incoming::Event(event) };
-                }
-                message = self.inbound.next() => {
-                    return message.map_or(Incoming::Gone, |message| self.checked(message));
-                }
-                () = sleep(watch) => {
-                    if self.is_flooded() {
-                        return Incoming::Gone;
-                    }
-                }
-            }
+    /// What comes in next.
+    pub(super) async fn next(&mut self) -> Incoming {
+        tokio::select! {
+            biased;
+            () = hung_up(&mut self.gone) => Incoming::Gone,
+            Some(event) = self.events.recv() => Incoming::Event(event),
+            message = self.inbound.next() => message.map_or(Incoming::Gone, |message| self.checked(message)),
         }
     }
 
@@ -165,25 +156,29 @@ impl Wire {
         link::close(&self.client, &self.gone).await;
     }
 
-    /// A message of reasonable size. It concerns us: what came with it is no flood.
+    /// A message of reasonable size.
     fn checked(&mut self, message: async_nats::Message) -> Incoming {
         if message.payload.len() > LONGEST_ANSWER {
             self.heard("the server sends to our inbox what we did not ask for".to_owned());
             return Incoming::Gone;
         }
-        self.received = self.received_in_all();
         Incoming::Message(message)
     }
+}
 
-    fn is_flooded(&mut self) -> bool {
-        let flooded = self.received_in_all().saturating_sub(self.received) > FLOOD;
-        if flooded {
-            self.heard("the server sends without end".to_owned());
+/// All headers; `stream`: the one that must take the message.
+fn headers_of(message: &Message, stream: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let id = message.id();
+    // Otherwise async-nats would panic; `Message::is_sendable` sees to it.
+    if !id.contains(['\r', '\n']) {
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, HeaderValue::from(id));
+    }
+    let user = message.head.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in user.chain(stream.map(|stream| (EXPECTED_STREAM, stream))) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            headers.insert(name, value);
         }
-        flooded
     }
-
-    fn received_in_all(&self) -> u64 {
-        self.client.statistics().in_bytes.load(Relaxed)
-    }
+    headers
 }

@@ -1,8 +1,8 @@
 //! Our inbox: where confirmations come back, and how they are told apart by their subject.
 
 /// `PREFIX.NONCE`, and what the server lets us do with it.
-#[derive(Debug)]
-pub(super) struct Inbox {
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
     subject: String,
     /// May we publish to our inbox, and hear from it?
     pub(super) echoes: bool,
@@ -10,18 +10,16 @@ pub(super) struct Inbox {
     pub(super) acks: bool,
 }
 
-/// What came to the inbox, by its subject. The attempt rises with each rewind, so that a late confirmation of something
-/// that was sent again proves nothing.
+/// What came to the inbox, by its subject. Each sending of a message has a number of its own, the *ordinal*, which rises:
+/// a late answer to what was sent again since is told apart, and a marker proves what was sent before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// Our own first word.
     Hello,
-    /// A stream's answer to message `seq`.
-    Ack { attempt: u64, seq: u64 },
-    /// The marker behind message `seq`.
-    Marker { attempt: u64, seq: u64 },
-    /// The echo that says that the server has got message `seq`, and all before it.
-    Probe { attempt: u64, seq: u64 },
+    /// The answer to message `seq`, sent as number `ordinal`.
+    Ack { ordinal: u64, seq: u64 },
+    /// The marker behind what was sent as number `ordinal`.
+    Marker(u64),
     /// The answer to a question about streams.
     Question(u64),
     /// Nothing of ours.
@@ -34,7 +32,7 @@ impl Inbox {
     }
 
     /// What to subscribe to.
-    pub(super) fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         format!("{}.>", self.subject)
     }
 
@@ -42,16 +40,12 @@ impl Inbox {
         format!("{}.hello", self.subject)
     }
 
-    pub(super) fn ack(&self, attempt: u64, seq: u64) -> String {
-        format!("{}.a.{attempt}.{seq}", self.subject)
+    pub(super) fn ack(&self, ordinal: u64, seq: u64) -> String {
+        format!("{}.a.{ordinal}.{seq}", self.subject)
     }
 
-    pub(super) fn marker(&self, attempt: u64, seq: u64) -> String {
-        format!("{}.m.{attempt}.{seq}", self.subject)
-    }
-
-    pub(super) fn probe(&self, attempt: u64, seq: u64) -> String {
-        format!("{}.p.{attempt}.{seq}", self.subject)
+    pub(super) fn marker(&self, ordinal: u64) -> String {
+        format!("{}.m.{ordinal}", self.subject)
     }
 
     pub(super) fn question(&self, number: u64) -> String {
@@ -68,16 +62,15 @@ impl Inbox {
         self.subject.rsplit_once('.').map_or("", |(prefix, _)| prefix)
     }
 
-    pub(super) fn understand(&self, subject: &str) -> Answer {
+    pub(crate) fn understand(&self, subject: &str) -> Answer {
         let Some(rest) = subject.strip_prefix(&self.subject) else { return Answer::Other };
         let mut tokens = rest.split('.').skip(1);
         let kind = tokens.next();
         let mut number = || tokens.next().and_then(|token| token.parse::<u64>().ok());
         match (kind, number(), number()) {
             (Some("hello"), None, None) => Answer::Hello,
-            (Some("a"), Some(attempt), Some(seq)) => Answer::Ack { attempt, seq },
-            (Some("m"), Some(attempt), Some(seq)) => Answer::Marker { attempt, seq },
-            (Some("p"), Some(attempt), Some(seq)) => Answer::Probe { attempt, seq },
+            (Some("a"), Some(ordinal), Some(seq)) => Answer::Ack { ordinal, seq },
+            (Some("m"), Some(ordinal), None) => Answer::Marker(ordinal),
             (Some("q"), Some(number), None) => Answer::Question(number),
             _ => Answer::Other,
         }
@@ -93,12 +86,11 @@ mod tests {
         let inbox = Inbox::new("_INBOX.mine", "n1");
         assert_eq!((inbox.all().as_str(), inbox.prefix()), ("_INBOX.mine.n1.>", "_INBOX.mine"));
         assert_eq!(inbox.understand(&inbox.hello()), Answer::Hello);
-        assert_eq!(inbox.understand(&inbox.ack(3, 4)), Answer::Ack { attempt: 3, seq: 4 });
-        assert_eq!(inbox.understand(&inbox.marker(3, 4)), Answer::Marker { attempt: 3, seq: 4 });
-        assert_eq!(inbox.understand(&inbox.probe(3, 4)), Answer::Probe { attempt: 3, seq: 4 });
+        assert_eq!(inbox.understand(&inbox.ack(3, 4)), Answer::Ack { ordinal: 3, seq: 4 });
+        assert_eq!(inbox.understand(&inbox.marker(3)), Answer::Marker(3));
         assert_eq!(inbox.understand(&inbox.question(9)), Answer::Question(9));
         for other in
-            ["_INBOX.mine.n2.a.1.2", "_INBOX.mine.n1", "_INBOX.mine.n1.a.1", "_INBOX.mine.n1.m.x.2", ""]
+            ["_INBOX.mine.n2.a.1.2", "_INBOX.mine.n1", "_INBOX.mine.n1.a.1", "_INBOX.mine.n1.m.x", ""]
         {
             assert_eq!(inbox.understand(other), Answer::Other, "{other}");
         }
