@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n 8 --dist worksteal
 # Two installers in one environment would fall over each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan test-asan-python lint \
-	msrv deny licences format build docs generated pictures recipes wheels sdist matrix peers bench bench-reading clean
+	simulate mutants msrv deny licences format build docs generated pictures recipes wheels sdist matrix peers bench bench-reading clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,14 @@ test-rust:
 test-python: build $(VENV)/complete
 	$(PYTEST) $(PYTEST_ARGS)
 
+SEEDS ?= 20000
+simulate: ## let the machine that delivers live through schedules of faults (SEEDS: how many); SEED=17: one, line by line
+	@SEEDS=$(SEEDS) $(if $(SEED),SEED=$(SEED)) $(if $(FIRST),FIRST=$(FIRST)) \
+		cargo test --locked --quiet --no-default-features --lib delivery::simulation::every -- --nocapture
+
+mutants: $(VENV)/demo ## break the machine that delivers, one thing at a time: does its simulation notice?
+	$(BIN)/python tests/mutants.py
+
 test-pythons: $(VENV)/complete ## the Python tests on every CPython from 3.9 on that is installed
 	@rm -rf $(WHEELS_ABI3)
 	$(DEV_WHEEL) --features faults,abi3-py39 --out $(WHEELS_ABI3)
@@ -45,7 +53,7 @@ test-installed: $(VENV)/complete
 	$(PYTEST) $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 120
-FUZZ_TARGETS := options spill address cut
+FUZZ_TARGETS := options spill address cut command values record received filters answers shown
 CARGO_FUZZ := cargo +nightly fuzz run --fuzz-dir fuzz --target-dir target/fuzz
 
 fuzz: build $(VENV)/complete fuzz-run ## look for trouble for minutes: libFuzzer on the parsers, ten times the property tests
@@ -123,7 +131,9 @@ build: $(VENV)/demo ## build the wheel and install it into .venv
 	$(DEV_WHEEL) --features faults --out $(WHEELS)
 	@$(BIN)/pip install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 
-RELEASE := $(BIN)/maturin build --release --locked --quiet --interpreter $(BIN)/python --no-default-features
+# No path of the machine that builds it is in a wheel.
+REMAP := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo --remap-path-prefix=$(CURDIR)=.
+RELEASE := RUSTFLAGS="$(REMAP)" $(BIN)/maturin build --release --locked --quiet --interpreter $(BIN)/python --no-default-features
 
 docs: $(VENV)/complete ## build docs as a site into target/site; says no to a broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -70,33 +70,48 @@ def load() -> dict[str, Any]:
 
 
 def bundle(schemas: dict[str, Any]) -> str:
-    """All of them in one document, which refers to nothing outside.
+    """All of them in one flat document.
 
-    In the files a reference is the name of another file. In here it is what that one calls itself (``$id``),
-    because not everybody can resolve a file's name against a URN.
+    Each schema is one of its ``$defs``, and refers to others by ``#/$defs/NAME``. What generates code
+    resolves that; a document in a document it mostly does not. In the files a reference
+    is the name of another file.
     """
 
-    def absolute(value: Any) -> Any:
+    def flat(value: Any) -> Any:
         if isinstance(value, list):
-            return [absolute(item) for item in value]
+            return [flat(item) for item in value]
         if not isinstance(value, dict):
             return value
-        result = {key: absolute(item) for key, item in value.items()}
-        name, dot_json, rest = str(value.get("$ref", "")).partition(".json")
-        if dot_json:
-            result["$ref"] = schemas[name]["$id"] + rest
+        result = {key: flat(item) for key, item in value.items()}
+        if "$ref" in value:
+            result["$ref"] = f"#/$defs/{place_of(value['$ref'])}"
         return result
 
+    parts = {place_of(f"#/$defs/{name}"): part for name, part in schemas["common"]["$defs"].items()}
+    documents = {name: schema for name, schema in schemas.items() if name != "common"}
+    without = {
+        name: {key: value for key, value in schema.items() if key != "$schema"}
+        for name, schema in {**documents, **parts}.items()
+    }
     document = {
         "$schema": schemas["event"]["$schema"],
-        "$id": schemas["event"]["$id"].replace("event.json", BUNDLE.name),
-        "title": "Any message",
+        "$id": "urn:ansible-runner-nats:schemas/all.json",
+        "title": "Message",
         "description": "An event, a status or a heartbeat, with all schemas in one document. "
         "Made by docs/from_schemas.py.",
-        "anyOf": [{"$ref": schemas[name]["$id"]} for name in MESSAGES],
-        "$defs": {name: absolute(schema) for name, schema in schemas.items()},
+        "anyOf": [{"$ref": f"#/$defs/{name}"} for name in MESSAGES],
+        "$defs": flat(without),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def place_of(reference: str) -> str:
+    """Where in the one document a part of ``common.json`` is, or another file."""
+    file, _, part = reference.partition("#/$defs/")
+    if not part:
+        return file[: -len(".json")]
+    # Two parts are called as a message is, or as much else is.
+    return {"event": "any_event", "data": "event_data", "mapping": "any_mapping"}.get(part, part)
 
 
 def camel(name: str) -> str:

@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from support import MARK, PATIENCE, Bus, Server, clean_env, kill_started_by, started_by
+from support import MARK, PATIENCE, Bus, Server, clean_env, kill_started_by, started_by, temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +19,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         if name.startswith("RUNNER_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", clean_env({})["PATH"])
+    # After pytest has made its own folder.
+    monkeypatch.setattr("tempfile.tempdir", str(temporary()))
     monkeypatch.setenv("ANSIBLE_LOCAL_TEMP", str(tmp_path / "ansible-tmp"))
     monkeypatch.setenv(MARK, str(tmp_path))
     yield

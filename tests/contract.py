@@ -37,7 +37,7 @@ def validator(reference: str, *, as_draft7: bool = False) -> Draft7Validator:
 
 def bundled(kind: str) -> Draft202012Validator:
     """For a kind of message, with the one document and nothing else."""
-    reference = {"$ref": SCHEMAS[f"schemas/{kind}.json"]["$id"]}
+    reference = {"$ref": f"#/$defs/{kind}"}
     assert reference in BUNDLE["anyOf"]
     return Draft202012Validator({**BUNDLE, "anyOf": [reference]}, registry=Registry())
 

@@ -47,9 +47,11 @@ class Connection:
             yield line
 
     def greet(self) -> None:
-        """Behave until the client is convinced: its hello came back."""
+        """Behave until the client is convinced: its hello came back, or (as commands do) it asks."""
         self.send(INFO)
         for line in self.lines():
+            if line.startswith(b"PUB $JS."):
+                return
             if b".hello" in line:
                 self.deliver(self.inbox + b".hello")
                 return

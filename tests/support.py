@@ -219,19 +219,23 @@ class Bus:
         self.run(send())
 
     def send_all(self, subject: str, messages: Iterable[dict[str, Any]]) -> None:
-        """Publish many as fast as a stream takes them, events with ids as in runs of ``id``."""
+        """Publish many as fast as a stream takes them, events with ids as in runs of ``id``.
+
+        ``{runner_ident}`` in the subject is each message's own.
+        """
 
         async def send() -> None:
             js = self.client.jetstream(timeout=PATIENCE)
             for number, message in enumerate(messages, 1):
                 data = json.dumps(message).encode()
+                place = subject.format(**message)
                 own = [message.get(key) for key in ("runner_ident", "counter", "uuid")]
                 headers = {"Nats-Msg-Id": "id.{}.{}.{}".format(*own)} if all(own) else None
                 if number % 500 == 0:
                     # What comes too fast for a stream is lost.
-                    await js.publish(subject, data, headers=headers)
+                    await js.publish(place, data, headers=headers)
                 else:
-                    await self.client.publish(subject, data, headers=headers)
+                    await self.client.publish(place, data, headers=headers)
             await self.client.flush()
 
         asyncio.run_coroutine_threadsafe(send(), self.loop).result(PATIENCE * 4)
@@ -442,10 +446,21 @@ def python(code: str, env: dict[str, str] | None = None, **options: Any) -> subp
     )
 
 
+def temporary() -> Path:
+    """What counts as the folder for temporary files.
+
+    The tests' own folders are in the real one, and are to count as folders that last.
+    """
+    folder = Path(sys.prefix) / "tmp"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def clean_env(more: dict[str, str] | None) -> dict[str, str]:
     """This process's environment without options of ours."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("RUNNER_")}
     base["PATH"] = f"{bin_dir()}{os.pathsep}{base['PATH']}"
+    base["TMPDIR"] = str(temporary())
     return {**base, **(more or {})}
 
 

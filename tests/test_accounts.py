@@ -104,7 +104,9 @@ def test_the_accounts_limit_of_connections(
     caplog.set_level(logging.INFO)
     account = Account(start_server, tmp_path, conn=1)
     bus = account.bus().subscribe()
-    run = config(account.server.url, tmp_path / "artifacts", user_credentials=account.creds("me"))
+    credentials = account.creds("me")
+    # Nobody else can be there to listen.
+    run = config(account.server.url, tmp_path / "artifacts", user_credentials=credentials, delivery="core")
     event_handler(run, event(0))
     sent = publish_until(run, caplog, "maximum account active connections")
     bus.close()

@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 ON = {"RUNNER_NATS_SUBJECT_ID": "site.a"}
 
 
+@pytest.fixture
+def server(server: Server, connect: Callable[..., Bus]) -> Server:
+    """A plain server, and somebody who listens: otherwise a job's messages would end in a file."""
+    connect(server).subscribe(">")
+    return server
+
+
 def check(*args: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     done = command("check", *args, env=env)
     assert "\x1b" not in done.stdout
@@ -77,8 +84,7 @@ def test_all_is_well(
     assert {message.subject.split(".")[0] for message in bus.received} <= {"_INBOX", "$JS", "$SYS"}
 
 
-def test_json(start_server: Callable[..., Server]) -> None:
-    server = start_server()
+def test_json(server: Server) -> None:
     done = check("--json", "--server", server.url, env=ON)
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], report["problems"]) == (0, True, [])
@@ -110,7 +116,7 @@ def test_tls_that_fails(start_server: Callable[..., Server], tmp_path: Path, fai
 def test_tls_that_works(start_server: Callable[..., Server], tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     server = start_server(config=tls(authority.issue(hosts=("127.0.0.1", "nats.example.org"))))
-    done = check("-s", server.url, "-o", f"tls_ca={authority.pem}", env=ON)
+    done = check("-s", server.url, "-o", f"tls_ca={authority.pem}", "-o", "delivery=core", env=ON)
     assert done.returncode == 0, done.stdout
     [line] = re.findall(r"^ok +TLS +(.*)$", done.stdout, re.MULTILINE)
     assert re.match(
@@ -124,7 +130,7 @@ def test_a_server_that_wants_tls_first(start_server: Callable[..., Server], tmp_
     args = ("-s", server.url, "-o", f"tls_ca={authority.pem}", "-o", "connect_timeout=0.5")
     [problem] = problems(check(*args, env=ON))
     assert "wants TLS first (tls_handshake_first)" in problem
-    assert check(*args, "-o", "tls_handshake_first=yes", env=ON).returncode == 0
+    assert check(*args, "-o", "tls_handshake_first=yes", "-o", "delivery=core", env=ON).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -199,8 +205,11 @@ def test_permissions(
     assert connect(server).stream_count() == 0
 
 
-def test_options_that_contradict_each_other(start_server: Callable[..., Server]) -> None:
-    server = start_server(config=USERS)
+def test_options_that_contradict_each_other(
+    start_server: Callable[..., Server], connect: Callable[..., Bus]
+) -> None:
+    server = start_server(config=USERS, credentials=TESTER)
+    connect(server).subscribe(">")
     args = ("-s", server.url, "-o", "user=me", "-o", "password=pä:ss", "-o", "token=x")
     done = check(*args, env=ON)
     assert (done.returncode, problems(done)) == (0, [])
@@ -305,6 +314,18 @@ def test_what_is_no_server() -> None:
     assert "no-such-host.invalid is not known" in problem
 
 
+def test_nobody_listens(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> None:
+    """No stream and no subscriber: what a job sends would end in a file, and that is no "yes"."""
+    server = start_server()
+    [problem] = problems(check("-s", server.url, env=ON))
+    assert "unheard: nobody listens to pub.ansible.runner.site.a.check.event, pub.ansible." in problem
+    done = check("-s", server.url, "-o", "delivery=core", env=ON)
+    assert (done.returncode, problems(done)) == (0, [])
+    connect(server).subscribe("pub.ansible.runner.*.*.*.event")
+    [problem] = problems(check("-s", server.url, env=ON))
+    assert "nobody listens to pub.ansible.runner.site.a.check.status, and" in problem
+
+
 def test_delivery(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> None:
     server = start_server(jetstream=True)
     [problem] = problems(check("-s", server.url, "-o", "delivery=jetstream", env=ON))
@@ -349,12 +370,3 @@ def test_the_terminal(server: Server) -> None:
     assert len(done.stdout.splitlines()) == 1
     assert command("check", "--no-such").returncode == 2
     assert command("check", "-o", "novalue").returncode == 2
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completions(shell: str) -> None:
-    done = command("completions", shell)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(word in done.stdout for word in ("check", "replay", "dry-run"))
-    if shell == "bash":
-        subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)

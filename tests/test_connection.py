@@ -147,7 +147,7 @@ def test_creds_file(
     [
         (lambda _: None, "No such file"),
         (lambda path: path.mkdir(), "not a regular file"),
-        (lambda path: path.write_text(""), "cannot parse"),
+        (lambda path: path.write_text(""), "no JWT of a user"),
         (lambda path: path.write_text("x" * (2 << 20)), "too large"),
         (lambda path: __import__("os").mkfifo(path), "not a regular file"),
     ],

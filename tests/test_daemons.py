@@ -26,6 +26,7 @@ from support import (
     cli,
     events_of,
     free_port,
+    python,
     statuses_of,
     wait_until,
 )
@@ -616,3 +617,55 @@ def test_the_end_can_be_interrupted(family: Family) -> None:
     _, stderr = process.communicate(timeout=PATIENCE)
     assert kept(family) == {"run-0": 21, "run-1": 21}
     assert len(re.findall("21 kept in", stderr)) == 2
+
+
+#: Its first run loads the native library, slowly, while another thread forks.
+SLOW_IMPORT = """
+import importlib.machinery, os, signal, sys, threading, time, types
+from ansible_runner_nats import event_handler, status_handler
+class Slowly:
+    def __init__(self, loader):
+        self.loader = loader
+    def create_module(self, spec):
+        loading.set()
+        time.sleep(1)
+        return self.loader.create_module(spec)
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != 'ansible_runner_nats._native':
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        spec.loader = Slowly(spec.loader)
+        return spec
+sys.meta_path.insert(0, Finder())
+loading = threading.Event()
+def run(name):
+    options = {'servers': 'nats://127.0.0.1:1', 'flush_timeout': 0}
+    settings = {'nats_subject_id': 'id', 'nats_options': options}
+    config = types.SimpleNamespace(settings=settings, ident=name, artifact_dir=FOLDER + '/' + name)
+    event_handler(config, {'counter': 1, 'uuid': 'u'})
+    status_handler(config, {'status': 'successful'})
+def fork():
+    loading.wait()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        run('child')
+        os._exit(0)
+    statuses.append(os.waitpid(pid, 0)[1])
+statuses = []
+thread = threading.Thread(target=fork)
+thread.start()
+run('parent')
+thread.join()
+print(statuses)
+"""
+
+
+def test_a_fork_while_the_library_is_loaded(tmp_path: Path) -> None:
+    """By another thread: the child does not wait for ever for who loads it, and is not there."""
+    done = python(SLOW_IMPORT.replace("FOLDER", repr(str(tmp_path))))
+    assert done.stdout == "[0]\n", done.stderr
+    assert {path.parent.name for path in tmp_path.glob("*/nats-undelivered.jsonl")} == {"parent", "child"}

@@ -358,7 +358,7 @@ class Raises:
         raise RuntimeError
 
     def __str__(self) -> str:
-        raise KeyboardInterrupt
+        raise RuntimeError
 
     __repr__ = __str__
     __iter__ = __str__

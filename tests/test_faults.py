@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from support import Bus, Server
 
 
-@pytest.mark.parametrize("delivery", ["jetstream", "auto", "core"])
+@pytest.mark.parametrize("delivery", ["auto", "core"])
 def test_killed_and_restarted_three_times(
     tmp_path: Path,
     start_server: Callable[..., Server],

@@ -56,13 +56,13 @@ def connected_times(proxy: Proxy, count: int) -> bool:
     return proxy.connections > count
 
 
-@pytest.mark.parametrize("delivery", ["core", "auto"])
 def test_a_subscriber_while_our_connection_is_cut_fifty_times(
-    proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path, delivery: str
+    proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path
 ) -> None:
+    """Once with real parts; `make simulate` cuts in each mode, and swallows in each direction."""
     server, proxy = proxied
     bus = connect(server).subscribe()
-    run = config(proxy.url, tmp_path, delivery=delivery, reconnect_time_wait=0.01)
+    run = config(proxy.url, tmp_path, reconnect_time_wait=0.01)
     total = 10_000
     for counter in range(total):
         event_handler(run, event(counter))
@@ -78,20 +78,19 @@ def test_a_subscriber_while_our_connection_is_cut_fifty_times(
     assert first_times(messages) == list(range(total))
 
 
-@pytest.mark.parametrize("side", ["deaf", "mute"])
 def test_a_network_that_swallows_one_direction(
-    proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path, side: str
+    proxied: tuple[Server, Proxy], connect: Callable[..., Bus], tmp_path: Path
 ) -> None:
     server, proxy = proxied
     connect(server).add_stream()
     run = config(proxy.url, tmp_path)
     event_handler(run, event(0))
     wait_until(lambda: connect(server).stream_count() == 1)
-    setattr(proxy, side, True)
+    proxy.mute = True
     for counter in range(1, 500):
         event_handler(run, event(counter))
     # Noticed by the silence: nothing closes the connection.
-    threading.Timer(7, setattr, [proxy, side, False]).start()
+    threading.Timer(7, setattr, [proxy, "mute", False]).start()
     status_handler(run, {"status": "successful"})
     messages = connect(server).stream_messages()
     assert counters(messages) == list(range(500))
@@ -234,19 +233,21 @@ def test_a_thousand_runs_one_after_the_other(server: Server, bus: Bus) -> None:
         + """
 for n in range(1000): run(f'warm{n}')
 before = tasks(), descriptors(), memory()
-held = []
-for turn in range(3):
+held = [before[2]]
+for turn in range(4):
     for n in range(1000): run(f'r{turn}.{n}')
     after = tasks(), descriptors()
     assert after <= before[:2], (before, after)
     held.append(memory())
-# What was routed lately is held for a second: it comes and goes with the machine's load. A leak only comes.
-assert min(held) - before[2] < 1 << 20, (before, held)
+# Load decides how much is held at a time, and when the allocator wants more.
+# A leak grows with each thousand runs.
+grown = [later - earlier for earlier, later in zip(held, held[1:])]
+assert min(grown) < 350_000, (held, grown)
 """
     )
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
-    bus.wait_for_end(4000)
+    bus.wait_for_end(5000)
 
 
 def test_sigterm_to_the_command_line(tmp_path: Path, server: Server, bus: Bus) -> None:
@@ -382,7 +383,14 @@ def test_a_stream_that_is_made_while_a_run_goes_on(
     bus = connect(server).subscribe()
     run = config(server.url, tmp_path)
     event_handler(run, event(0))
-    bus.wait_for(lambda messages: counters(messages) == [0])
+
+    def is_routed() -> bool:
+        known = report(run)
+        assert known is not None
+        return known["routed"] == 1
+
+    # Until then it may still be found that there is a stream.
+    wait_until(is_routed, "the echo to have proved it")
     bus.add_stream()
     publish_until_stored(run, 1)
     status_handler(run, {"status": "successful"})

@@ -360,9 +360,12 @@ config.artifact_dir = Path()
     assert "\x1b" not in line
 
 
-def test_one_line_a_cause_though_the_words_vary(start_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_one_line_a_cause_though_the_words_vary(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
     """A hundred events that cannot be cut, each of another size."""
     server = start_server(config="max_payload: 2000")
+    connect(server).subscribe()
     before = """
 for n in range(100):
     event_handler(config, {'counter': n, 'uuid': 'u', **{f'key {m}': m for m in range(200 + n)}})

@@ -16,8 +16,7 @@ from support import bin_dir, python
 def test_names_and_versions() -> None:
     distribution = metadata.distribution("ansible-runner-nats")
     assert distribution.version == ansible_runner_nats.__version__
-    # Cargo's spelling of the same version.
-    assert _native.VERSION.replace("-dev", ".dev") == distribution.version
+    assert distribution.version == _native.VERSION
     assert distribution.requires is None
     assert resources.files("ansible_runner_nats").joinpath("py.typed").is_file()
 

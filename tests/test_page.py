@@ -220,7 +220,7 @@ def test_a_page_of_thousands_and_a_run_of_fifty_thousand_lines(
             ),
         )
         bus.send_all(
-            "pub.ansible.runner.id.r.status",
+            "pub.ansible.runner.id.{runner_ident}.status",
             ({"status": "successful", "runner_ident": f"r{n}"} for n in range(3000)),
         )
         publish(server, "many", [], "successful")

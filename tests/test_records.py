@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import json
 import os
@@ -404,3 +405,21 @@ def test_the_monitor_of_the_docs(server: Server, bus: Bus, tmp_path: Path) -> No
     process.communicate()
     told = monitor()
     assert (told.returncode, told.stdout) == (1, f"{path}: killed: None\n")
+
+
+def test_the_stub_and_the_page_know_every_field(server: Server, tmp_path: Path) -> None:
+    run = config(server.url, tmp_path, delivery="core")
+    event_handler(run, event(0))
+    status_handler(run, {"status": "successful"})
+    known = report(run)
+    stub = ast.parse((ROOT / "python/ansible_runner_nats/_native.pyi").read_text())
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
+    fields = [node.target.id for node in classes["RunReport"].body if is_field(node)]  # type: ignore[attr-defined]
+    assert known is not None
+    assert sorted(fields) == sorted(known)
+    page = (ROOT / "docs/operations.md").read_text()
+    assert [field for field in known if f"`{field}`" not in page] == []
+
+
+def is_field(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign)

@@ -335,3 +335,46 @@ def test_a_stream_that_must_not_be_read(start_server: Callable[..., Server], tmp
     assert done.returncode == 0
     assert counters(bus.stream_messages()[1:]) == [0, 1]
     bus.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"omit": "event_data.left"}], ids=["as it is", "with omit"])
+def test_what_is_no_json_in_the_artifacts(
+    stored: tuple[Server, Bus], tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """ansible-runner writes NaN and lone surrogates: `replay` publishes what the live run would have."""
+    server, bus = stored
+    res = {
+        "nan": float("nan"),
+        "inf": [float("-inf"), 1],
+        "text": "\udcfc \ud83d\ude80 NaN",
+        "rocket": "\U0001f680",
+    }
+    data = {
+        "counter": 1,
+        "uuid": "u",
+        "runner_ident": "r",
+        "event": "runner_on_ok",
+        "event_data": {"res": res},
+    }
+    run = config(server.url, None, **more)
+    run.ident = "live"
+    event_handler(run, {**data, "runner_ident": "live"})
+    status_handler(run, {"status": "successful", "runner_ident": "live"})
+    events = tmp_path / "r/job_events"
+    events.mkdir(parents=True)
+    # As ansible_runner.runner.Runner.event_callback does.
+    (events / "1-u.json").write_text(json.dumps(data))
+    env = {
+        "RUNNER_NATS_SUBJECT_ID": "id",
+        **{f"RUNNER_NATS_{key.upper()}": value for key, value in more.items()},
+    }
+    done = replay(tmp_path / "r", "--all", server=server, env=env)
+    assert done.returncode == 0, done.stderr
+    live, replayed = (
+        next(
+            body(message) for message in bus.stream_messages() if message.subject.endswith(f".{ident}.event")
+        )
+        for ident in ("live", "r")
+    )
+    assert replayed["event_data"] == live["event_data"]
+    assert live["event_data"]["res"]["nan"] is None

@@ -501,10 +501,6 @@ def test_usage() -> None:
         ["stream", "create", "--name", "A.B"],
     ):  # fmt: skip
         assert command(*args).returncode == 2, args
-    for shell in ("bash", "zsh", "fish"):
-        script = command("completions", shell).stdout
-        for name in ("logs", "wait", "runs", "stream", "--silent-after", "--follow"):
-            assert name.lstrip("-") in script
 
 
 def test_settings_of_a_private_data_directory(site: tuple[Server, Bus], tmp_path: Path) -> None:

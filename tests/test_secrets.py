@@ -16,7 +16,7 @@ from hypothesis import given as given_
 from hypothesis import settings
 from hypothesis import strategies as st
 from jwt_auth import Authority, Key
-from support import QUICK, Job, body, cli, command, free_port, python
+from support import PATIENCE, QUICK, Job, body, cli, command, free_port, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -152,7 +152,8 @@ def test_success(
         credentials = {"user_credentials": str(own)}
     server = start_server(config=server_config(form, authority), credentials=credentials)
     bus = connect(server).subscribe()
-    done = run(server.url, tmp_path, form, authority)
+    # What does not get there in time is kept in a file: not what this is about.
+    done = run(server.url, tmp_path, form, authority, {"flush_timeout": PATIENCE})
     more = in_file(tmp_path)
     no_canary(done.stdout + done.stderr, more)
     assert "connected to" in done.stderr
@@ -160,8 +161,7 @@ def test_success(
     check_messages(messages, more)
     assert "/" in body(messages[0])["env"]["PATH"]
     said = body(messages[1])["stdout"]
-    assert said.startswith("the job says ")
-    assert any(telltale in said for telltale in [*TELLTALES, *more])
+    assert said.startswith("the job says ***")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -169,7 +169,8 @@ def test_success(
 def test_failure(tmp_path: Path, start_server: Callable[..., Server], form: str, failure: str) -> None:
     authority = Authority()
     url = f"nats://127.0.0.1:{free_port()}"
-    more: dict[str, Any] = {"flush_timeout": 0.3}
+    # Long enough to find out what is wrong, on a busy machine too.
+    more: dict[str, Any] = {"flush_timeout": 2 if failure in {"refused", "nobody there"} else 0.3}
     if failure == "refused":
         url = start_server(config='authorization { users: [ {user: "else", password: "x"} ] }').url
     elif failure == "panic":
@@ -243,7 +244,8 @@ def test_a_real_job(
         assert ("key-of-the-job" in text) == (mode == "full")
         assert starting["env"]["MY_API_KEY"] == ("key-of-the-job" if mode == "full" else "***")
     told = [body(message) for message in messages if "runner_on_ok" in message.data.decode()]
-    assert told[0]["event_data"]["res"]["msg"] == f"{CANARY} key-of-the-job"
+    # What the run was given is masked whatever prints it.
+    assert told[0]["event_data"]["res"]["msg"] == "*** ***"
 
 
 @pytest.mark.parametrize("short", ["running", "ab", "starting"])

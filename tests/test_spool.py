@@ -26,6 +26,7 @@ from support import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pytest
@@ -167,6 +168,28 @@ config = types.SimpleNamespace(
 event_handler(config, {'counter': 1, 'uuid': 'u', 'event': 'verbose'})
 sys.stdin.read()
 """
+
+
+def test_what_nobody_hears_holds_up_nothing(
+    server: Server, connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    """Neither what else is in the spool, nor the end of the thread; the next run tries once more."""
+    spool = tmp_path / "spool"
+    server.kill()
+    for ident in ("a-bad", "b-good"):
+        leave(server, spool, ident, 20, tmp_path)
+    server.start()
+    bus = connect(server)
+    bus.subscribe("pub.ansible.runner.id.b-good.>").subscribe("pub.ansible.runner.id.live.>")
+    run_once(server, spool, "live", tmp_path)
+    bus.wait_for(lambda messages: len(of(messages, "b-good")) == 21)
+    wait_until(lambda: len(undelivered(spool)) == 1, "what was heard to go")
+    assert of(bus.received, "a-bad") == []
+    bus.subscribe("pub.ansible.runner.id.a-bad.>")
+    run_once(server, spool, "live", tmp_path)
+    messages = bus.wait_for(lambda messages: len(of(messages, "a-bad")) >= 21)
+    assert counters(of(messages, "a-bad")) == list(range(20))
+    wait_until(lambda: list(spool.iterdir()) == [], "the spool to be empty")
 
 
 def test_killed_while_it_drains(stored: tuple[Server, Bus], tmp_path: Path) -> None:

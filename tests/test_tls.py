@@ -28,8 +28,9 @@ def stranger(tmp_path: Path) -> Authority:
 
 
 def publish(url: str, folder: Path, caplog: pytest.LogCaptureFixture, **options: Any) -> str:
-    """A small run; returns what was logged."""
-    run = config(url, folder / "artifacts", flush_timeout=1, connect_timeout=2, **options)
+    """A small run, which nobody need hear; returns what was logged."""
+    options = {"flush_timeout": 1, "connect_timeout": 2, "delivery": "core", **options}
+    run = config(url, folder / "artifacts", **options)
     with caplog.at_level(logging.INFO, "ansible-runner.nats"):
         for counter in range(5):
             event_handler(run, event(counter))

@@ -152,7 +152,7 @@ def test_a_type_checker_knows_right_from_wrong(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", tmp_path / "cache",
          "--config-file", "/dev/null", *sorted(tmp_path.glob("program*.py"))],
-        env=clean_env(None), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE * 4,
+        env=clean_env(None), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE * 9,
     )  # fmt: skip
     found = {line.partition(".py:")[0] for line in done.stdout.splitlines() if ": error: " in line}
     wrong = range(len(programs) - len(WRONG), len(programs))

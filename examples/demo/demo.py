@@ -132,6 +132,8 @@ async def demo(folder: Path) -> int:
                 "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
                 "RUNNER_NATS_SUBJECT_ID": SUBJECT_ID,
                 "RUNNER_NATS_SERVERS": url,
+                # The demo's folder goes with it: a service names one that lasts.
+                "RUNNER_NATS_SPILL_DIR": str(folder / "spool"),
             },
         )  # fmt: skip
         watching = asyncio.create_task(watch(client, job))
