@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -146,7 +147,7 @@ def test_a_flood_while_we_wait_for_the_stream(tmp_path: Path) -> None:
 
 
 def closes_when_asked(connection: Connection) -> None:
-    """Accepts us, and leaves at the first message that is not the hello."""
+    """Accepts us, and leaves at the first message that is not the hello: one of ours, which is sent again."""
     connection.greet()
     for line in connection.lines():
         if b"PUB" in line:
@@ -176,7 +177,7 @@ def test_no_storm_of_connections(tmp_path: Path, behave: Callable[[Connection], 
         # In three seconds: one at once, then one after each pause (and one a session's end).
         assert 1 <= server.accepted <= 8
     assert kept == 51, said
-    assert "sent again" not in said
+    assert ("sent again" in said) is (behave is closes_when_asked)
 
 
 def test_a_server_that_has_no_stream_is_left_for_one_that_has(
@@ -192,16 +193,30 @@ def test_a_server_that_has_no_stream_is_left_for_one_that_has(
     assert (kept, bus.stream_count()) == (0, 51), said
 
 
-def test_large_messages_to_our_inbox(tmp_path: Path) -> None:
+def of_one_turn(size: int) -> int:
+    """MiB that may lie in memory at once: a turn of async-nats is 128 reads, and its buffer doubles from 64 KiB until a
+    message fits, so that a message needs a few of them."""
+    reads_each = math.ceil(math.log2(size / 65_536)) + 1
+    return 128 // reads_each * 2 * size // 1_048_576 + 32
+
+
+@pytest.mark.parametrize("size", [1_000_000, 4_000_000])
+def test_large_messages_to_our_inbox(tmp_path: Path, size: int) -> None:
+    """Without end, and read: nothing of them is kept."""
+    sent = 0
+
     def behave(connection: Connection) -> None:
+        nonlocal sent
         connection.greet()
         for number in itertools.count():
-            connection.deliver(connection.inbox + b".a.0.%d" % number, b"x" * 4_000_000)
+            connection.deliver(connection.inbox + b".a.0.%d" % number, b"x" * size)
+            sent += size
 
     with HostileServer(behave) as server:
         said, kept, grown = run(server.url, tmp_path)
     assert kept == 51, said
-    assert grown < 128
+    assert sent > 4 * of_one_turn(size) * 1_048_576
+    assert grown < of_one_turn(size)
 
 
 def answering(subjects: list[bytes], payload: bytes) -> Callable[[Connection], None]:
@@ -225,8 +240,8 @@ LIES = {
         [b".a.0.x", b".a.-1.0", b".a.0.99999999999999999999999", b".a", b".a.0", b"."],
         STORED,
     ),
-    "markers of what was never sent": ([b".m.0.%d" % number for number in range(1000, 1100)], b""),
-    "markers of another attempt": ([b".m.7.0", b".m.18446744073709551615.0"], b""),
+    "markers of what was never sent": ([b".m.%d" % number for number in range(1000, 1100)], b""),
+    "markers that are none": ([b".m.0.0", b".m.18446744073709551615", b".m.x", b".m."], b""),
     "answers to nothing": ([b".q.99", b".hello", b".x.0.0"], STORED),
     "acks that say nothing": ([b".a.0.%d" % number for number in range(60)], b"{}"),
     "acks that are garbage": ([b".a.0.%d" % number for number in range(60)], b"\xff\0["),
@@ -333,3 +348,49 @@ def test_redirects(tmp_path: Path) -> None:
     assert grown < 64
     # A server of the cluster, as far as we can know: it is asked, and gets nothing but a greeting.
     assert all(line.startswith((b"CONNECT", b"PING")) for line in seen)
+
+
+COMMAND = """
+import os, re, signal, sys, threading
+from ansible_runner_nats import _native
+def peak():
+    return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) // 1024
+before = peak()
+arguments = ARGUMENTS
+stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
+timer = threading.Timer(20 if arguments[0] in ('check', 'stream') else 3, stop)
+timer.start()
+status = _native.main(['ansible-runner-nats', *arguments])
+timer.cancel()
+print('\\n', status, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("flood", ["a huge message", "a line without end", "errors"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check"], ["stream"], ["runs"], ["logs", "x"], ["wait", "x"], ["watch"], ["replay", "."],
+        ["serve", "--listen", "127.0.0.1:0"],
+    ],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_commands_and_a_flood(tmp_path: Path, arguments: list[str], flood: str) -> None:
+    """Whatever a server sends, a command keeps to its memory, and says what is wrong if it ends."""
+    kept_run(tmp_path)
+    with HostileServer(FLOODS[flood]) as server:
+        env = {"RUNNER_NATS_SERVERS": server.url, "RUNNER_NATS_SUBJECT_ID": "id"}
+        done = python(COMMAND.replace("ARGUMENTS", repr(arguments)), env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    status, grown = done.stdout.splitlines()[-1].split()
+    # `serve` goes on until it is told to stop.
+    assert (status == "0") == (arguments[0] == "serve")
+    assert int(grown) < 128
+
+
+def kept_run(folder: Path) -> None:
+    """What `replay` could send."""
+    run = config("nats://127.0.0.1:1", folder, flush_timeout=0)
+    event_handler(run, event(1))
+    status_handler(run, {"status": "successful"})
+    assert (folder / "nats-undelivered.jsonl").exists()
