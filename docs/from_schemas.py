@@ -18,7 +18,7 @@ BUNDLE = SCHEMAS / "all.json"
 TYPES = DOCS.parent / "python/ansible_runner_nats/types.py"
 
 #: What is published.
-MESSAGES = ("event", "status", "heartbeat")
+MESSAGES = ("event", "status", "heartbeat", "killed")
 
 #: As much as a line may have.
 WIDTH = 110
@@ -97,7 +97,7 @@ def bundle(schemas: dict[str, Any]) -> str:
         "$schema": schemas["event"]["$schema"],
         "$id": "urn:ansible-runner-nats:schemas/all.json",
         "title": "Message",
-        "description": "An event, a status or a heartbeat, with all schemas in one document. "
+        "description": "An event, a status, a heartbeat or the word that a run was killed, with all schemas in one document. "
         "Made by docs/from_schemas.py.",
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in MESSAGES],
         "$defs": flat(without),
@@ -270,6 +270,8 @@ def types(schemas: dict[str, Any]) -> str:
     lines += ["", *alias("Event", union(names), EVENT)]
     lines += message_classes("Status", schemas["status"], "_Status")
     lines += message_classes("Heartbeat", schemas["heartbeat"], "")
+    lines += message_classes("Killed", schemas["killed"], "")
+    lines += message_classes("Card", schemas["card"], "_Card")
     return "\n".join(lines) + "\n"
 
 

@@ -30,7 +30,7 @@ pub fn addresses(subject_id: &str, ident: &str, uuid: &str) -> [(String, String)
     let mut composer = Composer::new(subject_id, Template::default(), [].into(), false);
     composer.address(ident);
     [Kind::Event, Kind::Status].map(|kind| {
-        let about = About { kind, name: "name", own_id: &["7", uuid], created: None };
+        let about = About { kind, name: "name", own_id: &["7", uuid], created: None, card: None };
         let message = composer.message(&about, bytes::Bytes::new());
         (message.head.subject.to_string(), message.id())
     })

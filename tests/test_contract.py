@@ -172,6 +172,8 @@ def test_the_schemas_refuse_what_is_wrong(messages: list[Msg]) -> None:
 
 CLOUD_EVENT = {
     "Nats-Msg-Id": "site-a.1.status.0123456789abcdef.1",
+    "Ansible-Runner-Run": "01a22976-a079-7d89-8dbf-14e34f997025",
+    "Ansible-Runner-Time": "2026-11-24T00:47:20.1Z",
     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     "ce-specversion": "1.0",
     "ce-id": "site-a.1.status.0123456789abcdef.1",
@@ -189,6 +191,7 @@ def test_the_schema_of_headers() -> None:
         "Nats-Msg-Id": "site-a.1.2.uuid", "traceparent": "1-2-3", "ce-specversion": "2.0",
         "ce-type": "com.ansible.runner.event.verbose", "ce-subject": "",
         "ce-time": "2026-11-24T00:00:00", "Ansible-Runner-Truncated": "much",
+        "Ansible-Runner-Run": "1", "Ansible-Runner-Time": "2026-11-24T00:00:00",
     }.items():  # fmt: skip
         assert problems({**CLOUD_EVENT, name: value}, HEADERS["status"]), name
     for name in ("Nats-Msg-Id", "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-datacontenttype"):

@@ -106,6 +106,11 @@ class NatsOptions(TypedDict, total=False):
     uses, are not looked for.
     """
 
+    actor: str
+    """On whose behalf the job runs, for those who read about it: a portal sets it for each job. It goes
+    out with the status ``starting`` (header ``Ansible-Runner-Card``).
+    """
+
     cloudevents: bool | str
     """Add the headers of a CloudEvent (https://cloudevents.io) in binary mode."""
 
@@ -237,8 +242,13 @@ class RunReport(TypedDict):
     subject_id: str
     runner_ident: str
 
-    state: Literal["running", "ended"]
-    """``running`` in the record of a process that is gone: the run was killed."""
+    run_id: str | None
+    """What tells the run from others of that ident: the header ``Ansible-Runner-Run``, a UUID."""
+
+    state: Literal["running", "ended", "killed"]
+    """``running`` in the record of a process that is gone: the run was killed. ``killed``: what was left of it
+    has been taken up since.
+    """
 
     pid: int
     host: str
@@ -312,12 +322,17 @@ class Emitter:
         settings: Any,
         ident: object = None,
         artifact_dir: str | PathLike[str] | None = None,
+        runner_version: str | None = None,
+        before: Emitter | None = None,
     ) -> Emitter:
         """Read the options from ``settings`` (a mapping) and the environment, which wins.
 
         :param settings: ``runner_config.settings``: ``nats_subject_id``, ``nats_options``, ``nats_headers``.
         :param ident: The run's ident, for data that carries none (``runner_ident``).
         :param artifact_dir: Where undelivered messages go, unless ``spill_dir`` says otherwise.
+        :param runner_version: ansible-runner's version, for the card of the run.
+        :param before: The emitter of this configuration object whose run has ended: until the next ``starting``
+            what comes is of that run.
 
         Bad options raise nothing: they are told by the first call of a method. If servers, authentication or
         TLS are concerned, nothing is published.

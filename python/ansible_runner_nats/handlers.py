@@ -53,6 +53,9 @@ _sees_forks = False
 #: Whether the interpreter ends: what daemon threads publish now is nobody's any more.
 _closing = False
 
+#: The version of ansible-runner, once it was looked up; empty if it has none.
+_version: str | None = None
+
 #: Why the native library could not be loaded: said once.
 _broken: str | None = None
 
@@ -226,6 +229,8 @@ def _create(runner_config: Any) -> Emitter | None:
         getattr(runner_config, "settings", None) or {},
         getattr(runner_config, "ident", None),
         None if artifact_dir is None else os.fsdecode(artifact_dir),
+        _runner_version(),
+        _ended[id(runner_config)][1] if id(runner_config) in _ended else None,
     )
     _warn_of_folder(runner_config, emitter)
     if emitter.masks_values():
@@ -246,6 +251,18 @@ def _create(runner_config: Any) -> Emitter | None:
     except TypeError:
         watched = runner_config
     return _emitters.setdefault(key, (watched, emitter))[1]
+
+
+def _runner_version() -> str | None:
+    """Return ansible-runner's version, for the card of a run; ``None`` if nothing of it is installed."""
+    global _version  # noqa: PLW0603
+    if _version is None:
+        _version = ""
+        # ansible-runner has loaded it, to find us; an import of ours might be the first.
+        metadata = sys.modules.get("importlib.metadata") or sys.modules.get("importlib_metadata")
+        with contextlib.suppress(Exception):
+            _version = str(metadata.version("ansible-runner")) if metadata else ""
+    return _version or None
 
 
 @contextlib.contextmanager

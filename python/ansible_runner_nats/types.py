@@ -616,3 +616,50 @@ class Heartbeat(TypedDict):
     status: Literal["running"]
     events: int
     """The highest `counter` so far, 0 before the first event."""
+
+
+class Killed(TypedDict):
+    """A run was killed, said on the subject of its signs of life by whoever has taken up what was left of it:
+    the next run there, or `replay`.
+
+    Nothing comes after it.
+    """
+
+    state: Literal["killed"]
+    runner_ident: str
+    """The run."""
+    host: str
+    """Where its process was."""
+    pid: int
+    """The id of its process there."""
+    events: int
+    """The highest `counter` of its events, 0 if there is none."""
+
+
+class _Card(TypedDict):
+    """What :class:`Card` has always."""
+
+    host: str
+    """The host that publishes."""
+    pid: int
+    """The process there."""
+    user: str
+    """Its user: a name, or a number without one."""
+    plugin: str
+    """The version of this package."""
+
+
+class Card(_Card, total=False):
+    """Who runs what where: the header `Ansible-Runner-Card` of the status `starting`.
+
+    What is not known is left out. Secrets are masked, as everywhere.
+    """
+
+    actor: str
+    """On whose behalf (option `actor`)."""
+    revision: str
+    """The commit that is checked out in the project's folder."""
+    ansible_runner: str
+    """The version of ansible-runner."""
+    python: str
+    """The version of Python."""

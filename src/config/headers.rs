@@ -103,8 +103,16 @@ impl Reader<'_> {
 /// Of all the user's headers: they go with every message, and count towards its size.
 const MOST_HEADER_BYTES: usize = 16 << 10;
 
-/// Headers that decide over delivery, and are ours to set.
-const RESERVED: &[&str] = &[message::MSG_ID, message::EXPECTED_STREAM, message::TRUNCATED];
+/// Headers that decide over delivery, or say whose message it is: ours to set.
+const RESERVED: &[&str] = &[
+    message::MSG_ID,
+    message::EXPECTED_STREAM,
+    message::TRUNCATED,
+    message::SELECTED,
+    message::RUN,
+    message::TIME,
+    message::CARD,
+];
 
 /// What NATS allows in a header (ADR-4): a printable name without a colon, a value without line ends.
 fn check_header(name: &str, value: &str) -> Result<(), &'static str> {

@@ -89,6 +89,7 @@ pub(crate) fn resolve(
     let subject = reader.subject(subject_id.as_deref().unwrap_or_default());
     let events = reader.events();
     let omit = reader.list(&opt::OMIT, message::Omit::parse);
+    let actor = reader.actor();
     let cloudevents = reader.flag(&opt::CLOUDEVENTS);
     let connection = reader.connection(subject_id.as_deref().unwrap_or_default(), hostname);
     let masks = Masks::new(std::mem::take(&mut reader.secrets));
@@ -102,6 +103,7 @@ pub(crate) fn resolve(
         subject,
         events: events.unwrap_or_default(),
         omit: omit.unwrap_or_default(),
+        actor,
         cloudevents,
         mask_values,
         redaction: Redaction::new(masks, status_env.unwrap_or_default(), opt::secret_variables()),
@@ -179,6 +181,13 @@ impl Reader<'_> {
         let given = self.read(&opt::NAME, |value| as_text(value).filter(|name| name.chars().count() <= MOST));
         let default = format!("ansible-runner-nats {} on {}", shorten(subject_id), shorten(&hostname()));
         ClientName { given, default }
+    }
+
+    /// On whose behalf the job runs.
+    fn actor(&mut self) -> Option<String> {
+        const MOST: usize = 256;
+        self.read(&opt::ACTOR, |value| as_text(value).filter(|name| name.chars().count() <= MOST))
+            .filter(|name| !name.is_empty())
     }
 
     /// A stream's name as nats-server takes it (NATS ADR-6).

@@ -148,6 +148,8 @@ pub(crate) struct Config {
     pub events: Events,
     /// Which fields are left out.
     pub omit: Omit,
+    /// On whose behalf the job runs.
+    pub actor: Option<String>,
     /// Add the headers of CloudEvents.
     pub cloudevents: bool,
     /// Mask the run's own secrets wherever they occur.

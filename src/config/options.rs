@@ -315,6 +315,14 @@ pub(super) const MASK_VALUES: Opt = tuning(
      `env/passwords`, `env/extravars`, `env/ssh_key`, `-e`, the environment, and this plugin's own credentials. Values of \
      fewer than 8 characters, and words that everybody uses, are not looked for.",
 );
+pub(super) const ACTOR: Opt = tuning(
+    "actor",
+    &["RUNNER_NATS_ACTOR"],
+    NOW,
+    Takes::Text("a name of at most 256 characters", ""),
+    "On whose behalf the job runs, for those who read about it: a portal sets it for each job. It goes out with the status \
+     `starting` (header `Ansible-Runner-Card`).",
+);
 pub(super) const CLOUDEVENTS: Opt = tuning(
     "cloudevents",
     &["RUNNER_NATS_CLOUDEVENTS"],
@@ -501,7 +509,7 @@ pub(super) const GROUPS: &[(&str, &str, &[&Opt])] = &[
          always verified.",
         &[&TLS_CA, &TLS_CERT, &TLS_KEY, &TLS_HOSTNAME, &TLS_HANDSHAKE_FIRST],
     ),
-    ("What is published", "", &[&SUBJECT, &EVENTS, &OMIT, &STATUS_ENV, &MASK_VALUES, &CLOUDEVENTS]),
+    ("What is published", "", &[&SUBJECT, &EVENTS, &OMIT, &STATUS_ENV, &MASK_VALUES, &ACTOR, &CLOUDEVENTS]),
     (
         "Delivery",
         "",

@@ -22,6 +22,8 @@ pub(crate) enum Answer {
     Marker(u64),
     /// The answer to a question about streams.
     Question(u64),
+    /// The answer to a question about one stream.
+    About(u64),
     /// Nothing of ours.
     Other,
 }
@@ -52,6 +54,11 @@ impl Inbox {
         format!("{}.q.{number}", self.subject)
     }
 
+    /// Where the answer goes to question `number` about one stream.
+    pub(crate) fn about(&self, number: u64) -> String {
+        format!("{}.s.{number}", self.subject)
+    }
+
     /// Is a subject one of ours?
     pub(super) fn has(&self, subject: &str) -> bool {
         subject.starts_with(&self.subject)
@@ -72,6 +79,7 @@ impl Inbox {
             (Some("a"), Some(ordinal), Some(seq)) => Answer::Ack { ordinal, seq },
             (Some("m"), Some(ordinal), None) => Answer::Marker(ordinal),
             (Some("q"), Some(number), None) => Answer::Question(number),
+            (Some("s"), Some(number), None) => Answer::About(number),
             _ => Answer::Other,
         }
     }
@@ -89,6 +97,7 @@ mod tests {
         assert_eq!(inbox.understand(&inbox.ack(3, 4)), Answer::Ack { ordinal: 3, seq: 4 });
         assert_eq!(inbox.understand(&inbox.marker(3)), Answer::Marker(3));
         assert_eq!(inbox.understand(&inbox.question(9)), Answer::Question(9));
+        assert_eq!(inbox.understand(&inbox.about(9)), Answer::About(9));
         for other in
             ["_INBOX.mine.n2.a.1.2", "_INBOX.mine.n1", "_INBOX.mine.n1.a.1", "_INBOX.mine.n1.m.x", ""]
         {

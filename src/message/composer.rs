@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Head, Kind, Message,
+    CARD, Head, Kind, Message, RUN, RunId, TIME,
     cloudevent::CloudEvent,
     id::{lengthen_id, message_id},
     subject::Template,
@@ -16,6 +16,7 @@ use super::{
 pub(crate) struct Composer {
     subject_id: String,
     template: Template,
+    /// Those that all messages have: the user's, and the run's identity.
     headers: Arc<[(String, String)]>,
     cloudevents: bool,
     /// The run's ident, and what belongs to it.
@@ -39,8 +40,10 @@ pub(crate) struct About<'a> {
     pub(crate) name: &'a str,
     /// What tells this message from all others of the ident, the same each time it is sent.
     pub(crate) own_id: &'a [&'a str],
-    /// When the event was, as ansible-runner writes it.
+    /// When it was: of an event as ansible-runner writes it, of others in RFC 3339.
     pub(crate) created: Option<&'a str>,
+    /// Who runs what where (`starting` alone): JSON.
+    pub(crate) card: Option<&'a str>,
 }
 
 impl Composer {
@@ -68,6 +71,13 @@ impl Composer {
         composer
     }
 
+    /// From now on messages are of this run.
+    pub(crate) fn identify(&mut self, run: RunId) {
+        let others = self.headers.iter().filter(|(name, _)| name != RUN).cloned();
+        self.headers = others.chain([(RUN.to_owned(), run.to_string())]).collect();
+        self.renew_heads();
+    }
+
     /// From now on messages are about `ident`.
     pub(crate) fn address(&mut self, ident: &str) {
         if ident == self.ident {
@@ -75,6 +85,10 @@ impl Composer {
         }
         ident.clone_into(&mut self.ident);
         self.id = message_id(&[&self.subject_id, ident]).into();
+        self.renew_heads();
+    }
+
+    fn renew_heads(&mut self) {
         self.event = self.head(Kind::Event, "");
         self.status = self.head(Kind::Status, "");
         self.named.clear();
@@ -91,6 +105,12 @@ impl Composer {
         lengthen_id(&mut self.own_id, about.own_id);
         let head = self.head_of(about.kind, about.name);
         let mut message = Message::new(&head, &self.own_id, payload);
+        if about.kind != Kind::Event {
+            let own = [(TIME, about.created), (CARD, about.card)];
+            let own = own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+            let headers = self.headers.iter().cloned().chain(own).collect();
+            Arc::make_mut(&mut message.head).headers = headers;
+        }
         if self.cloudevents {
             let event = CloudEvent {
                 subject_id: &self.subject_id,
@@ -99,7 +119,7 @@ impl Composer {
                 name: about.name,
                 id: &message.id(),
             };
-            let headers = event.headers(&self.headers, about.created);
+            let headers = event.headers(&message.head.headers, about.created);
             Arc::make_mut(&mut message.head).headers = headers;
         }
         message

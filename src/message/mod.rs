@@ -9,6 +9,7 @@ mod filter;
 mod flow;
 mod forms;
 mod id;
+mod identity;
 pub(crate) mod json;
 mod line;
 mod loose;
@@ -36,6 +37,7 @@ pub(crate) use self::{
     cut::cut,
     filter::{covers, overlap},
     id::{Own, REPLAYED, counter_of, nonce, split_id},
+    identity::RunId,
     loose::strict,
     moment::{in_utc, moment, to_millis},
     received::Received,
@@ -76,8 +78,11 @@ impl Kind {
 /// The states that end a run (`ansible_runner.runner.Runner`; `error` comes from `ansible-runner process` alone).
 pub(crate) const END_STATES: [&str; 5] = ["successful", "failed", "canceled", "timeout", "error"];
 
+/// The first status of a run.
+pub(crate) const STARTING: &str = "starting";
+
 /// The states of a run that goes on.
-pub(crate) const OPEN_STATES: [&str; 2] = ["starting", "running"];
+pub(crate) const OPEN_STATES: [&str; 2] = [STARTING, "running"];
 
 /// The header by which a stream drops repeats (NATS ADR-31).
 pub(crate) const MSG_ID: &str = "Nats-Msg-Id";
@@ -87,6 +92,18 @@ pub(crate) const TRUNCATED: &str = "Ansible-Runner-Truncated";
 
 /// Set on all messages of a run that publishes only some of its events; its value is the option `events`.
 pub(crate) const SELECTED: &str = "Ansible-Runner-Events";
+
+/// How long a stream keeps the message (NATS ADR-43).
+pub(crate) const TTL: &str = "Nats-TTL";
+
+/// The run's identity ([`RunId`]), on all of its messages.
+pub(crate) const RUN: &str = "Ansible-Runner-Run";
+
+/// When ansible-runner said it (RFC 3339), on statuses and signs of life: events have `created`.
+pub(crate) const TIME: &str = "Ansible-Runner-Time";
+
+/// Who runs what where (a JSON object), on the status `starting`.
+pub(crate) const CARD: &str = "Ansible-Runner-Card";
 
 /// Names the stream that must take the message (nats-server refuses it otherwise).
 pub(crate) const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
@@ -175,8 +192,8 @@ impl Message {
     /// What the message costs while it is held: its bytes and some for the bookkeeping.
     pub(crate) fn size(&self) -> usize {
         const BOOKKEEPING: usize = 256;
-        // The headers of a run are shared; those of CloudEvents are the message's own.
-        let own = self.head.headers.iter().any(|(name, _)| name == "ce-specversion");
+        // The headers of a run are shared; those of CloudEvents, and of what has its own time, are the message's own.
+        let own = self.head.headers.iter().any(|(name, _)| name == "ce-specversion" || name == TIME);
         let headers =
             self.head.headers.iter().filter(|_| own).map(|(name, value)| name.len() + value.len() + 64);
         self.payload.len() + self.id_len() + self.head.subject.len() + headers.sum::<usize>() + BOOKKEEPING

@@ -11,7 +11,7 @@ use std::{
 use async_nats::ServerInfo;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{dial::Attempts, driver::Driver, link::Link, pool::Pool};
+use super::{dial::Attempts, driver::Driver, link::Link, pool::Pool, streams::Streams};
 use crate::{
     config::{Auth, Connection, Server, secrets_of},
     delivery::{End, Machine, Terms, Why},
@@ -62,6 +62,8 @@ struct State {
     pool: Pool,
     /// What delivers: it outlives the connections.
     machine: Machine,
+    /// What is known of the streams that acknowledge.
+    streams: Streams,
     /// There was a session before.
     connected_before: bool,
     /// What the session was at when it panicked the last time.
@@ -222,6 +224,7 @@ impl Courier {
         State {
             pool: Pool::new(&self.connection),
             machine: self.kept().take().unwrap_or_else(|| Machine::new(Terms::of(&self.connection))),
+            streams: Streams::default(),
             connected_before: false,
             panicked_at: None,
         }
@@ -334,7 +337,9 @@ impl Courier {
         state.pool.learn(server, &info.connect_urls, info.tls_required);
         let has_others = state.pool.has_others();
         let (outbox, notices) = (&self.outbox, &self.notices);
-        let mut driver = match Driver::begin(link, has_others, &mut state.machine, outbox, notices).await {
+        let api = self.connection.jetstream_api.as_str();
+        let (machine, streams) = (&mut state.machine, &mut state.streams);
+        let mut driver = match Driver::begin(link, has_others, machine, streams, api, outbox, notices).await {
             Ok(driver) => driver,
             Err(End { why, .. }) => {
                 let address = server.address.clone();

@@ -10,6 +10,7 @@ use super::{
     jetstream,
     link::{Link, Violation},
     pool::Pool,
+    streams::Streams,
     wire::{Gone, Incoming, Wire},
 };
 use crate::{
@@ -17,13 +18,15 @@ use crate::{
     delivery::{self, Action, Answer, BATCH, End, Heard, Input, Machine, Tell, Want, Why},
     fault,
     message::nonce,
-    outbox::Outbox,
+    outbox::{Outbox, Places},
     report::Notices,
 };
 
 /// How often we look for new messages, and how many times in vain before we sleep and have to be woken.
 const LINGER: Duration = Duration::from_millis(20);
 const LINGERS: usize = 50;
+/// A server could go on for ever with answers that prove nothing.
+const MOST_PLACES: usize = 10_000;
 /// How long an idle session without runs stays connected.
 const IDLE: Duration = Duration::from_secs(5);
 /// Whoever is woken later than this was suspended, or the machine is busy: what came meanwhile waits in the socket.
@@ -37,6 +40,12 @@ pub(super) struct Driver<'a> {
     outbox: &'a Outbox,
     notices: &'a Notices,
     wire: Wire,
+    /// What is known of the streams that acknowledge.
+    streams: &'a mut Streams,
+    /// Where those have stored what they have acknowledged just now.
+    places: Places,
+    /// Where they are asked.
+    api: &'a str,
     /// Numbers of messages that were handed to the connection, and that the outbox has not been told of yet.
     sent: Vec<u64>,
     /// Another server is to be looked for.
@@ -54,9 +63,12 @@ impl<'a> Driver<'a> {
         link: Link,
         has_others: bool,
         machine: &'a mut Machine,
+        streams: &'a mut Streams,
+        api: &'a str,
         outbox: &'a Outbox,
         notices: &'a Notices,
     ) -> Result<Self, End> {
+        streams.begin();
         let info = link.client.server_info();
         let server = delivery::Server {
             nonce: nonce(),
@@ -74,6 +86,9 @@ impl<'a> Driver<'a> {
             outbox,
             notices,
             wire,
+            streams,
+            places: Places::new(),
+            api,
             sent: Vec::new(),
             looks: false,
             end: None,
@@ -127,6 +142,7 @@ impl<'a> Driver<'a> {
                 drained_at = None;
             }
             self.give_signs_of_life().await;
+            self.ask_about_streams().await;
             if self.end.is_some() {
                 continue;
             }
@@ -229,10 +245,24 @@ impl<'a> Driver<'a> {
     async fn on_message(&mut self, message: &async_nats::Message) {
         let heard = match self.machine.inbox().understand(&message.subject) {
             Answer::Hello => Heard::Hello,
-            Answer::Ack { ordinal, seq } => match jetstream::read_ack(message) {
-                Some(ack) => Heard::Ack { ordinal, seq, ack },
+            Answer::Ack { ordinal, seq } => match jetstream::read_receipt(message) {
+                Some((ack, receipt)) => {
+                    if let Some(receipt) = receipt {
+                        if self.places.len() > MOST_PLACES {
+                            self.places.clear();
+                        }
+                        self.places.insert(seq, self.streams.place(&receipt));
+                    }
+                    Heard::Ack { ordinal, seq, ack }
+                }
                 None => return,
             },
+            Answer::About(number) => {
+                if let Some((stream, created)) = self.streams.answer(number, message) {
+                    self.outbox.made(&stream, &created);
+                }
+                return;
+            }
             Answer::Question(question) => {
                 Heard::Api { question, says: jetstream::Captured::read(message).says() }
             }
@@ -256,6 +286,10 @@ impl<'a> Driver<'a> {
             Event::ServerError(error) => {
                 let text = error.to_string();
                 match Violation::parse(&text) {
+                    // Whoever may not ask about streams goes on without.
+                    Some(Violation { subject, .. }) if jetstream::is_about_stream(self.api, &subject) => {
+                        return;
+                    }
                     Some(Violation { publish, subject }) => Input::Forbidden { publish, subject },
                     None => return self.wire.heard(text),
                 }
@@ -326,7 +360,10 @@ impl<'a> Driver<'a> {
     /// What concerns the outbox and people.
     fn settle(&mut self, action: Action) {
         match action {
-            Action::Confirm(proofs) => self.outbox.confirm(&proofs, Instant::now()),
+            Action::Confirm(proofs) => {
+                self.outbox.confirm(&proofs, &self.places, Instant::now());
+                self.places.clear();
+            }
             Action::Unheard(seqs, unheard) => self.outbox.mark_unheard(&seqs, unheard),
             Action::Reject { seq, cause, reason } => {
                 self.notices.warn(&cause, reason);
@@ -347,6 +384,19 @@ impl<'a> Driver<'a> {
         if !self.sent.is_empty() {
             self.outbox.mark_sent(&self.sent);
             self.sent.clear();
+        }
+    }
+
+    /// Asks new streams how they were made.
+    async fn ask_about_streams(&mut self) {
+        while self.end.is_none()
+            && let Some((number, (subject, payload))) = self.streams.question(self.api)
+        {
+            let reply = self.machine.inbox().about(number);
+            if let Err(Gone) = self.wire.publish(subject, Some(reply), payload.into()).await {
+                self.hang_up();
+                return self.perform().await;
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Requests and answers are those of nats-server (its `jetstream_api.go`; schemas `io.nats.jetstream.api.v1`). They are
 //! read leniently: a later server may say more than we know.
 
-use std::{collections::HashMap, time::Duration};
+use std::{borrow::Cow, collections::HashMap, time::Duration};
 
 use async_nats::{Message, StatusCode, jetstream::ErrorCode};
 use serde::Deserialize;
@@ -55,26 +55,47 @@ pub(super) fn is_unanswered(message: &Message) -> bool {
 }
 
 #[derive(Deserialize)]
-struct PubAck {
+struct PubAck<'a> {
+    #[serde(default, borrow)]
+    stream: Cow<'a, str>,
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<ApiError>,
+}
+
+/// Where a stream says that it has stored a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Receipt<'a> {
+    pub(super) stream: Cow<'a, str>,
+    /// The message's number there.
+    pub(super) number: u64,
+    /// It is that of an earlier copy.
+    pub(super) is_repeat: bool,
 }
 
 /// The answer to a message that was published with a reply subject (`pub_ack_response`). `None`: it is no stream's, but of
 /// somebody else who answers what he gets, and says nothing of what became of the message.
 pub(super) fn read_ack(message: &Message) -> Option<Ack> {
+    read_receipt(message).map(|(ack, _)| ack)
+}
+
+/// The same, and where the message is stored, if it is.
+pub(super) fn read_receipt(message: &Message) -> Option<(Ack, Option<Receipt<'_>>)> {
     if is_unanswered(message) {
-        return Some(Ack::Nobody);
+        return Some((Ack::Nobody, None));
     }
-    match serde_json::from_slice(&message.payload).ok()? {
-        PubAck { error: None, seq } => (seq > 0).then_some(Ack::Stored),
-        PubAck { error: Some(error), .. } if error.passes() => {
-            Some(Ack::NotNow(format!("{} ({})", error.description, error.err_code.0)))
+    let answer: PubAck<'_> = serde_json::from_slice(&message.payload).ok()?;
+    match answer.error {
+        None => (answer.seq > 0).then(|| {
+            let PubAck { stream, seq, duplicate, .. } = answer;
+            (Ack::Stored, Some(Receipt { stream, number: seq, is_repeat: duplicate }))
+        }),
+        Some(error) if error.passes() => {
+            Some((Ack::NotNow(format!("{} ({})", error.description, error.err_code.0)), None))
         }
-        PubAck { error: Some(error), .. } => {
-            Some(Ack::Refused { code: error.err_code.0, reason: error.description })
-        }
+        Some(error) => Some((Ack::Refused { code: error.err_code.0, reason: error.description }, None)),
     }
 }
 
@@ -167,6 +188,11 @@ pub(super) fn about_stream(api: &str, name: &str, counted: Option<&str>) -> Ques
     (format!("{api}.STREAM.INFO.{name}"), request.unwrap_or_default())
 }
 
+/// Is this where somebody asks [`about_stream`]?
+pub(super) fn is_about_stream(api: &str, subject: &str) -> bool {
+    subject.strip_prefix(api).is_some_and(|rest| rest.starts_with(".STREAM.INFO."))
+}
+
 /// Make a stream; the answer is a `StreamInfo`, too.
 pub(super) fn make_stream(api: &str, name: &str, config: &serde_json::Value) -> Question {
     (format!("{api}.STREAM.CREATE.{name}"), config.to_string())
@@ -216,6 +242,9 @@ pub(super) struct StreamInfo {
     pub(super) config: Option<StreamConfig>,
     #[serde(default)]
     pub(super) state: StreamState,
+    /// When it was made (RFC 3339).
+    #[serde(default)]
+    pub(super) created: Option<String>,
     pub(super) cluster: Option<StreamCluster>,
     error: Option<ApiError>,
 }
@@ -253,6 +282,10 @@ pub(super) struct StreamConfig {
     pub(super) discard_new_per_subject: bool,
     pub(super) no_ack: bool,
     pub(super) sealed: bool,
+    /// A message may say how long it is to be kept (NATS ADR-43).
+    pub(super) allow_msg_ttl: bool,
+    /// Where that time is over, a marker says so for this long, in nanoseconds.
+    pub(super) subject_delete_marker_ttl: i64,
     pub(super) subject_transform: Option<Transform>,
 }
 

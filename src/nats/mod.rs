@@ -11,6 +11,7 @@ mod pool;
 mod probe;
 mod raw;
 mod recommended;
+mod streams;
 mod tls;
 mod wire;
 

@@ -11,6 +11,7 @@
 mod allowance;
 mod backlog;
 mod folder;
+mod places;
 mod pulse;
 mod queue;
 mod record;
@@ -45,6 +46,7 @@ use self::{
 };
 pub(crate) use self::{
     folder::Folder,
+    places::{Place, Places},
     pulse::Pulse,
     record::{Destination, Found, Identity, Record, RunState},
     run::Run,
@@ -444,8 +446,15 @@ impl Outbox {
         self.settled.notify_all();
     }
 
-    /// These have arrived, as far as the proof goes.
-    pub(crate) fn confirm(&self, proofs: &[(u64, Proof)], now: Instant) {
+    /// A stream that stores our messages was made at this time.
+    pub(crate) fn made(&self, stream: &str, created: &str) {
+        for run in self.runs() {
+            run.streams().made(stream, created);
+        }
+    }
+
+    /// These have arrived, as far as the proof goes; `places`: where, if a stream has said so.
+    pub(crate) fn confirm(&self, proofs: &[(u64, Proof)], places: &Places, now: Instant) {
         let mut state = self.lock();
         let mut done = Vec::with_capacity(proofs.len());
         let mut someone_settled = false;
@@ -459,6 +468,9 @@ impl Outbox {
                 if *proof == Proof::Routed {
                     settle(state.remember(*seq, now).and_then(|slot| Tally::add(&mut tally, slot)));
                 } else if let Some(slot) = state.take_out(*seq) {
+                    if let Some(place) = places.get(seq) {
+                        slot.run.streams().note(place);
+                    }
                     settle(Tally::add(&mut tally, &slot));
                     if *proof == Proof::None {
                         slot.run.leave_unconfirmed(&slot.message);

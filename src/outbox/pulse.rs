@@ -79,7 +79,8 @@ impl Pulse {
         let kind = Kind::Heartbeat;
         let number = number.to_string();
         let own_id = [kind.as_str(), nonce.as_str(), &number];
-        let about = About { kind, name: kind.as_str(), own_id: &own_id, created: Some(&beat.created) };
+        let about =
+            About { kind, name: kind.as_str(), own_id: &own_id, created: Some(&beat.created), card: None };
         (Some(composer.message(&about, payload.into())), Some(*due))
     }
 }

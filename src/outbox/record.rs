@@ -14,9 +14,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::places::Acknowledged;
 use crate::{
     files::{self, Use},
-    message::{self, Template, to_millis},
+    message::{self, RunId, Template, to_millis},
     report::{Level, Notice},
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Record {
     pub(crate) subject_id: String,
     /// The run.
     pub(crate) runner_ident: String,
+    /// What tells it from other runs of that ident: the header `Ansible-Runner-Run`.
+    pub(crate) run_id: Option<RunId>,
     /// Does it go on?
     pub(crate) state: RunState,
     /// The process that publishes it.
@@ -81,6 +84,8 @@ pub(crate) struct Record {
     pub(crate) unconfirmed_counters: Vec<(u64, u64)>,
     /// The files that hold what is undelivered.
     pub(crate) files: Vec<PathBuf>,
+    /// The streams that have stored its messages, and how far.
+    pub(crate) streams: Vec<Acknowledged>,
     /// What went wrong last.
     pub(crate) problem: Option<String>,
     /// Seconds that the end of the run waited.
@@ -194,6 +199,8 @@ fn is_temporary(file: &Path) -> bool {
 /// What a run is, from its first message on.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
+    /// What tells it from all others.
+    pub(crate) run: Option<RunId>,
     /// Whose run it is.
     pub(crate) subject_id: String,
     /// What the user knows it by.
@@ -207,12 +214,32 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// A run that begins now.
-    pub(crate) fn new(subject_id: &str, ident: &str, destination: Destination, template: Template) -> Self {
+    pub(crate) fn new(
+        run: RunId,
+        started: SystemTime,
+        subject_id: &str,
+        ident: &str,
+        destination: Destination,
+        template: Template,
+    ) -> Self {
         Self {
+            run: Some(run),
             template,
             subject_id: subject_id.to_owned(),
             ident: ident.to_owned(),
             destination,
+            started,
+        }
+    }
+
+    /// Somebody else's messages, sent by us.
+    pub(super) fn of_others(name: &str) -> Self {
+        Self {
+            run: None,
+            template: Template::default(),
+            subject_id: String::new(),
+            ident: name.to_owned(),
+            destination: Destination::default(),
             started: SystemTime::now(),
         }
     }
@@ -224,6 +251,7 @@ impl Identity {
             plugin: env!("PACKAGE_VERSION").to_owned(),
             subject_id: self.subject_id.clone(),
             runner_ident: self.ident.clone(),
+            run_id: self.run,
             state: RunState::Running,
             pid: std::process::id(),
             host: host(),
@@ -427,7 +455,8 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Identity::new("site", "run 1", Destination::default(), Template::default()).record()
+        let (run, now) = (RunId::of_artifacts("site.run 1", ""), SystemTime::UNIX_EPOCH);
+        Identity::new(run, now, "site", "run 1", Destination::default(), Template::default()).record()
     }
 
     #[test]

@@ -12,15 +12,14 @@ use std::{
 
 use super::{
     folder::Folder,
+    places::Streams,
     pulse::Pulse,
-    record::{
-        Delivery, Destination, Identity, Ranges, Record, RecordFile, RunState, earlier_was_stored, in_seconds,
-    },
+    record::{Delivery, Identity, Ranges, Record, RecordFile, RunState, earlier_was_stored, in_seconds},
     spill::{Leftovers, Spill},
 };
 use crate::{
     error::Error,
-    message::{self, Message, Template, to_millis},
+    message::{self, Message, to_millis},
     report::Counters,
 };
 
@@ -39,6 +38,8 @@ pub(crate) struct Run {
     spill: Mutex<Spill>,
     /// Counters of events that are neither confirmed nor on disk.
     unconfirmed: Mutex<Ranges>,
+    /// The streams that have stored its messages.
+    streams: Mutex<Streams>,
     /// Name and address of the last server.
     server: Mutex<Option<String>>,
     record: Mutex<OnDisk>,
@@ -81,13 +82,7 @@ impl Run {
 
     /// Somebody else's messages, sent by us: there is no record of that.
     pub(crate) fn unrecorded(name: &str, folder: Folder, flush_timeout: Duration) -> Arc<Self> {
-        Self::with(
-            Identity::new("", name, Destination::default(), Template::default()),
-            folder,
-            flush_timeout,
-            OnDisk::Never,
-            None,
-        )
+        Self::with(Identity::of_others(name), folder, flush_timeout, OnDisk::Never, None)
     }
 
     fn with(
@@ -107,6 +102,7 @@ impl Run {
             spill: Mutex::new(Spill::new(Arc::clone(&folder))),
             folder,
             unconfirmed: Mutex::default(),
+            streams: Mutex::default(),
             server: Mutex::default(),
             record: Mutex::new(record),
             pulse,
@@ -136,6 +132,10 @@ impl Run {
 
     pub(super) fn was_stored(&self) -> bool {
         self.was_stored.load(Relaxed)
+    }
+
+    pub(super) fn streams(&self) -> MutexGuard<'_, Streams> {
+        lock(&self.streams)
     }
 
     pub(super) fn spill(&self) -> MutexGuard<'_, Spill> {
@@ -213,6 +213,7 @@ impl Run {
             lost: count(&counters.dropped),
             unconfirmed_counters: lock(&self.unconfirmed).to_vec(),
             artifact_dir: self.folder.artifacts().map(Path::to_owned),
+            streams: lock(&self.streams).to_vec(),
             ..self.identity.record()
         }
     }

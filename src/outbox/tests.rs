@@ -30,14 +30,22 @@ fn what_is_unconfirmed_is_sent_again_in_order() {
     let batch = outbox.take(4, usize::MAX);
     assert_eq!(ids(&batch), [0, 1, 2, 3]);
     outbox.mark_sent(&[0, 1, 2, 3]);
-    outbox.confirm(&[proofs(&batch)[0], proofs(&batch)[2]], Instant::now());
+    outbox.confirm(&[proofs(&batch)[0], proofs(&batch)[2]], &Places::new(), Instant::now());
     outbox.rewind(Instant::now());
     assert_eq!(ids(&outbox.take(9, usize::MAX)), [1, 3, 4, 5]);
     assert_eq!(run.counters.resent.load(Relaxed), 0);
     outbox.mark_sent(&[1, 2, 3, 4, 5]);
     assert_eq!(run.counters.resent.load(Relaxed), 2);
-    outbox.confirm(&(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(), Instant::now());
-    outbox.confirm(&(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(), Instant::now());
+    outbox.confirm(
+        &(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(),
+        &Places::new(),
+        Instant::now(),
+    );
+    outbox.confirm(
+        &(0..6).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(),
+        &Places::new(),
+        Instant::now(),
+    );
     assert!(run.is_settled());
     assert_eq!(run.counters.stored.load(Relaxed), 2);
     assert_eq!(run.counters.routed.load(Relaxed), 4);
@@ -48,8 +56,8 @@ fn what_is_unconfirmed_is_sent_again_in_order() {
 fn confirmations_of_what_is_gone_change_nothing() {
     let (outbox, run) = (Outbox::new(1 << 20, Destination::default()), run(None));
     outbox.push(&run, message(0), false).unwrap();
-    outbox.confirm(&[7, 0, 0].map(|seq| (seq, Proof::Stored)), Instant::now());
-    outbox.confirm(&[(0, Proof::Stored)], Instant::now());
+    outbox.confirm(&[7, 0, 0].map(|seq| (seq, Proof::Stored)), &Places::new(), Instant::now());
+    outbox.confirm(&[(0, Proof::Stored)], &Places::new(), Instant::now());
     assert_eq!(run.counters.stored.load(Relaxed), 1);
 }
 
@@ -61,11 +69,11 @@ fn what_was_routed_just_now_is_sent_again_but_counted_once() {
         outbox.push(&run, message(n), false).unwrap();
     }
     outbox.take(9, usize::MAX);
-    outbox.confirm(&[0, 1, 2].map(|seq| (seq, Proof::Routed)), Instant::now());
+    outbox.confirm(&[0, 1, 2].map(|seq| (seq, Proof::Routed)), &Places::new(), Instant::now());
     outbox.rewind(Instant::now());
     let again = outbox.take(9, usize::MAX);
     assert_eq!(ids(&again), [0, 1, 2, 3]);
-    outbox.confirm(&proofs(&again), Instant::now());
+    outbox.confirm(&proofs(&again), &Places::new(), Instant::now());
     assert_eq!((run.counters.routed.load(Relaxed), run.counters.stored.load(Relaxed)), (3, 1));
     assert!(run.is_settled());
     assert!(outbox.settle(&run).files.is_empty());
@@ -83,7 +91,11 @@ fn only_so_much_is_remembered_and_only_so_long() {
         outbox.push(&run, big(n), false).unwrap();
     }
     outbox.take(9, usize::MAX);
-    outbox.confirm(&(0..9).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(), Instant::now());
+    outbox.confirm(
+        &(0..9).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(),
+        &Places::new(),
+        Instant::now(),
+    );
     outbox.rewind(Instant::now());
     assert_eq!(ids(&outbox.take(9, usize::MAX)), [6, 7, 8]);
     let later = Instant::now() + REMEMBERED * 2;
@@ -102,7 +114,7 @@ fn beyond_the_limit_order_holds_through_the_disk() {
         if n % 7 == 0 {
             let batch = outbox.take(1, usize::MAX);
             seen.extend(ids(&batch));
-            outbox.confirm(&proofs(&batch), Instant::now());
+            outbox.confirm(&proofs(&batch), &Places::new(), Instant::now());
             outbox.refill().unwrap();
         }
     }
@@ -110,7 +122,7 @@ fn beyond_the_limit_order_holds_through_the_disk() {
         outbox.refill().unwrap();
         let batch = outbox.take(2, usize::MAX);
         seen.extend(ids(&batch));
-        outbox.confirm(&proofs(&batch), Instant::now());
+        outbox.confirm(&proofs(&batch), &Places::new(), Instant::now());
     }
     assert_eq!(seen, (0..50).collect::<Vec<_>>());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -171,7 +183,7 @@ fn the_courier_rests_only_when_no_run_is_left() {
     outbox.close(&run);
     assert!(!outbox.end_service());
     let batch = outbox.take(1, usize::MAX);
-    outbox.confirm(&proofs(&batch), Instant::now());
+    outbox.confirm(&proofs(&batch), &Places::new(), Instant::now());
     assert!(outbox.end_service());
 }
 
@@ -183,7 +195,11 @@ fn what_was_routed_is_bounded_behind_a_message_that_waits() {
         outbox.push(&run, big(n), false).unwrap();
     }
     outbox.take(20, usize::MAX);
-    outbox.confirm(&(1..20).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(), Instant::now());
+    outbox.confirm(
+        &(1..20).map(|seq| (seq, Proof::Routed)).collect::<Vec<_>>(),
+        &Places::new(),
+        Instant::now(),
+    );
     let held: usize = outbox.lock().queue.iter().flatten().map(|slot| slot.message.size()).sum();
     assert!(held <= message(0).size() + (1 << 20) + REMEMBERED_BYTES, "{held}");
     outbox.rewind(Instant::now());

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use pyo3::{
 use serde_json::{Map, Value};
 
 use super::{
+    card::Making,
     encode::{encode, interrupt, name_of},
     process::{self, Inside, Process},
     settings,
@@ -29,7 +30,8 @@ use crate::{
     error::Error,
     fault,
     message::{
-        self, About, Composer, END_STATES, Kind, Message, Template, Values, buffer::Buffer, json::OutOfMemory,
+        self, About, Composer, END_STATES, Kind, Message, RunId, STARTING, Template, Values, buffer::Buffer,
+        json::OutOfMemory, to_millis,
     },
     nats::{Courier, destination_of},
     outbox::{Folder, Identity, Pulse, Record, Run},
@@ -57,11 +59,17 @@ pub struct Emitter {
     required: bool,
     fallback_ident: Option<String>,
     artifact_dir: Option<PathBuf>,
+    /// For the card: of ansible-runner and of Python.
+    versions: Vec<(&'static str, String)>,
     state: Mutex<State>,
 }
 
 /// What changes during a run.
 struct State {
+    /// The run's identity, made with its first message.
+    run: Option<RunId>,
+    /// It has ended: if it starts, it is another one.
+    has_ended: bool,
     /// Statuses have no id of their own: this one tells runs with the same ident apart.
     nonce: String,
     statuses: u64,
@@ -91,11 +99,13 @@ struct Channel {
 #[pymethods]
 impl Emitter {
     #[new]
-    #[pyo3(signature = (settings, ident=None, artifact_dir=None))]
+    #[pyo3(signature = (settings, ident=None, artifact_dir=None, runner_version=None, before=None))]
     fn new(
         settings: &Bound<'_, PyAny>,
         ident: Option<&Bound<'_, PyAny>>,
         artifact_dir: Option<PathBuf>,
+        runner_version: Option<String>,
+        before: Option<PyRef<'_, Self>>,
     ) -> Self {
         fault::panic_at("emitter.new");
         let get = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -104,19 +114,33 @@ impl Emitter {
         let resolution = config::resolve(&settings::ours(settings), env, &hostname);
         let level = if resolution.config.is_some() { Level::Warning } else { Level::Error };
         let notices = resolution.problems.into_iter().map(|text| Notice::new(level, text)).collect();
-        let composer = match &resolution.config {
+        let mut composer = match &resolution.config {
             Some(config) => config.composer(),
             // Never asked for a message.
             None => Composer::new("", Template::default(), [].into(), false),
         };
+        // What comes late is of the run that has ended.
+        let known = before.and_then(|before| {
+            let state = before.lock();
+            Some((state.run?, state.statuses))
+        });
+        if let Some((run, _)) = known {
+            composer.identify(run);
+        }
         Self {
             config: resolution.config,
             required: resolution.required,
             fallback_ident: ident.and_then(name_of).map(|ident| ident.to_string_lossy().into_owned()),
             artifact_dir,
+            versions: [("ansible_runner", runner_version), ("python", Some(python_version(settings.py())))]
+                .into_iter()
+                .filter_map(|(name, version)| Some((name, version?)))
+                .collect(),
             state: Mutex::new(State {
-                nonce: message::nonce(),
-                statuses: 0,
+                run: known.map(|(run, _)| run),
+                has_ended: known.is_some(),
+                nonce: known.map(|(run, _)| run.nonce()).unwrap_or_default(),
+                statuses: known.map_or(0, |(_, statuses)| statuses),
                 composer,
                 values: None,
                 channel: None,
@@ -210,6 +234,7 @@ impl Emitter {
         let ((record, error), interrupt) =
             unless_interrupted(py, |interrupted| channel.courier.finish(&channel.run, began, interrupted));
         let mut state = self.lock();
+        state.has_ended = true;
         state.notices.extend(channel.news());
         state.notices.extend(error.map(|error| Notice::new(Level::Warning, error.to_string())));
         state.notices.push(record.notice());
@@ -291,8 +316,8 @@ impl Emitter {
         // All that may run Python code comes before the lock, or after it.
         let py = data.py();
         let text = |key| name_of(&data.get_item(key).ok().flatten()?);
-        let needs_name = config.cloudevents
-            || (kind == Kind::Status && config.heartbeat.is_some())
+        let needs_name = kind == Kind::Status
+            || config.cloudevents
             || config.subject.has_name()
             || (kind == Kind::Event && config.events.is_selective());
         let name = needs_name.then(|| {
@@ -315,13 +340,23 @@ impl Emitter {
         let mut digits = itoa::Buffer::new();
         let counter = counter.as_ref().and_then(|counter| counter.text(&mut digits));
 
+        let is_start = kind == Kind::Status && name == STARTING;
+        let cwd = is_start.then(|| text(intern!(py, "cwd"))).flatten();
+        let card = is_start.then(|| self.card(config, lossy(cwd.as_ref()).as_deref()));
+        let now = SystemTime::now();
+        let said = (kind == Kind::Status).then(|| to_millis(now));
+
         let mut state = self.lock();
         state.address(ident.as_deref().or(self.fallback_ident.as_deref()));
+        if is_start && std::mem::take(&mut state.has_ended) {
+            state.run = None;
+        }
+        let channel = self.channel(&mut state, config, now);
         let own_id = counter.as_deref().zip(uuid.as_deref());
-        let message = state.message(kind, &name, own_id, created.as_deref());
+        let created = said.as_deref().or(created.as_deref());
+        let message = state.message(kind, &name, own_id, created, card.as_deref());
         // Of a status that hides nothing.
         let values = state.values.clone().filter(|_| kind == Kind::Event || !config.redaction.is_full());
-        let channel = self.channel(&mut state, config);
         let has_notices = !state.notices.is_empty();
         drop(state);
 
@@ -364,23 +399,26 @@ impl Emitter {
     }
 
     /// The way to the courier: an existing one, unless it belongs to our parent process.
-    fn channel(&self, state: &mut State, config: &Config) -> Arc<Channel> {
+    fn channel(&self, state: &mut State, config: &Config, now: SystemTime) -> Arc<Channel> {
         if let Some(channel) = &state.channel
             && channel.pid == process::id()
         {
             return Arc::clone(channel);
         }
         if state.channel.is_some() {
-            // The parent's: never dropped. What it has published is its own; we are someone else.
+            // The parent's: never dropped. It is the same run, whose parent numbers its statuses, too.
             std::mem::forget(state.channel.take());
             state.nonce = message::nonce();
         }
+        let run_id = state.identity(now);
         let process = Process::current();
         let courier = process.courier(&config.connection);
         let ident = state.composer.ident();
         let folder = Folder::new(config.spill_dir.as_deref(), self.artifact_dir.clone(), ident);
         let run = Run::new(
             Identity::new(
+                run_id,
+                now,
                 &config.subject_id,
                 ident,
                 destination_of(&config.connection),
@@ -396,6 +434,14 @@ impl Emitter {
         let channel = Arc::new(Channel { pid: process.pid(), courier, run, seen: AtomicU64::new(seen) });
         state.channel = Some(Arc::clone(&channel));
         channel
+    }
+
+    /// Who runs what where, as JSON, without what is masked.
+    fn card(&self, config: &Config, cwd: Option<&str>) -> String {
+        let making = Making { actor: config.actor.as_deref(), cwd, versions: &self.versions };
+        let card = config.hidden(Value::Object(making.card()).to_string());
+        let values = self.lock().values.clone();
+        values.and_then(|values| values.hide_in(&card)).unwrap_or(card)
     }
 
     /// What is to be logged now: each cause once per run.
@@ -488,6 +534,17 @@ impl State {
         }
     }
 
+    /// The run's identity, made if it has none yet.
+    fn identity(&mut self, now: SystemTime) -> RunId {
+        *self.run.get_or_insert_with(|| {
+            let run = RunId::new(now);
+            self.composer.identify(run);
+            self.nonce = run.nonce();
+            self.statuses = 0;
+            run
+        })
+    }
+
     /// A message without its payload. An event has an id of its own: its counter and its uuid.
     fn message(
         &mut self,
@@ -495,14 +552,15 @@ impl State {
         name: &str,
         counter_and_uuid: Option<(&str, &str)>,
         created: Option<&str>,
+        card: Option<&str>,
     ) -> Message {
         if let Some((counter, uuid)) = counter_and_uuid {
-            let about = About { kind, name, own_id: &[counter, uuid], created };
+            let about = About { kind, name, own_id: &[counter, uuid], created, card };
             return self.composer.message(&about, Bytes::new());
         }
         self.statuses += 1;
         let own_id = [kind.as_str(), &self.nonce, &self.statuses.to_string()];
-        self.composer.message(&About { kind, name, own_id: &own_id, created }, Bytes::new())
+        self.composer.message(&About { kind, name, own_id: &own_id, created, card }, Bytes::new())
     }
 
     /// What is to be told now: each cause once per run.
@@ -538,6 +596,11 @@ impl<'py> Number<'py> {
             Self::Other(text) => lossy(Some(text)),
         }
     }
+}
+
+fn python_version(py: Python<'_>) -> String {
+    let version = py.version_info();
+    format!("{}.{}.{}", version.major, version.minor, version.patch)
 }
 
 /// A name as text, if there is one; lone surrogates are replaced.

@@ -1,5 +1,6 @@
 //! What ansible-runner calls, and what Python sees: the only room that knows pyo3.
 
+mod card;
 mod emitter;
 mod encode;
 mod process;

@@ -107,6 +107,7 @@ impl Recorded {
             name: &event.name,
             own_id: &[&counter, &event.uuid],
             created: event.created.as_deref(),
+            card: None,
         };
         Ok(Some(composer.message(&about, payload)))
     }
@@ -171,7 +172,7 @@ impl Recorded {
         composer.address(&self.ident);
         // Each time it is replayed it has this one.
         let own_id = [Kind::Status.as_str(), REPLAYED, name];
-        let about = About { kind: Kind::Status, name, own_id: &own_id, created: None };
+        let about = About { kind: Kind::Status, name, own_id: &own_id, created: None, card: None };
         let payload: Bytes = data.to_string().into();
         let payload = if config.redaction.is_full() { payload } else { self.hidden(config, payload) };
         composer.message(&about, payload)

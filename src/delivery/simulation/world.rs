@@ -17,7 +17,7 @@ use crate::{
     delivery::{Action, Answer, Input, Machine, Says, Terms, Want, machine::HELD},
     fault,
     message::Message,
-    outbox::{Destination, Folder, Outbox, Run},
+    outbox::{Destination, Folder, Outbox, Places, Run},
 };
 
 /// Once all is well, all must be delivered within this time, in milliseconds.
@@ -516,7 +516,7 @@ impl<'a> World<'a> {
                     for (seq, proof) in &proofs {
                         self.check_proof(*seq, *proof)?;
                     }
-                    self.outbox.confirm(&proofs, now);
+                    self.outbox.confirm(&proofs, &Places::new(), now);
                 }
                 Action::Unheard(seqs, unheard) => {
                     self.log(|| format!("unheard {unheard} {seqs:?}"));

@@ -174,7 +174,7 @@ impl Probe<'_> {
         composer.address("check");
         let mut lanes: Vec<Lane> = Vec::new();
         for name in names.into_iter().take(if has_name { MOST_SUBJECTS } else { 1 }) {
-            let about = About { kind, name, own_id: &["check", &nonce()], created: None };
+            let about = About { kind, name, own_id: &["check", &nonce()], created: None, card: None };
             let mut sample = composer.message(&about, Bytes::new());
             // As the session adds it.
             if let Some(stream) = &self.config.connection.stream {

@@ -1,0 +1,112 @@
+//! Where streams have stored a run's messages: what a later look at the stream is compared with.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Where a stream has stored a message: what its acknowledgement says.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The stream.
+    pub stream: Arc<str>,
+    /// When that was made (RFC 3339), if it is known already.
+    pub created: Option<Arc<str>>,
+    /// The message's number in it.
+    pub number: u64,
+    /// It is that of an earlier copy.
+    pub is_repeat: bool,
+}
+
+/// The places of messages that were acknowledged just now, by their numbers in the outbox.
+pub(crate) type Places = HashMap<u64, Place>;
+
+/// A stream that has stored messages of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Acknowledged {
+    /// The stream's name.
+    pub(crate) name: String,
+    /// When it was made, as the server writes it; `None`: nobody was allowed to ask, or had the time.
+    pub(crate) created: Option<String>,
+    /// The highest number that it has acknowledged.
+    pub(crate) last_sequence: u64,
+    /// Its numbers went back while the run went on: it has lost what it had acknowledged.
+    pub(crate) went_back: bool,
+}
+
+/// The same while the run goes on.
+#[derive(Debug, Default)]
+pub(super) struct Streams(Vec<Acknowledged>);
+
+impl Streams {
+    /// A message was stored there. Acknowledgements come in the order in which a stream numbers.
+    pub(super) fn note(&mut self, place: &Place) {
+        /// Events and statuses may be in streams of their own; more are of no interest.
+        const MOST: usize = 8;
+        let count = self.0.len();
+        match self.0.iter_mut().find(|known| known.name == *place.stream) {
+            Some(known) if place.number >= known.last_sequence => known.last_sequence = place.number,
+            Some(known) => known.went_back |= !place.is_repeat,
+            None if count < MOST => self.0.push(Acknowledged {
+                name: place.stream.to_string(),
+                created: place.created.as_deref().map(ToOwned::to_owned),
+                last_sequence: place.number,
+                went_back: false,
+            }),
+            None => {}
+        }
+    }
+
+    /// A stream was made at this time. Another time than before: it was made anew.
+    pub(super) fn made(&mut self, stream: &str, created: &str) {
+        for known in self.0.iter_mut().filter(|known| known.name == stream) {
+            match &known.created {
+                Some(before) if before != created => known.went_back = true,
+                Some(_) => {}
+                None => known.created = Some(created.to_owned()),
+            }
+        }
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<Acknowledged> {
+        self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(number: u64, is_repeat: bool) -> Place {
+        Place { stream: "S".into(), created: None, number, is_repeat }
+    }
+
+    #[test]
+    fn numbers_that_go_back_are_seen_and_repeats_are_no_such() {
+        for (numbers, went_back) in [
+            (vec![(1, false), (2, false), (7, false)], false),
+            (vec![(1, false), (7, false), (3, true), (8, false)], false),
+            (vec![(6, false), (7, false), (3, false), (4, false), (9, false)], true),
+        ] {
+            let mut streams = Streams::default();
+            let most = numbers.iter().map(|(number, _)| *number).max();
+            numbers.into_iter().for_each(|(number, repeat)| streams.note(&place(number, repeat)));
+            let [stream] = &streams.to_vec()[..] else { panic!() };
+            assert_eq!((Some(stream.last_sequence), stream.went_back), (most, went_back));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_made_anew() {
+        let mut streams = Streams::default();
+        streams.note(&place(1, false));
+        for (created, went_back) in [("a", false), ("a", false), ("b", true)] {
+            streams.made("S", created);
+            streams.made("other", "c");
+            assert_eq!(
+                (streams.to_vec()[0].created.as_deref(), streams.to_vec()[0].went_back),
+                (Some("a"), went_back)
+            );
+        }
+    }
+}
