@@ -13,6 +13,7 @@ use std::{
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Component, Path},
+    time::SystemTime,
 };
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -89,6 +90,11 @@ impl Guarded {
             return Ok(file);
         }
         Err(io::ErrorKind::InvalidInput.into())
+    }
+
+    /// When a plain file was written.
+    pub(crate) fn written(&self, name: &Path) -> io::Result<SystemTime> {
+        self.file(name, Use::Read)?.metadata()?.modified()
     }
 
     /// The content of a plain file, if it has no more than so many bytes.

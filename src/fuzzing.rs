@@ -4,12 +4,12 @@ use serde_json::{Map, Value};
 
 use crate::{
     config, harmless,
+    journal::Record,
     message::{
         self, About, Composer, Kind, Message, Omit, Received, Redaction, Sieve, Template, Values, covers,
         overlap,
     },
     nats,
-    outbox::Record,
     runs::{self, Runs},
 };
 

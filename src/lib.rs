@@ -8,9 +8,11 @@
 //! | `plugin` | what ansible-runner calls: Python's objects become messages. Alone knows pyo3 |
 //! | `cli` | the console script, a folder a command. Alone knows clap and terminals |
 //! | `nats` | the courier's thread, the driver, what JetStream says. Alone knows async-nats and rustls |
+//! | `recovery` | what earlier runs have left, and what of it is missing: for the courier and for `replay` |
 //! | `delivery` | the machine that delivers: what is sent when, what an answer proves. No I/O, no clock, no thread |
 //! | `runs` | the one source of runs for the commands: messages in, state out. No I/O |
-//! | `outbox` | messages that are ours until confirmed: in memory, on disk. Knows no network |
+//! | `outbox` | messages that are ours until confirmed. Knows no network |
+//! | `journal` | what a run leaves on disk: its record, and messages that could not be delivered. Knows their formats |
 //! | `config` | settings, environment and contexts become a `Config`; the one table of options |
 //! | `message` | one message: subject, id, headers, payload, what is left out. No I/O, no options |
 //! | `report` | what is said to people: notices, counters, the line at the end of a run |
@@ -22,8 +24,8 @@
 //! (one connection, as `delivery::Machine` says) → NATS. There is no way back but the confirmation.
 //!
 //! **The rule**: arrows only go down. `plugin` and `cli` use `nats` and what is below it, and ignore each other; `nats`
-//! uses `delivery`, that `outbox` and `config`; these, and `runs`, use `message`, `report` and `files`; those `harmless`,
-//! `secret`, `error`, `fault`. The test `tests/rooms.rs` reads every `use` and holds the code to it.
+//! uses `recovery` and `delivery`, these `outbox` and `config`, that `journal`; these, and `runs`, use `message`, `report`
+//! and `files`; those `harmless`, `secret`, `error`, `fault`. The test `tests/rooms.rs` reads every `use` and holds the code to it.
 //!
 //! Where a change goes: a new option into `config/options.rs`, an error code of JetStream into `nats/jetstream.rs`, a
 //! command into a folder of `cli`.
@@ -38,11 +40,13 @@ mod error;
 mod fault;
 mod files;
 mod harmless;
+mod journal;
 mod message;
 mod nats;
 mod outbox;
 #[cfg(feature = "python")]
 mod plugin;
+mod recovery;
 mod report;
 mod runs;
 mod secret;
@@ -67,6 +71,10 @@ mod _native {
     /// The version of the package.
     #[pymodule_export]
     const VERSION: &str = env!("PACKAGE_VERSION");
+
+    /// What a spool in a private data directory is called.
+    #[pymodule_export]
+    const SHELTER: &str = crate::journal::SHELTER;
 
     #[pymodule_init]
     #[expect(clippy::unnecessary_wraps, reason = "the signature that pyo3 wants")]

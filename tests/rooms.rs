@@ -9,20 +9,34 @@ use std::{
 
 /// The rooms, and what each may use.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("lib", &["plugin", "cli", "report"]),
-    ("fuzzing", &["nats", "runs", "outbox", "config", "message", "harmless"]),
-    ("plugin", &["cli", "nats", "outbox", "config", "message", "report", "secret", "error", "fault"]),
+    ("lib", &["plugin", "cli", "journal", "report"]),
+    ("fuzzing", &["nats", "runs", "journal", "config", "message", "harmless"]),
     (
-        "cli",
+        "plugin",
         &[
-            "nats", "runs", "outbox", "config", "message", "report", "files", "harmless", "secret", "error",
+            "cli", "nats", "outbox", "journal", "config", "message", "report", "files", "secret", "error",
             "fault",
         ],
     ),
-    ("nats", &["delivery", "outbox", "config", "message", "report", "secret", "error", "fault"]),
-    ("delivery", &["outbox", "config", "message", "fault"]),
+    (
+        "cli",
+        &[
+            "nats", "recovery", "runs", "outbox", "journal", "config", "message", "report", "files",
+            "harmless", "secret", "error", "fault",
+        ],
+    ),
+    (
+        "nats",
+        &[
+            "recovery", "delivery", "outbox", "journal", "config", "message", "report", "secret", "error",
+            "fault",
+        ],
+    ),
+    ("recovery", &["outbox", "journal", "config", "message", "files", "error"]),
+    ("delivery", &["outbox", "journal", "config", "message", "fault"]),
     ("runs", &["message", "harmless"]),
-    ("outbox", &["message", "report", "files", "secret", "error", "fault"]),
+    ("outbox", &["journal", "message", "report", "secret", "error", "fault"]),
+    ("journal", &["message", "report", "files", "error", "fault"]),
     ("config", &["message", "report", "secret", "error", "fault"]),
     ("message", &["secret", "error", "fault"]),
     ("report", &["harmless", "secret", "error", "fault"]),

@@ -171,7 +171,7 @@ def test_a_process_that_is_killed(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "nats-run.json"
     wait_until(path.exists, "the record")
     assert is_locked(path)
-    left = command("replay", tmp_path, "-s", server.url, env=ON)
+    left = command("replay", tmp_path, "--elsewhere", "-s", server.url, env=ON)
     assert left.returncode == 0
     assert f"left alone: the run goes on (process {process.pid}" in left.stdout
     process.send_signal(signal.SIGKILL)
@@ -256,7 +256,7 @@ def stored(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> 
 
 
 def replay(*args: str | Path, server: Server) -> Any:
-    return command("replay", *args, "-s", server.url, env=ON)
+    return command("replay", *args, "--elsewhere", "-s", server.url, env=ON)
 
 
 def test_four_delivered_runs_one_undelivered_one_unpublished(

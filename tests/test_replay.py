@@ -45,7 +45,7 @@ ON = {"RUNNER_NATS_SUBJECT_ID": "id"}
 
 
 def replay(*args: str | Path, server: Server, env: dict[str, str] | None = None) -> Any:
-    return command("replay", *args, "-s", server.url, env={**ON, **(env or {})})
+    return command("replay", *args, "-s", server.url, "--elsewhere", env={**ON, **(env or {})})
 
 
 def spilled(folder: Path, count: int) -> Path:
@@ -180,6 +180,7 @@ def test_interrupted_and_run_again(
         bin_dir() / "ansible-runner-nats",
         "replay",
         path,
+        "--elsewhere",
         "-s",
         server.url,
         "--rate",
@@ -217,7 +218,7 @@ def test_a_file_that_is_being_written(stored: tuple[Server, Bus], tmp_path: Path
     before = path.read_bytes()
     done = replay(path, server=server)
     assert done.returncode == 1
-    assert "is still being written by a run; it is left alone" in done.stderr
+    assert "is still being written by a run, or sent by somebody else" in done.stderr
     assert (path.read_bytes(), bus.stream_count()) == (before, 0)
     status_handler(run, {"status": "successful"})
     assert replay(tmp_path / "nats-undelivered.jsonl", server=server).returncode == 0
@@ -265,8 +266,14 @@ def test_foreign_files(stored: tuple[Server, Bus], tmp_path: Path, content: str)
 def test_paths_that_hold_nothing(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     (tmp_path / "empty").mkdir()
+    # A spool that was drained is a good one.
+    done = replay(tmp_path / "empty", server=server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing to send: it is empty" in done.stdout
+    (tmp_path / "other/folder").mkdir(parents=True)
+    (tmp_path / "other/folder/file").write_text("")
     for path, expected in (
-        ("empty", "no spill file, artifact directory"),
+        ("other", "no spill file, artifact directory"),
         ("absent", "no such file or directory"),
     ):
         done = replay(tmp_path / path, server=server)
@@ -292,7 +299,7 @@ def test_events_that_cannot_be_read(stored: tuple[Server, Bus], tmp_path: Path) 
 def test_nobody_there(tmp_path: Path) -> None:
     path = spilled(tmp_path, 20)
     before = path.read_bytes()
-    done = command("replay", path, "-s", f"nats://127.0.0.1:{free_port()}", "-o", "flush_timeout=0.3", env=ON)
+    done = command("replay", path, "--elsewhere", "-s", f"nats://127.0.0.1:{free_port()}", "-o", "flush_timeout=0.3", env=ON)
     assert done.returncode == 1
     assert "cannot connect to" in done.stderr
     assert "giving up" in done.stderr

@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any, Final, Literal, TypedDict, final, type_check_only
 
 __all__ = [
+    "SHELTER",
     "VERSION",
     "Emitter",
     "encode",
@@ -17,6 +18,9 @@ __all__ = [
     "shared_knowledge",
     "shut_down",
 ]
+
+SHELTER: Final[str]
+"""What the spool in a private data directory is called whose artifact directories are rotated."""
 
 VERSION: Final[str]
 """The version of the package."""
@@ -220,6 +224,21 @@ class NatsOptions(TypedDict, total=False):
 # -- options: end
 
 @type_check_only
+class RunStream(TypedDict):
+    """A stream that has stored messages of a run."""
+
+    name: str
+
+    created: str | None
+    """When it was made, as the server writes it; ``None`` if nobody was allowed to ask."""
+
+    last_sequence: int
+    """The highest number that it has acknowledged."""
+
+    went_back: bool
+    """Its numbers went back while the run went on: it has lost what it had acknowledged."""
+
+@type_check_only
 class RunDestination(TypedDict):
     """Where a run's messages were to go."""
 
@@ -252,6 +271,12 @@ class RunReport(TypedDict):
 
     pid: int
     host: str
+
+    pid_namespace: str | None
+    """The namespace that ``pid`` is of (Linux): containers count their processes on their own."""
+
+    card: dict[str, Any] | None
+    """Who runs what where: the header ``Ansible-Runner-Card`` of its first status (docs/messages.md)."""
 
     started: str
     """When its first message came (RFC 3339)."""
@@ -298,13 +323,19 @@ class RunReport(TypedDict):
 
     lost: int
 
+    recovered: int
+    """Sent after the end, by another run or by ``replay``; they count as confirmed, too."""
+
     unconfirmed_counters: list[tuple[int, int]]
     """Counters of events that are neither confirmed nor in a file: ranges, both ends included."""
 
     files: list[str]
 
+    streams: list[RunStream]
+    """The streams that have stored its messages, and how far."""
+
     problem: str | None
-    """What went wrong last."""
+    """What went wrong last; never ``None`` if anything is undelivered, unproven or lost."""
 
     waited: float
     """Seconds that the end of the run waited."""
@@ -324,6 +355,7 @@ class Emitter:
         artifact_dir: str | PathLike[str] | None = None,
         runner_version: str | None = None,
         before: Emitter | None = None,
+        shelter: str | PathLike[str] | None = None,
     ) -> Emitter:
         """Read the options from ``settings`` (a mapping) and the environment, which wins.
 
@@ -333,6 +365,8 @@ class Emitter:
         :param runner_version: ansible-runner's version, for the card of the run.
         :param before: The emitter of this configuration object whose run has ended: until the next ``starting``
             what comes is of that run.
+        :param shelter: Where undelivered messages go if the artifact directory will be removed by ansible-runner
+            itself; ``spill_dir`` beats it.
 
         Bad options raise nothing: they are told by the first call of a method. If servers, authentication or
         TLS are concerned, nothing is published.

@@ -231,6 +231,7 @@ def _create(runner_config: Any) -> Emitter | None:
         None if artifact_dir is None else os.fsdecode(artifact_dir),
         _runner_version(),
         _ended[id(runner_config)][1] if id(runner_config) in _ended else None,
+        _shelter(runner_config, _native.SHELTER),
     )
     _warn_of_folder(runner_config, emitter)
     if emitter.masks_values():
@@ -312,9 +313,26 @@ def _warn_of_folder(runner_config: Any, emitter: Emitter) -> None:
     _tell([(logging.WARNING, text)])
 
 
-def _why_it_vanishes(runner_config: Any) -> str | None:
+def _shelter(runner_config: Any, name: str) -> str | None:
+    """Return where undelivered messages go if the next runs will remove the artifact directory.
+
+    ``ansible_runner.utils.cleanup_artifact_dir`` takes everything that is beside it, too.
+    """
+    folder = getattr(runner_config, "private_data_dir", None)
+    if _rotated(runner_config) == 0 or not isinstance(folder, (str, bytes, os.PathLike)):
+        return None
+    return os.path.join(os.fsdecode(folder), name)
+
+
+def _rotated(runner_config: Any) -> int:
+    """How many artifact directories are kept; 0: all."""
     rotated = getattr(runner_config, "rotate_artifacts", 0)
-    if isinstance(rotated, int) and rotated > 0:
+    return max(rotated, 0) if isinstance(rotated, int) else 0
+
+
+def _why_it_vanishes(runner_config: Any) -> str | None:
+    rotated = _rotated(runner_config)
+    if rotated > 0 and not getattr(runner_config, "private_data_dir", None):
         return f"rotate_artifacts={rotated} removes those of earlier runs"
     # A worker's artifacts go to the processor.
     if _worker() is not None:

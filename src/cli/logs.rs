@@ -17,7 +17,7 @@ use super::{
     terminal::{complain, json_line, printable, stdout},
 };
 use crate::{
-    message::{Kind, Received, in_utc},
+    message::{Kind, Received, RunId, in_utc},
     nats::{Heard, Start, Wish},
     runs::{Line, News, Printer, Run, Runs},
 };
@@ -124,6 +124,7 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
         source: &source,
         arguments,
         ident,
+        identity: run.as_ref().and_then(|run| run.identity),
         runs: source.runs(),
         show: Show { arguments, task: String::new(), tail: arguments.tail.map(|_| VecDeque::new()) },
         printer: Printer::default(),
@@ -157,6 +158,8 @@ struct Logs<'a> {
     source: &'a Source,
     arguments: &'a LogsArguments,
     ident: &'a str,
+    /// Of several runs of that ident the one that is meant.
+    identity: Option<RunId>,
     runs: Runs,
     show: Show<'a>,
     printer: Printer,
@@ -231,6 +234,9 @@ impl Logs<'_> {
 
     /// How the run ended, if the message says so.
     fn on_message(&mut self, message: &Received) -> io::Result<Option<Exit>> {
+        if message.run.is_some() && self.identity.is_some_and(|identity| message.run != Some(identity)) {
+            return Ok(None);
+        }
         let Some(news) = self.runs.hear(message, SystemTime::now()) else { return Ok(None) };
         let Some(run) = self.runs.get(news.run).filter(|run| run.ident == self.ident) else {
             return Ok(None);
@@ -354,11 +360,15 @@ pub(super) fn wait(arguments: &WaitArguments) -> io::Result<Exit> {
         }
         Err(stopped) => return Ok(stopped.exit()),
     };
-    let kind = Some(Kind::Status);
-    let subjects = match &run {
-        Some(run) => source.filters_of(run, kind),
-        None => source.filters(subject_id, Some(ident), kind),
-    };
+    // One that was killed has no last status: that is said where its signs of life are.
+    let kinds = [Kind::Status, Kind::Heartbeat].map(Some);
+    let subjects: Vec<String> = kinds
+        .into_iter()
+        .flat_map(|kind| match &run {
+            Some(run) => source.filters_of(run, kind),
+            None => source.filters(subject_id, Some(ident), kind),
+        })
+        .collect();
     let heard = source.listen(Wish { subjects, from: start, follow: true, before: None })?;
     let mut runs = source.runs();
     loop {

@@ -16,7 +16,7 @@ use super::{
     terminal::{Tone, json_text, remark, stdout, tone_of},
 };
 use crate::{
-    message::{END_STATES, Kind, OPEN_STATES, in_utc},
+    message::{END_STATES, KILLED, Kind, OPEN_STATES, in_utc},
     nats::Start,
     runs::{Run, Runs, SILENT, in_short},
 };
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// How far to look back
     #[arg(long, value_name = "AGE", default_value = "24h", value_parser = humantime::parse_duration)]
     since: Duration,
-    /// Only runs in this state (starting, running, silent, successful, failed, canceled, timeout, error)
+    /// Only runs in this state (starting, running, silent, successful, failed, canceled, timeout, error, killed)
     #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(states()))]
     state: Option<String>,
     /// Only runs of this playbook; * and ? match anything
@@ -54,7 +54,7 @@ pub(super) struct Arguments {
 
 /// All states that a run can be in, as they are shown.
 pub(super) fn states() -> impl Iterator<Item = &'static str> {
-    OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES)
+    OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).chain([KILLED])
 }
 
 /// A run, for scripts. Times in RFC 3339, durations in seconds; `null` where nobody knows.
@@ -62,12 +62,15 @@ pub(super) fn states() -> impl Iterator<Item = &'static str> {
 pub(super) struct Listed<'a> {
     subject_id: &'a str,
     runner_ident: &'a str,
+    run_id: Option<String>,
     playbook: &'a str,
     state: &'a str,
     started: Option<String>,
     ended: Option<String>,
     duration: Option<f64>,
     last_heard: Option<String>,
+    actor: Option<&'a str>,
+    host: Option<&'a str>,
 }
 
 impl<'a> Listed<'a> {
@@ -75,12 +78,15 @@ impl<'a> Listed<'a> {
         Self {
             subject_id: &run.subject_id,
             runner_ident: &run.ident,
+            run_id: run.identity.map(|identity| identity.to_string()),
             playbook: &run.playbook,
             state: run.state(now, silent_after),
             started: run.started.map(in_utc),
             ended: run.ended.map(in_utc),
             duration: run.duration(now).map(|duration| (duration.as_secs_f64() * 1e3).round() / 1e3),
             last_heard: run.last_event.map(in_utc),
+            actor: run.actor.as_deref(),
+            host: run.host.as_deref(),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     config::Connection,
     message::{Kind, Received, Template},
     nats::{Heard, Start, Wish, listen},
-    runs::{Run, RunId, Runs},
+    runs::{Run, Runs},
     secret::Masks,
 };
 
@@ -193,9 +193,23 @@ impl Source {
             return Ok(Err(stopped));
         }
         let is_wanted = |run: &Run| run.ident == ident && subject_id.is_none_or(|id| run.subject_id == id);
-        let mut found: Vec<(RunId, &Run)> = runs.all().filter(|(_, run)| is_wanted(run)).collect();
-        found.sort_by_key(|(id, _)| *id);
-        let mut sites: Vec<&str> = found.iter().map(|(_, run)| run.subject_id.as_str()).collect();
+        let last = |runs: &Runs| {
+            let wanted = runs.all().filter(|(_, run)| is_wanted(run));
+            wanted.max_by_key(|(id, run)| (run.identity, *id)).map(|(_, run)| run.clone())
+        };
+        // One that was killed has no last status: what is said of its signs of life last tells.
+        if let Some(open) = last(&runs).filter(|run| !run.is_over()) {
+            let subjects = self.filters_of(&open, Some(Kind::Heartbeat));
+            let read = self.history(subjects, Start::Last, |message| {
+                runs.hear(message, SystemTime::now());
+                Ok(())
+            })?;
+            if let Err(stopped) = read {
+                return Ok(Err(stopped));
+            }
+        }
+        let found = runs.all().filter(|(_, run)| is_wanted(run));
+        let mut sites: Vec<&str> = found.map(|(_, run)| run.subject_id.as_str()).collect();
         sites.sort_unstable();
         sites.dedup();
         if sites.len() > 1 {
@@ -205,6 +219,6 @@ impl Source {
             ));
             return Ok(Err(Stopped::Failed));
         }
-        Ok(Ok(found.last().map(|(_, run)| (*run).clone())))
+        Ok(Ok(last(&runs)))
     }
 }

@@ -115,6 +115,7 @@ fn compare(arguments: &Arguments) -> io::Result<Exit> {
         max_age: MAX_AGE,
         max_bytes: MAX_BYTES,
         duplicate_window: DUPLICATE_WINDOW,
+        has_ttl: true,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let looked = runtime.block_on(look(&config.connection, &wanted));
@@ -179,6 +180,7 @@ fn make(arguments: &CreateArguments) -> io::Result<Exit> {
         max_age: arguments.max_age,
         max_bytes: arguments.max_bytes,
         duplicate_window: arguments.duplicate_window,
+        has_ttl: true,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let made = runtime.block_on(async {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     harmless::{self, one_line},
-    message::start_of,
+    message::{KILLED, start_of},
     runs::{self, RECAP, SILENT},
 };
 
@@ -66,7 +66,7 @@ fn bounded(text: &str) -> String {
 /// What a state, or a result of a task, means.
 pub(super) fn tone_of(word: &str) -> Tone {
     match word {
-        "failed" | "unreachable" | "timeout" | "error" | "canceled" => Tone::Bad,
+        "failed" | "unreachable" | "timeout" | "error" | "canceled" | KILLED => Tone::Bad,
         "ok" | "successful" => Tone::Good,
         SILENT | "changed" | "rescued" | "ignored" => Tone::Odd,
         "PLAY" | "TASK" | RECAP | "starting" | "running" => Tone::Strong,

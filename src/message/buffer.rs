@@ -159,6 +159,14 @@ pub(crate) fn own(payload: &mut Bytes) {
     }
 }
 
+/// Is there so much memory just now?
+pub(crate) fn can_have(size: usize) -> bool {
+    let mut piece: Vec<u8> = Vec::new();
+    let can = std::hint::black_box(&mut piece).try_reserve_exact(size).is_ok();
+    drop(std::hint::black_box(piece));
+    can
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

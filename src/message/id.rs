@@ -57,6 +57,8 @@ pub(crate) enum Own<'a> {
         kind: Kind,
         /// What tells its run from others of the same ident.
         nonce: &'a str,
+        /// Which one of its run it is; the last one if that is not known.
+        number: u64,
     },
 }
 
@@ -68,7 +70,13 @@ pub(crate) fn split_id(id: &str) -> Option<(&str, Own<'_>)> {
         && let Some((run, kind)) = rest.rsplit_once('.')
         && let Some(kind) = Kind::parse(kind).filter(|kind| *kind != Kind::Event)
     {
-        return Some((run, Own::Other { kind, nonce: middle }));
+        // Earlier versions of `replay` gave statuses their names in the place of a number.
+        let number = match last {
+            "starting" => 1,
+            "running" => 2,
+            last => last.parse().unwrap_or(u64::MAX),
+        };
+        return Some((run, Own::Other { kind, nonce: middle, number }));
     }
     Some((rest, Own::Event { counter: middle.parse().ok()?, uuid: last }))
 }

@@ -11,7 +11,6 @@ mod forms;
 mod id;
 mod identity;
 pub(crate) mod json;
-mod line;
 mod loose;
 mod moment;
 mod received;
@@ -78,6 +77,9 @@ impl Kind {
 /// The states that end a run (`ansible_runner.runner.Runner`; `error` comes from `ansible-runner process` alone).
 pub(crate) const END_STATES: [&str; 5] = ["successful", "failed", "canceled", "timeout", "error"];
 
+/// The state of a run whose process was killed: no status of ansible-runner, but what is said on its behalf.
+pub(crate) const KILLED: &str = "killed";
+
 /// The first status of a run.
 pub(crate) const STARTING: &str = "starting";
 
@@ -92,6 +94,9 @@ pub(crate) const TRUNCATED: &str = "Ansible-Runner-Truncated";
 
 /// Set on all messages of a run that publishes only some of its events; its value is the option `events`.
 pub(crate) const SELECTED: &str = "Ansible-Runner-Events";
+
+/// What a stream puts in the place of the last message of a subject whose time was over; its value says why (NATS ADR-43).
+pub(crate) const MARKER: &str = "Nats-Marker-Reason";
 
 /// How long a stream keeps the message (NATS ADR-43).
 pub(crate) const TTL: &str = "Nats-TTL";
@@ -174,6 +179,14 @@ impl Message {
         let more = (name.to_owned(), value.to_owned());
         let head = Arc::make_mut(&mut self.head);
         head.headers = head.headers.iter().cloned().chain([more]).collect();
+        self
+    }
+
+    /// The same with this header, in the place of one of that name.
+    pub(crate) fn with_replaced_header(mut self, name: &str, value: &str) -> Self {
+        let head = Arc::make_mut(&mut self.head);
+        let others = head.headers.iter().filter(|(known, _)| !known.eq_ignore_ascii_case(name)).cloned();
+        head.headers = others.chain([(name.to_owned(), value.to_owned())]).collect();
         self
     }
 

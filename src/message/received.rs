@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::{MSG_ID, SELECTED, TRUNCATED};
+use super::{CARD, MARKER, MSG_ID, RUN, RunId, SELECTED, TIME, TRUNCATED, moment};
 
 /// A message as a reader gets it, live or from a stream.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,14 @@ pub(crate) struct Received {
     pub(crate) subject: String,
     /// Its header `Nats-Msg-Id`.
     pub(crate) id: Option<String>,
+    /// Its run's identity ([`super::RUN`]).
+    pub(crate) run: Option<RunId>,
+    /// When it was said ([`super::TIME`]).
+    pub(crate) said: Option<SystemTime>,
+    /// Who runs what where ([`super::CARD`]).
+    pub(crate) card: Option<String>,
+    /// The stream itself has put it in the place of a message whose time was over ([`super::MARKER`]).
+    pub(crate) is_marker: bool,
     /// Its run publishes only some of its events ([`super::SELECTED`]).
     pub(crate) selected: bool,
     /// It was cut to fit ([`super::TRUNCATED`]).
@@ -34,6 +42,10 @@ impl Received {
         Self {
             subject,
             id: header(MSG_ID),
+            run: header(RUN).as_deref().and_then(RunId::parse),
+            said: header(TIME).and_then(|text| moment(&text)).map(|(_, said)| said),
+            card: header(CARD),
+            is_marker: header(MARKER).as_deref() == Some("MaxAge"),
             selected: header(SELECTED).is_some(),
             cut: header(TRUNCATED).is_some(),
             payload,

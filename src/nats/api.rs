@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_nats::{
@@ -175,47 +175,49 @@ pub(super) async fn about(
     }
 }
 
-/// What a stream holds of some subjects.
-#[derive(Debug)]
-pub(crate) enum Held {
+/// What streams hold of some subjects.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
     /// The ids of its messages.
-    Ids(HashSet<String>),
-    /// No stream takes these subjects: nothing can be known.
-    NoStream,
-    /// It cannot be asked, and why.
-    Unknown(String),
+    pub(crate) ids: HashSet<String>,
+    /// What was published before this time the streams may have let go, by their own limits.
+    pub(crate) horizon: Option<SystemTime>,
 }
 
-/// Asks the stream that takes these subjects, through the first server that can be reached. Headers alone are read,
-/// and of these subjects alone, however large the stream is.
-pub(crate) async fn held(connection: &Connection, subjects: &[String]) -> Held {
-    let mut link = match connect(connection).await {
-        Ok(link) => link,
-        Err(error) => return Held::Unknown(error.to_string()),
-    };
+/// Asks the streams that take these subjects, through the first server that can be reached. Headers alone are read, and of
+/// these subjects alone, however large the streams are. `None`: no stream takes them. An error says why they cannot be
+/// asked.
+pub(crate) async fn held(connection: &Connection, subjects: &[String]) -> Result<Option<Held>, String> {
+    let mut link = connect(connection).await.map_err(|error| error.to_string())?;
     let found = ids_of(&mut link, connection, subjects).await;
     close(&link.client, &link.gone).await;
-    found.unwrap_or_else(Held::Unknown)
+    found
 }
 
-async fn ids_of(link: &mut Link, connection: &Connection, subjects: &[String]) -> Result<Held, String> {
+async fn ids_of(
+    link: &mut Link,
+    connection: &Connection,
+    subjects: &[String],
+) -> Result<Option<Held>, String> {
     /// So many times `connect_timeout` a stream may take for its next message.
     const SILENCE: u32 = 5;
     let api = &connection.jetstream_api;
-    let mut ids = HashSet::new();
-    let mut any = false;
+    let mut held = None;
     for subject in subjects {
         let names = names_for(link, api, subject).await.map_err(|trouble| trouble.to_string())?;
         let Some(name) = names.first() else { continue };
-        any = true;
+        let held = held.get_or_insert_with(Held::default);
+        let context = with_prefix(link.client.clone(), api);
+        let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
+        let about = about(link, api, name, None).await.map_err(|trouble| trouble.to_string())?;
+        held.horizon = held.horizon.max(about.horizon(SystemTime::now()));
+        let transform = about.config.and_then(|config| config.subject_transform);
         let config = OrderedConfig {
-            filter_subject: subject.clone(),
+            filter_subject: transform.map_or_else(|| subject.clone(), |transform| transform.stored(subject)),
             deliver_policy: DeliverPolicy::All,
             headers_only: true,
             ..OrderedConfig::default()
         };
-        let context = with_prefix(link.client.clone(), api);
-        let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
         let mut consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
         let mut left = consumer.info().await.map_err(|error| error.to_string())?.num_pending;
         let mut messages = consumer.messages().await.map_err(|error| error.to_string())?;
@@ -230,10 +232,10 @@ async fn ids_of(link: &mut Link, connection: &Connection, subjects: &[String]) -
             let message = message.map_err(|error| error.to_string())?;
             left = message.info().map_err(|error| error.to_string())?.pending;
             let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));
-            ids.extend(id.map(|id| id.as_str().to_owned()));
+            held.ids.extend(id.map(|id| id.as_str().to_owned()));
         }
     }
-    Ok(if any { Held::Ids(ids) } else { Held::NoStream })
+    Ok(held)
 }
 
 /// A filter that covers all of these.

@@ -11,23 +11,36 @@ use std::{
 use async_nats::ServerInfo;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{dial::Attempts, driver::Driver, link::Link, pool::Pool, streams::Streams};
+use super::{
+    dial::Attempts,
+    driver::{Around, Driver},
+    healer::{Healer, Recipe},
+    link::Link,
+    pool::Pool,
+    streams::Streams,
+};
 use crate::{
     config::{Auth, Connection, Server, secrets_of},
     delivery::{End, Machine, Terms, Why},
     error::Error,
     fault,
+    journal::{Destination, Record},
     message::Message,
-    outbox::{Destination, Outbox, Record, Run},
+    outbox::{Outbox, Run},
+    recovery::Recovery,
     report::{self, Level, Notices},
 };
 
 /// What all runs with the same connection options share.
 #[derive(Debug)]
 pub(crate) struct Courier {
-    connection: Connection,
+    pub(super) connection: Connection,
     /// The messages to deliver.
     pub outbox: Outbox,
+    /// What earlier runs have left in files.
+    pub(super) recovery: Recovery,
+    /// What is known of runs that were killed.
+    pub(super) healer: Healer,
     /// What the background has to say.
     pub notices: Notices,
     contact: Mutex<Contact>,
@@ -73,20 +86,27 @@ struct State {
 impl Courier {
     /// A courier without a thread: the first message starts it.
     pub(crate) fn new(connection: Connection) -> Arc<Self> {
-        let outbox = Outbox::new(connection.pending_size, destination_of(&connection));
+        let outbox = Outbox::new(connection.pending_size);
+        let recovery = Recovery::new(destination_of(&connection));
         let notices = Notices::new(connection.masks());
         Arc::new(Self {
             connection,
             outbox,
+            recovery,
+            healer: Healer::default(),
             notices,
             contact: Mutex::new(Contact::default()),
             machine: Mutex::default(),
         })
     }
 
-    /// A run begins.
-    pub(crate) fn open(&self, run: &Arc<Run>) {
+    /// A run begins. With a recipe what others like it have left is taken up, too.
+    pub(crate) fn open(&self, run: &Arc<Run>, recipe: Option<Recipe>) {
         self.outbox.open(run);
+        if let Some(recipe) = recipe {
+            self.recovery.learn(run);
+            self.healer.learn(recipe);
+        }
         if let Some(server) = &self.contact().server {
             run.meets(server);
         }
@@ -199,7 +219,25 @@ impl Courier {
         (record, error)
     }
 
-    fn run(&self) {
+    /// Is there a connection?
+    pub(super) fn is_connected(&self) -> bool {
+        self.contact().connected
+    }
+
+    /// The process ends: what earlier runs have left is completed as far as the time goes that the end of a run may take.
+    pub(crate) fn wait_for_recovery(&self, began: Instant, interrupted: &mut dyn FnMut() -> bool) {
+        const LOOK_UP: Duration = Duration::from_millis(5);
+        let deadline = began + self.healer.limit();
+        while (self.healer.is_at_work() || self.recovery.is_at_work())
+            && self.is_connected()
+            && Instant::now() < deadline
+            && !interrupted()
+        {
+            thread::sleep(LOOK_UP);
+        }
+    }
+
+    fn run(self: &Arc<Self>) {
         let mut opened = self.outbox.opened();
         let mut state = self.fresh_state();
         loop {
@@ -235,7 +273,7 @@ impl Courier {
         if let Some(seq) = at.filter(|_| at == state.panicked_at) {
             // Twice at the same message: it must not hold up all others.
             self.notices.warn("poison", "a message that we cannot handle is kept on disk".to_owned());
-            if let Err(error) = self.outbox.reject(seq) {
+            if let Err(error) = self.outbox.reject(seq, "a message that we cannot handle") {
                 self.notices.warn(&error.cause(), error.to_string());
             }
         }
@@ -247,7 +285,7 @@ impl Courier {
         Next::Again
     }
 
-    fn one_session(&self, state: &mut State) -> Next {
+    fn one_session(self: &Arc<Self>, state: &mut State) -> Next {
         if !self.outbox.has_memory() {
             // The libraries would abort the job; and there is none to say so with.
             thread::sleep(Duration::from_secs(1));
@@ -267,11 +305,11 @@ impl Courier {
         next
     }
 
-    async fn deliver(&self, state: &mut State) -> Next {
+    async fn deliver(self: &Arc<Self>, state: &mut State) -> Next {
         fault::panic_at("courier.run");
         let mut found = None;
         loop {
-            self.outbox.put_back();
+            self.recovery.put_back(&self.outbox);
             self.begin_records();
             let (server, link) = match found.take() {
                 Some(found) => found,
@@ -328,7 +366,7 @@ impl Courier {
 
     /// Delivers through a connection, until that ends. Says what comes next, and which connection is there for it already.
     async fn session(
-        &self,
+        self: &Arc<Self>,
         state: &mut State,
         server: &Server,
         link: Link,
@@ -336,10 +374,14 @@ impl Courier {
         let info = link.client.server_info();
         state.pool.learn(server, &info.connect_urls, info.tls_required);
         let has_others = state.pool.has_others();
-        let (outbox, notices) = (&self.outbox, &self.notices);
-        let api = self.connection.jetstream_api.as_str();
+        let around = Around {
+            outbox: &self.outbox,
+            recovery: &self.recovery,
+            notices: &self.notices,
+            api: self.connection.jetstream_api.as_str(),
+        };
         let (machine, streams) = (&mut state.machine, &mut state.streams);
-        let mut driver = match Driver::begin(link, has_others, machine, streams, api, outbox, notices).await {
+        let mut driver = match Driver::begin(link, has_others, machine, streams, around).await {
             Ok(driver) => driver,
             Err(End { why, .. }) => {
                 let address = server.address.clone();
@@ -358,6 +400,7 @@ impl Courier {
         };
         state.connected_before = true;
         self.connected(server, &info);
+        Healer::start(self);
         let (end, found) = driver.serve(&self.connection, &mut state.pool, server).await;
         (self.after(state, server, end), found)
     }

@@ -17,8 +17,9 @@ use crate::{
     config::{Connection, Server},
     delivery::{self, Action, Answer, BATCH, End, Heard, Input, Machine, Tell, Want, Why},
     fault,
-    message::nonce,
-    outbox::{Outbox, Places},
+    message::{TTL, nonce},
+    outbox::{Outbox, Places, Sign},
+    recovery::Recovery,
     report::Notices,
 };
 
@@ -34,18 +35,28 @@ const LATE: Duration = Duration::from_millis(5);
 /// So long async-nats may take to read a part of it.
 const TURN: Duration = Duration::from_millis(1);
 
+/// What a connection has to do with.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// What is to be delivered.
+    pub(super) outbox: &'a Outbox,
+    /// What earlier runs have left.
+    pub(super) recovery: &'a Recovery,
+    /// What is to be said.
+    pub(super) notices: &'a Notices,
+    /// Where streams are asked about.
+    pub(super) api: &'a str,
+}
+
 /// One connection, and the machine that uses it.
 pub(super) struct Driver<'a> {
     machine: &'a mut Machine,
-    outbox: &'a Outbox,
-    notices: &'a Notices,
+    around: Around<'a>,
     wire: Wire,
     /// What is known of the streams that acknowledge.
     streams: &'a mut Streams,
     /// Where those have stored what they have acknowledged just now.
     places: Places,
-    /// Where they are asked.
-    api: &'a str,
     /// Numbers of messages that were handed to the connection, and that the outbox has not been told of yet.
     sent: Vec<u64>,
     /// Another server is to be looked for.
@@ -64,9 +75,7 @@ impl<'a> Driver<'a> {
         has_others: bool,
         machine: &'a mut Machine,
         streams: &'a mut Streams,
-        api: &'a str,
-        outbox: &'a Outbox,
-        notices: &'a Notices,
+        around: Around<'a>,
     ) -> Result<Self, End> {
         streams.begin();
         let info = link.client.server_info();
@@ -83,12 +92,10 @@ impl<'a> Driver<'a> {
         })?;
         let mut driver = Self {
             machine,
-            outbox,
-            notices,
+            around,
             wire,
             streams,
             places: Places::new(),
-            api,
             sent: Vec::new(),
             looks: false,
             end: None,
@@ -129,14 +136,14 @@ impl<'a> Driver<'a> {
             {
                 looking = Some(Box::pin(look_elsewhere(connection, pool, server)));
             }
-            for error in self.outbox.begin_records() {
-                self.notices.warn(&error.cause(), error.to_string());
+            for error in self.around.outbox.begin_records() {
+                self.around.notices.warn(&error.cause(), error.to_string());
             }
-            if let Err(error) = self.outbox.refill() {
-                self.notices.problem(&error.cause(), error.to_string());
+            if let Err(error) = self.around.outbox.refill() {
+                self.around.notices.problem(&error.cause(), error.to_string());
             }
-            while let Err(error) = self.outbox.feed() {
-                self.notices.problem(&error.cause(), error.to_string());
+            while let Err(error) = self.around.recovery.feed(self.around.outbox) {
+                self.around.notices.problem(&error.cause(), error.to_string());
             }
             if self.fill().await {
                 drained_at = None;
@@ -147,11 +154,11 @@ impl<'a> Driver<'a> {
                 continue;
             }
             let now = Instant::now();
-            let idle = !self.machine.is_waiting() && self.outbox.is_idle();
+            let idle = !self.machine.is_waiting() && self.around.outbox.is_idle();
             let idle_until = *drained_at.get_or_insert(now) + IDLE;
             let wakes_at = self.machine.wakes_at(now).into_iter().chain(self.beats_at).min();
             let has_room = self.machine.has_room(now);
-            let outbox = self.outbox;
+            let outbox = self.around.outbox;
             tokio::select! {
                 incoming = self.wire.next() => self.on_incoming(incoming).await,
                 () = until(wakes_at) => self.on_time(wakes_at).await,
@@ -187,9 +194,9 @@ impl<'a> Driver<'a> {
             && let Some(want) = self.machine.wants(Instant::now())
         {
             let (batch, input): (_, fn(_) -> _) = match want {
-                Want::Again(seqs) => (self.outbox.take_again(&seqs), Input::TakenAgain),
+                Want::Again(seqs) => (self.around.outbox.take_again(&seqs), Input::TakenAgain),
                 Want::Next { most, bytes } => {
-                    let batch = self.outbox.take(most, bytes);
+                    let batch = self.around.outbox.take(most, bytes);
                     if batch.is_empty() {
                         break;
                     }
@@ -259,7 +266,7 @@ impl<'a> Driver<'a> {
             },
             Answer::About(number) => {
                 if let Some((stream, created)) = self.streams.answer(number, message) {
-                    self.outbox.made(&stream, &created);
+                    self.around.outbox.made(&stream, &created);
                 }
                 return;
             }
@@ -287,7 +294,9 @@ impl<'a> Driver<'a> {
                 let text = error.to_string();
                 match Violation::parse(&text) {
                     // Whoever may not ask about streams goes on without.
-                    Some(Violation { subject, .. }) if jetstream::is_about_stream(self.api, &subject) => {
+                    Some(Violation { subject, .. })
+                        if jetstream::is_about_stream(self.around.api, &subject) =>
+                    {
                         return;
                     }
                     Some(Violation { publish, subject }) => Input::Forbidden { publish, subject },
@@ -361,19 +370,20 @@ impl<'a> Driver<'a> {
     fn settle(&mut self, action: Action) {
         match action {
             Action::Confirm(proofs) => {
-                self.outbox.confirm(&proofs, &self.places, Instant::now());
+                self.around.outbox.confirm(&proofs, &self.places, Instant::now());
                 self.places.clear();
             }
-            Action::Unheard(seqs, unheard) => self.outbox.mark_unheard(&seqs, unheard),
+            Action::Unheard(seqs, unheard) => self.around.outbox.mark_unheard(&seqs, unheard),
             Action::Reject { seq, cause, reason } => {
-                self.notices.warn(&cause, reason);
-                if let Err(error) = self.outbox.reject(seq) {
-                    self.notices.warn(&error.cause(), error.to_string());
+                let rejected = self.around.outbox.reject(seq, &reason);
+                self.around.notices.warn(&cause, reason);
+                if let Err(error) = rejected {
+                    self.around.notices.warn(&error.cause(), error.to_string());
                 }
             }
-            Action::Rewind => self.outbox.rewind(Instant::now()),
-            Action::Tell(Tell::Problem { cause, text }) => self.notices.problem(&cause, text),
-            Action::Tell(Tell::Mended) => drop(self.notices.mended()),
+            Action::Rewind => self.around.outbox.rewind(Instant::now()),
+            Action::Tell(Tell::Problem { cause, text }) => self.around.notices.problem(&cause, text),
+            Action::Tell(Tell::Mended) => drop(self.around.notices.mended()),
             Action::Look => self.looks = true,
             Action::End(end) => drop(self.end.get_or_insert(end)),
             Action::Send { .. } | Action::Say { .. } | Action::Flush => {}
@@ -382,7 +392,7 @@ impl<'a> Driver<'a> {
 
     fn note_sent(&mut self) {
         if !self.sent.is_empty() {
-            self.outbox.mark_sent(&self.sent);
+            self.around.outbox.mark_sent(&self.sent);
             self.sent.clear();
         }
     }
@@ -390,7 +400,7 @@ impl<'a> Driver<'a> {
     /// Asks new streams how they were made.
     async fn ask_about_streams(&mut self) {
         while self.end.is_none()
-            && let Some((number, (subject, payload))) = self.streams.question(self.api)
+            && let Some((number, (subject, payload))) = self.streams.question(self.around.api)
         {
             let reply = self.machine.inbox().about(number);
             if let Err(Gone) = self.wire.publish(subject, Some(reply), payload.into()).await {
@@ -404,12 +414,22 @@ impl<'a> Driver<'a> {
     async fn give_signs_of_life(&mut self) {
         let now = Instant::now();
         let is_due = self.beats_at.is_some_and(|at| at <= now);
-        if self.end.is_some() || !(self.outbox.has_new_pulses() || is_due) {
+        if self.end.is_some() || !(self.around.outbox.has_new_pulses() || is_due) {
             return;
         }
-        let (due, next) = self.outbox.beats(now);
+        let (due, next) = self.around.outbox.beats(now);
         self.beats_at = next;
-        for message in due {
+        let allow_ttl = self.streams.allow_ttl();
+        for Sign { message, keep } in due {
+            let message = match keep {
+                // Nothing of what came before it goes by itself: it is not needed.
+                None if !allow_ttl => continue,
+                Some(keep) if allow_ttl => {
+                    let seconds = keep.as_millis().div_ceil(1000).max(1);
+                    message.with_replaced_header(TTL, &format!("{seconds}s"))
+                }
+                _ => message,
+            };
             if let Err(Gone) = self.wire.send_message(message, None, None).await {
                 self.hang_up();
                 return self.perform().await;

@@ -3,12 +3,19 @@
 //! Requests and answers are those of nats-server (its `jetstream_api.go`; schemas `io.nats.jetstream.api.v1`). They are
 //! read leniently: a later server may say more than we know.
 
-use std::{borrow::Cow, collections::HashMap, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use async_nats::{Message, StatusCode, jetstream::ErrorCode};
 use serde::Deserialize;
 
-use crate::delivery::{Ack, Says};
+use crate::{
+    delivery::{Ack, Says},
+    message::moment,
+};
 
 /// An error of the API.
 #[derive(Debug, Deserialize)]
@@ -255,6 +262,16 @@ impl StreamInfo {
         self.error.as_ref().map(|error| error.description.as_str())
     }
 
+    /// What was published before this time it may have let go, by its own limits; `None`: nothing.
+    pub(super) fn horizon(&self, now: SystemTime) -> Option<SystemTime> {
+        let age = self.config.as_ref().map(StreamConfig::max_age).filter(|age| !age.is_zero());
+        let by_age = age.and_then(|age| now.checked_sub(age));
+        let state = &self.state;
+        let has_let_go = state.first_seq > 1 && state.messages > 0;
+        let first = moment(&state.first_ts).map(|(_, first)| first).filter(|_| has_let_go);
+        by_age.max(first)
+    }
+
     /// Is there no stream of that name?
     pub(super) fn is_not_there(&self) -> bool {
         self.error.as_ref().is_some_and(|error| error.err_code == ErrorCode::STREAM_NOT_FOUND)
@@ -264,6 +281,7 @@ impl StreamInfo {
 /// How a stream is made; what is not positive is no limit.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "as the API has it")]
 pub(super) struct StreamConfig {
     pub(super) name: String,
     pub(super) subjects: Vec<String>,
@@ -297,6 +315,51 @@ pub(super) struct Transform {
     pub(super) dest: String,
 }
 
+impl Transform {
+    /// Where a message is stored that is published to `subject`, as a filter: the parts that are computed in another way
+    /// than by their place are not known (NATS ADR-36).
+    pub(super) fn stored(&self, subject: &str) -> String {
+        let mut captured = Vec::new();
+        let mut tokens = subject.split('.');
+        for pattern in self.src.split('.') {
+            match pattern {
+                ">" => break,
+                "*" => captured.extend(tokens.next()),
+                literal if tokens.next() == Some(literal) => {}
+                // It is not for this subject.
+                _ => return subject.to_owned(),
+            }
+        }
+        let rest: Vec<&str> = tokens.collect();
+        let is_open = self.src.split('.').next_back() == Some(">");
+        if is_open == rest.is_empty() && !(self.src.is_empty() || self.src == ">") {
+            return subject.to_owned();
+        }
+        let mut stored: Vec<&str> = Vec::new();
+        for token in self.dest.split('.') {
+            let number = token
+                .strip_prefix('$')
+                .or_else(|| token.strip_prefix("{{wildcard(")?.strip_suffix(")}}"))
+                .or_else(|| token.strip_prefix("{{Wildcard(")?.strip_suffix(")}}"))
+                .map(|number| number.trim().parse::<usize>());
+            match number {
+                Some(Ok(number)) => {
+                    let found = number.checked_sub(1).and_then(|index| captured.get(index));
+                    stored.push(found.copied().unwrap_or("*"));
+                }
+                None if token == ">" => stored.extend(&rest),
+                None if !token.contains("{{") => stored.push(token),
+                // It may be several.
+                Some(Err(_)) | None => {
+                    stored.push(">");
+                    break;
+                }
+            }
+        }
+        stored.join(".")
+    }
+}
+
 impl StreamConfig {
     pub(super) fn duplicate_window(&self) -> Duration {
         Duration::from_nanos(self.duplicate_window)
@@ -315,6 +378,8 @@ pub(super) struct StreamState {
     pub(super) messages: u64,
     pub(super) bytes: u64,
     pub(super) first_seq: u64,
+    /// When that came (RFC 3339).
+    first_ts: String,
     pub(super) last_seq: u64,
     pub(super) consumer_count: u64,
     /// Messages by subject, of those that were asked for.

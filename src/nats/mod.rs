@@ -4,6 +4,7 @@ mod api;
 mod courier;
 mod dial;
 mod driver;
+mod healer;
 mod jetstream;
 mod link;
 mod listen;
@@ -13,15 +14,18 @@ mod raw;
 mod recommended;
 mod streams;
 mod tls;
+mod verify;
 mod wire;
 
 pub(crate) use self::{
     api::{Held, held},
     courier::{Courier, destination_of},
+    healer::Recipe,
     jetstream::read_answers,
     listen::{Heard, Start, Wish, listen},
     probe::{Finding, State, probe},
     recommended::{
         Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,
     },
+    verify::doubt,
 };

@@ -98,6 +98,16 @@ impl Raw {
         Ok(all)
     }
 
+    /// The message of this number; `None` if it is not there any more.
+    pub(super) async fn at(
+        link: &mut Link,
+        api: &str,
+        stream: &str,
+        number: u64,
+    ) -> Result<Option<Self>, Trouble> {
+        Self::get(link, api, stream, &json!({ "seq": number })).await
+    }
+
     async fn get(
         link: &mut Link,
         api: &str,

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use async_nats::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -30,7 +31,12 @@ pub(crate) struct Recommended {
     pub(crate) max_bytes: u64,
     /// How long repeats are known.
     pub(crate) duplicate_window: Duration,
+    /// Does the server know of messages that say how long they are to be kept?
+    pub(crate) has_ttl: bool,
 }
+
+/// The first nats-server that does (NATS ADR-43).
+const TTL_SINCE: (i64, i64, i64) = (2, 11, 0);
 
 /// What people get who do not say otherwise.
 pub(crate) const NAME: &str = "RUNS";
@@ -102,7 +108,8 @@ impl Recommended {
         let covered =
             self.subjects.iter().all(|subject| is.subjects.iter().any(|wide| covers(wide, subject)));
         let age = is.max_age();
-        vec![
+        let marks = Duration::from_nanos(u64::try_from(is.subject_delete_marker_ttl).unwrap_or(0));
+        let mut rows = vec![
             row(
                 "subjects",
                 is.subjects.join(", "),
@@ -168,13 +175,36 @@ impl Recommended {
                 "with 3 in a cluster, one server may go",
             ),
             row("no_ack", is.no_ack.to_string(), false.to_string(), !is.no_ack, "nothing could be confirmed"),
-        ]
+        ];
+        if self.has_ttl {
+            rows.push(row(
+                "allow_msg_ttl",
+                is.allow_msg_ttl.to_string(),
+                true.to_string(),
+                is.allow_msg_ttl,
+                "with the option heartbeat the stream itself tells of runs that were killed",
+            ));
+            rows.push(row(
+                "subject_delete_marker_ttl",
+                if marks.is_zero() { "none".to_owned() } else { in_words(marks) },
+                in_words(self.marks()),
+                marks >= self.marks(),
+                "so long it does",
+            ));
+        }
+        rows
+    }
+
+    /// How long a stream says that a run was killed: as long as it keeps what that run said.
+    fn marks(&self) -> Duration {
+        const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+        if self.max_age.is_zero() { FOR_EVER } else { self.max_age }
     }
 
     /// The configuration, as the API takes it.
     fn request(&self) -> Value {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        json!({
+        let mut request = json!({
             "name": self.name,
             "subjects": self.subjects,
             "storage": "file",
@@ -189,7 +219,18 @@ impl Recommended {
             "max_consumers": -1,
             "num_replicas": self.replicas,
             "allow_direct": true,
-        })
+        });
+        if let Some(request) = request.as_object_mut().filter(|_| self.has_ttl) {
+            request.insert("allow_msg_ttl".to_owned(), true.into());
+            request.insert("subject_delete_marker_ttl".to_owned(), nanoseconds(self.marks()).into());
+        }
+        request
+    }
+
+    /// The same for what this server can.
+    fn on(&self, client: &Client) -> Self {
+        let (major, minor, patch) = TTL_SINCE;
+        Self { has_ttl: client.is_server_compatible(major, minor, patch), ..self.clone() }
     }
 }
 
@@ -203,6 +244,7 @@ fn in_words(time: Duration) -> String {
 pub(crate) async fn look(connection: &Connection, wanted: &Recommended) -> Result<(Vec<Look>, bool), String> {
     let mut link = connect(connection).await.map_err(|error| format!("cannot connect to {error}"))?;
     let api = &connection.jetstream_api;
+    let wanted = &wanted.on(&link.client);
     let server = link.client.server_info();
     let mut looks = Vec::new();
     for stream in taking(&mut link, api, &wanted.subjects).await.map_err(|trouble| trouble.to_string())? {
@@ -212,6 +254,7 @@ pub(crate) async fn look(connection: &Connection, wanted: &Recommended) -> Resul
             max_payload: server.max_payload as u64,
             per_subject: SMALL_RUN,
             is_cluster: server.cluster.is_some(),
+            wants_ttl: false,
         };
         let name = stream.config.name.clone();
         let remarks = of_stream(&name, &stream.config, &info, load);
@@ -236,6 +279,7 @@ pub(crate) async fn create(
 ) -> Result<Made, String> {
     let mut link = connect(connection).await.map_err(|error| format!("cannot connect to {error}"))?;
     let api = &connection.jetstream_api;
+    let wanted = &wanted.on(&link.client);
     let there = match about(&mut link, api, &wanted.name, None).await {
         Ok(info) => info.config,
         Err(Trouble::NoStream(_)) => None,

@@ -12,6 +12,8 @@ use std::{
     },
 };
 
+use crate::message::buffer::can_have;
+
 /// Address space that is kept for the time when there is none, in bytes; none of it is touched.
 const RESERVE: usize = 4 << 20;
 /// What must be left for us to go on as before, in bytes: a connection has 4 MiB under way, and async-nats a copy of it.
@@ -85,14 +87,6 @@ fn reserve() -> Vec<u8> {
         size /= 2;
     }
     black_box(reserve)
-}
-
-/// Is there so much memory just now?
-pub(super) fn can_have(size: usize) -> bool {
-    let mut piece: Vec<u8> = Vec::new();
-    let can = black_box(&mut piece).try_reserve_exact(size).is_ok();
-    drop(black_box(piece));
-    can
 }
 
 #[cfg(test)]

@@ -9,52 +9,37 @@
 //! anything is sent. Whoever locks the queue takes the arrivals into it first: only [`Outbox::push`] knows of two.
 
 mod allowance;
-mod backlog;
-mod folder;
 mod places;
 mod pulse;
 mod queue;
-mod record;
 mod run;
 mod service;
-mod spare;
-mod spill;
-mod spool;
-mod spooled;
 #[cfg(test)]
 mod tests;
 
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use self::spill::Spill;
 use self::{
     allowance::Allowance,
     queue::{Arrivals, Slot, State, Tally},
-    spool::Spool,
-    spooled::Spooled,
 };
 pub(crate) use self::{
-    folder::Folder,
     places::{Place, Places},
-    pulse::Pulse,
-    record::{Destination, Found, Identity, Record, RunState},
+    pulse::{Pulse, Sign},
     run::Run,
-    spill::{Leftovers, files_in as spill_files_in},
 };
 use crate::{
     error::Error,
     fault,
+    journal::{Leftovers, Spill, keep_spare},
     message::{
         Message,
         buffer::{self, Buffer},
@@ -101,14 +86,6 @@ pub(crate) struct Outbox {
     has_new_runs: AtomicBool,
     /// A run that gives signs of life has begun since we looked last.
     has_new_pulses: AtomicBool,
-    /// The spools of our runs.
-    spools: Mutex<Vec<Spool>>,
-    /// What earlier runs have left there: the courier's business alone, as it takes its time.
-    spooled: Mutex<Spooled>,
-    may_be_spooled: AtomicBool,
-    /// A run has begun: what nobody heard is to be tried once more.
-    has_unheard: AtomicBool,
-    destination: Destination,
     /// Where messages are written: the memory that those of one outbox share, and no others.
     spare: Mutex<Option<Buffer>>,
     /// Somebody empties the queue, or has given up: nobody need start a courier.
@@ -117,7 +94,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// An outbox that holds up to `limit` bytes in memory.
-    pub(crate) fn new(limit: usize, destination: Destination) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         let state = State::default();
         Self {
             bytes: Arc::clone(&state.bytes),
@@ -128,11 +105,6 @@ impl Outbox {
             allowance: Allowance::new(limit),
             has_new_runs: AtomicBool::new(false),
             has_new_pulses: AtomicBool::new(false),
-            spools: Mutex::default(),
-            spooled: Mutex::default(),
-            may_be_spooled: AtomicBool::new(false),
-            has_unheard: AtomicBool::new(false),
-            destination,
             spare: Mutex::default(),
             is_served: AtomicBool::new(false),
         }
@@ -167,7 +139,7 @@ impl Outbox {
 
     /// A run begins. It also ends an earlier giving up: a new run is a new attempt.
     pub(crate) fn open(&self, run: &Arc<Run>) {
-        spare::keep_spare();
+        keep_spare();
         let mut state = self.lock();
         state.forget_closed();
         state.runs.push(Arc::clone(run));
@@ -176,22 +148,6 @@ impl Outbox {
         state.service.open();
         // It may be down again.
         self.is_served.store(false, Relaxed);
-        drop(state);
-        if let Some(spool) = run.spool() {
-            let mut spools = self.spools.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = match spools.iter_mut().position(|known| known.path == spool) {
-                Some(at) => spools.get_mut(at),
-                None => {
-                    spools.push(Spool::new(spool));
-                    spools.last_mut()
-                }
-            };
-            if let Some(known) = known {
-                known.learn(&run.identity);
-            }
-            self.has_unheard.store(true, SeqCst);
-            self.may_be_spooled.store(true, SeqCst);
-        }
     }
 
     /// Has a run that gives signs of life begun since the last call?
@@ -199,8 +155,13 @@ impl Outbox {
         self.has_new_pulses.load(Relaxed) && self.has_new_pulses.swap(false, Relaxed)
     }
 
+    /// A run gives its last sign of life.
+    pub(crate) fn last_sign(&self) {
+        self.has_new_pulses.store(true, Relaxed);
+    }
+
     /// The signs of life that are due, and when the next one will be.
-    pub(crate) fn beats(&self, now: Instant) -> (Vec<Message>, Option<Instant>) {
+    pub(crate) fn beats(&self, now: Instant) -> (Vec<Sign>, Option<Instant>) {
         let runs = self.runs();
         let pulses = runs.iter().filter_map(|run| run.pulse.as_ref());
         let (due, next): (Vec<_>, Vec<_>) = pulses.map(|pulse| pulse.beat(now)).unzip();
@@ -219,6 +180,29 @@ impl Outbox {
         run.overflows.store(false, Relaxed);
         run.withdraw_record();
         self.close(run);
+    }
+
+    /// Is there anything to send that comes from a run which goes on?
+    pub(crate) fn has_live_work(&self) -> bool {
+        let state = self.lock();
+        state.cursor < state.end() || state.runs.iter().any(|run| run.overflows.load(Relaxed))
+    }
+
+    /// Takes on messages that are kept elsewhere until they are confirmed.
+    pub(crate) fn offer(&self, run: &Arc<Run>, messages: Vec<Message>) {
+        run.counters.accepted.fetch_add(messages.len() as u64, Relaxed);
+        let mut state = self.lock();
+        for message in messages {
+            state.append(message, run);
+        }
+        drop(state);
+        let asleep = std::mem::take(&mut self.arrivals().sleeping);
+        self.wake_courier(asleep);
+    }
+
+    /// What is left of them is not to be sent any more.
+    pub(crate) fn forget(&self, run: &Run) {
+        self.take_out(run, |_| {});
     }
 
     /// Takes all of a run out of the queue, one by one, in order.
@@ -354,7 +338,14 @@ impl Outbox {
         match &spilled {
             Ok(()) => run.overflows.store(true, Relaxed),
             Err(_) if essential => state.append(message, run),
-            Err(_) => run.lose(&message),
+            Err(_) => {
+                drop(state);
+                // There may be room elsewhere, though not to send it in its turn.
+                let kept = run.keep(spill, &message, false);
+                let asleep = std::mem::take(&mut self.arrivals().sleeping);
+                self.wake_courier(asleep);
+                return kept;
+            }
         }
         drop(state);
         let asleep = std::mem::take(&mut self.arrivals().sleeping);
@@ -491,12 +482,13 @@ impl Outbox {
 
     /// This message will not be sent any more (the server refused it for good, or nobody hears it and memory is short): it
     /// goes to disk. An error says that it could not.
-    pub(crate) fn reject(&self, seq: u64) -> Result<(), Error> {
+    pub(crate) fn reject(&self, seq: u64, reason: &str) -> Result<(), Error> {
         // The spill first: a run that ends meanwhile must find the message either here or there.
         let run = self.lock().slot(seq).and_then(|slot| slot.as_ref().map(|slot| Arc::clone(&slot.run)));
         let Some(run) = run else { return Ok(()) };
         let mut spill = run.spill();
         let Some(slot) = self.lock().remove(seq) else { return Ok(()) };
+        run.note_problem(reason);
         let kept = run.keep(&mut spill, &slot.message, slot.is_unheard());
         self.settled.notify_all();
         kept

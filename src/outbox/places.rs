@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use crate::journal::Acknowledged;
 
 /// Where a stream has stored a message: what its acknowledgement says.
 #[derive(Clone, Debug)]
@@ -20,21 +20,7 @@ pub(crate) struct Place {
 /// The places of messages that were acknowledged just now, by their numbers in the outbox.
 pub(crate) type Places = HashMap<u64, Place>;
 
-/// A stream that has stored messages of a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct Acknowledged {
-    /// The stream's name.
-    pub(crate) name: String,
-    /// When it was made, as the server writes it; `None`: nobody was allowed to ask, or had the time.
-    pub(crate) created: Option<String>,
-    /// The highest number that it has acknowledged.
-    pub(crate) last_sequence: u64,
-    /// Its numbers went back while the run went on: it has lost what it had acknowledged.
-    pub(crate) went_back: bool,
-}
-
-/// The same while the run goes on.
+/// The streams that have stored messages of a run, while it goes on.
 #[derive(Debug, Default)]
 pub(super) struct Streams(Vec<Acknowledged>);
 
@@ -90,7 +76,9 @@ mod tests {
         ] {
             let mut streams = Streams::default();
             let most = numbers.iter().map(|(number, _)| *number).max();
-            numbers.into_iter().for_each(|(number, repeat)| streams.note(&place(number, repeat)));
+            for (number, repeat) in numbers {
+                streams.note(&place(number, repeat));
+            }
             let [stream] = &streams.to_vec()[..] else { panic!() };
             assert_eq!((Some(stream.last_sequence), stream.went_back), (most, went_back));
         }

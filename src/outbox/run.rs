@@ -10,15 +10,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    folder::Folder,
-    places::Streams,
-    pulse::Pulse,
-    record::{Delivery, Identity, Ranges, Record, RecordFile, RunState, earlier_was_stored, in_seconds},
-    spill::{Leftovers, Spill},
-};
+use super::{places::Streams, pulse::Pulse};
 use crate::{
     error::Error,
+    journal::{
+        Delivery, Folder, Identity, Leftovers, Ranges, Record, RecordFile, RunState, Spill,
+        earlier_was_stored, in_seconds,
+    },
     message::{self, Message, to_millis},
     report::Counters,
 };
@@ -43,6 +41,8 @@ pub(crate) struct Run {
     /// Name and address of the last server.
     server: Mutex<Option<String>>,
     record: Mutex<OnDisk>,
+    /// Why a message of it was kept, the last time.
+    problem: Mutex<Option<String>>,
     /// Its signs of life, if it gives any.
     pub(crate) pulse: Option<Pulse>,
     /// Messages in the queue. Changed under the queue's lock only.
@@ -105,6 +105,7 @@ impl Run {
             streams: Mutex::default(),
             server: Mutex::default(),
             record: Mutex::new(record),
+            problem: Mutex::default(),
             pulse,
             queued: AtomicU64::new(0),
             unheard: AtomicU64::new(0),
@@ -138,13 +139,23 @@ impl Run {
         lock(&self.streams)
     }
 
-    pub(super) fn spill(&self) -> MutexGuard<'_, Spill> {
+    pub(crate) fn spill(&self) -> MutexGuard<'_, Spill> {
         lock(&self.spill)
     }
 
     /// Where runs of this kind leave what they could not deliver, if not with their artifacts.
-    pub(super) fn spool(&self) -> Option<&Path> {
+    pub(crate) fn spool(&self) -> Option<&Path> {
         self.folder.spool()
+    }
+
+    /// ansible-runner's artifact directory.
+    pub(crate) fn artifacts(&self) -> Option<&Path> {
+        self.folder.artifacts()
+    }
+
+    /// Messages in the queue.
+    pub(crate) fn queued(&self) -> u64 {
+        self.queued.load(Relaxed)
     }
 
     /// A server that the run's messages go to.
@@ -158,8 +169,14 @@ impl Run {
         self.lose(message);
     }
 
+    /// Why a message of it is not delivered.
+    pub(crate) fn note_problem(&self, reason: &str) {
+        *lock(&self.problem) = Some(reason.to_owned());
+    }
+
     /// Keeps a message that no server would take.
-    pub(crate) fn keep_at_once(&self, message: &Message) -> Result<(), Error> {
+    pub(crate) fn keep_at_once(&self, message: &Message, reason: &str) -> Result<(), Error> {
+        self.note_problem(reason);
         self.counters.accepted.fetch_add(1, Relaxed);
         self.keep(&mut self.spill(), message, false)
     }
@@ -224,10 +241,28 @@ impl Run {
             state: RunState::Ended,
             ended: Some(to_millis(SystemTime::now())),
             files: leftovers.files.clone(),
-            problem,
+            problem: problem.or_else(|| self.why_not_delivered()),
             waited: in_seconds(waited),
             ..self.so_far()
         }
+    }
+
+    /// Why something is not delivered, if something is not: never without a word.
+    fn why_not_delivered(&self) -> Option<String> {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let Counters { spilled, dropped, unproven, unheard, .. } = &self.counters;
+        if count(spilled) + count(dropped) + count(unproven) == 0 {
+            return None;
+        }
+        lock(&self.problem).clone().or_else(|| {
+            Some(if count(unheard) > 0 {
+                "nobody listens, and no stream takes them".to_owned()
+            } else if count(unproven) > 0 {
+                "the server lets nothing be confirmed (see `ansible-runner-nats check`)".to_owned()
+            } else {
+                format!("not confirmed within {} s (flush_timeout)", self.flush_timeout.as_secs_f64())
+            })
+        })
     }
 
     /// Writes the record of a run that goes on, once. Where that cannot be done nothing else changes.
@@ -270,6 +305,11 @@ impl Run {
                 let _ = fs::remove_dir(folder);
             }
         }
+    }
+
+    /// How many of its messages were stored, and how many routed.
+    pub(crate) fn sent(&self) -> (u64, u64) {
+        (self.counters.stored.load(Relaxed), self.counters.routed.load(Relaxed))
     }
 
     /// Is there a message, and is it confirmed? `None`: that is not known yet.

@@ -2,7 +2,7 @@ use super::{
     queue::{REMEMBERED, REMEMBERED_BYTES},
     *,
 };
-use crate::message::json;
+use crate::{journal::Folder, message::json};
 
 fn message(n: u64) -> Message {
     Message::alone("s", Vec::new(), &n.to_string(), format!("{{\"n\":{n}}}"))
@@ -22,7 +22,7 @@ fn proofs(batch: &[Sending]) -> Vec<(u64, Proof)> {
 
 #[test]
 fn what_is_unconfirmed_is_sent_again_in_order() {
-    let (outbox, run) = (Outbox::new(1 << 20, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 20), run(None));
     outbox.open(&run);
     for n in 0..6 {
         outbox.push(&run, message(n), false).unwrap();
@@ -54,7 +54,7 @@ fn what_is_unconfirmed_is_sent_again_in_order() {
 
 #[test]
 fn confirmations_of_what_is_gone_change_nothing() {
-    let (outbox, run) = (Outbox::new(1 << 20, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 20), run(None));
     outbox.push(&run, message(0), false).unwrap();
     outbox.confirm(&[7, 0, 0].map(|seq| (seq, Proof::Stored)), &Places::new(), Instant::now());
     outbox.confirm(&[(0, Proof::Stored)], &Places::new(), Instant::now());
@@ -63,7 +63,7 @@ fn confirmations_of_what_is_gone_change_nothing() {
 
 #[test]
 fn what_was_routed_just_now_is_sent_again_but_counted_once() {
-    let (outbox, run) = (Outbox::new(1 << 20, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 20), run(None));
     outbox.open(&run);
     for n in 0..4 {
         outbox.push(&run, message(n), false).unwrap();
@@ -85,7 +85,7 @@ fn what_was_routed_just_now_is_sent_again_but_counted_once() {
 
 #[test]
 fn only_so_much_is_remembered_and_only_so_long() {
-    let (outbox, run) = (Outbox::new(1 << 30, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 30), run(None));
     let big = |n: u64| Message::alone("s", Vec::new(), &n.to_string(), vec![b' '; 1 << 20]);
     for n in 0..9 {
         outbox.push(&run, big(n), false).unwrap();
@@ -106,7 +106,7 @@ fn only_so_much_is_remembered_and_only_so_long() {
 #[test]
 fn beyond_the_limit_order_holds_through_the_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let (outbox, run) = (Outbox::new(message(0).size() * 3, Destination::default()), run(Some(dir.path())));
+    let (outbox, run) = (Outbox::new(message(0).size() * 3), run(Some(dir.path())));
     outbox.open(&run);
     let mut seen = Vec::new();
     for n in 0..50 {
@@ -131,8 +131,7 @@ fn beyond_the_limit_order_holds_through_the_disk() {
 #[test]
 fn the_end_of_a_run_keeps_all_of_it_in_order_and_nothing_of_others() {
     let dir = tempfile::tempdir().unwrap();
-    let (outbox, mine, other) =
-        (Outbox::new(message(0).size() * 4, Destination::default()), run(Some(dir.path())), run(None));
+    let (outbox, mine, other) = (Outbox::new(message(0).size() * 4), run(Some(dir.path())), run(None));
     outbox.push(&other, message(100), false).unwrap();
     for n in 0..9 {
         outbox.push(&mine, message(n), false).unwrap();
@@ -152,7 +151,7 @@ fn the_end_of_a_run_keeps_all_of_it_in_order_and_nothing_of_others() {
 
 #[test]
 fn with_no_directory_events_are_counted_and_statuses_kept() {
-    let (outbox, run) = (Outbox::new(0, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(0), run(None));
     assert!(outbox.push(&run, message(0), false).is_err());
     assert!(outbox.push(&run, message(1), true).is_err());
     assert_eq!(run.counters.dropped.load(Relaxed), 1);
@@ -161,7 +160,7 @@ fn with_no_directory_events_are_counted_and_statuses_kept() {
 
 #[test]
 fn nobody_waits_for_a_courier_that_gave_up() {
-    let (outbox, run) = (Outbox::new(1 << 20, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 20), run(None));
     outbox.open(&run);
     outbox.push(&run, message(0), false).unwrap();
     assert!(outbox.begin_service() && !outbox.begin_service());
@@ -176,7 +175,7 @@ fn nobody_waits_for_a_courier_that_gave_up() {
 
 #[test]
 fn the_courier_rests_only_when_no_run_is_left() {
-    let (outbox, run) = (Outbox::new(1 << 20, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 20), run(None));
     outbox.open(&run);
     outbox.push(&run, message(0), false).unwrap();
     assert!(outbox.begin_service());
@@ -189,7 +188,7 @@ fn the_courier_rests_only_when_no_run_is_left() {
 
 #[test]
 fn what_was_routed_is_bounded_behind_a_message_that_waits() {
-    let (outbox, run) = (Outbox::new(1 << 30, Destination::default()), run(None));
+    let (outbox, run) = (Outbox::new(1 << 30), run(None));
     let big = |n: u64| Message::alone("s", Vec::new(), &n.to_string(), vec![b' '; 1 << 20]);
     for n in 0..20 {
         outbox.push(&run, big(n), false).unwrap();
@@ -208,7 +207,7 @@ fn what_was_routed_is_bounded_behind_a_message_that_waits() {
 
 #[test]
 fn what_stays_when_a_run_goes_keeps_none_of_its_memory() {
-    let (outbox, goes, stays) = (Outbox::new(1 << 30, Destination::default()), run(None), run(None));
+    let (outbox, goes, stays) = (Outbox::new(1 << 30), run(None), run(None));
     let send = |run: &Arc<Run>, n: u64| {
         let mut buffer = outbox.buffer();
         json::Writer::new(&mut buffer).string(&n.to_string()).unwrap();

@@ -4,10 +4,7 @@ use std::{
     borrow::Cow,
     collections::HashSet,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Instant, SystemTime},
 };
 
@@ -21,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::{
     card::Making,
+    channel::Channel,
     encode::{encode, interrupt, name_of},
     process::{self, Inside, Process},
     settings,
@@ -29,17 +27,15 @@ use crate::{
     config::{self, Config, Env},
     error::Error,
     fault,
+    journal::{Folder, Identity, Record},
     message::{
-        self, About, Composer, END_STATES, Kind, Message, RunId, STARTING, Template, Values, buffer::Buffer,
+        self, About, Composer, Kind, Message, RunId, STARTING, Template, Values, buffer::Buffer,
         json::OutOfMemory, to_millis,
     },
-    nats::{Courier, destination_of},
-    outbox::{Folder, Identity, Pulse, Record, Run},
+    nats::{Recipe, destination_of},
+    outbox::{Pulse, Run},
     report::{Level, Notice},
 };
-
-/// A larger message is cut at once: nats-server's default `max_pending`, which `max_payload` cannot exceed.
-const LARGEST: usize = 64 << 20;
 
 /// So many times a message is encoded again that was interrupted.
 const AGAIN: usize = 5;
@@ -59,6 +55,8 @@ pub struct Emitter {
     required: bool,
     fallback_ident: Option<String>,
     artifact_dir: Option<PathBuf>,
+    /// Where undelivered messages go if the artifact directory will be removed by ansible-runner itself.
+    shelter: Option<PathBuf>,
     /// For the card: of ansible-runner and of Python.
     versions: Vec<(&'static str, String)>,
     state: Mutex<State>,
@@ -87,25 +85,17 @@ struct State {
     told: HashSet<String>,
 }
 
-/// The way to the courier.
-struct Channel {
-    pid: u32,
-    courier: Arc<Courier>,
-    run: Arc<Run>,
-    /// How far the courier's notices were read.
-    seen: AtomicU64,
-}
-
 #[pymethods]
 impl Emitter {
     #[new]
-    #[pyo3(signature = (settings, ident=None, artifact_dir=None, runner_version=None, before=None))]
+    #[pyo3(signature = (settings, ident=None, artifact_dir=None, runner_version=None, before=None, shelter=None))]
     fn new(
         settings: &Bound<'_, PyAny>,
         ident: Option<&Bound<'_, PyAny>>,
         artifact_dir: Option<PathBuf>,
         runner_version: Option<String>,
         before: Option<PyRef<'_, Self>>,
+        shelter: Option<PathBuf>,
     ) -> Self {
         fault::panic_at("emitter.new");
         let get = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -132,6 +122,7 @@ impl Emitter {
             required: resolution.required,
             fallback_ident: ident.and_then(name_of).map(|ident| ident.to_string_lossy().into_owned()),
             artifact_dir,
+            shelter,
             versions: [("ansible_runner", runner_version), ("python", Some(python_version(settings.py())))]
                 .into_iter()
                 .filter_map(|(name, version)| Some((name, version?)))
@@ -351,7 +342,7 @@ impl Emitter {
         if is_start && std::mem::take(&mut state.has_ended) {
             state.run = None;
         }
-        let channel = self.channel(&mut state, config, now);
+        let channel = self.channel(&mut state, config, now, card.as_deref());
         let own_id = counter.as_deref().zip(uuid.as_deref());
         let created = said.as_deref().or(created.as_deref());
         let message = state.message(kind, &name, own_id, created, card.as_deref());
@@ -399,7 +390,13 @@ impl Emitter {
     }
 
     /// The way to the courier: an existing one, unless it belongs to our parent process.
-    fn channel(&self, state: &mut State, config: &Config, now: SystemTime) -> Arc<Channel> {
+    fn channel(
+        &self,
+        state: &mut State,
+        config: &Config,
+        now: SystemTime,
+        card: Option<&str>,
+    ) -> Arc<Channel> {
         if let Some(channel) = &state.channel
             && channel.pid == process::id()
         {
@@ -414,7 +411,8 @@ impl Emitter {
         let process = Process::current();
         let courier = process.courier(&config.connection);
         let ident = state.composer.ident();
-        let folder = Folder::new(config.spill_dir.as_deref(), self.artifact_dir.clone(), ident);
+        let spool = config.spill_dir.as_deref().or(self.shelter.as_deref());
+        let folder = Folder::new(spool, self.artifact_dir.clone(), ident);
         let run = Run::new(
             Identity::new(
                 run_id,
@@ -423,12 +421,13 @@ impl Emitter {
                 ident,
                 destination_of(&config.connection),
                 config.subject.clone(),
-            ),
+            )
+            .with_card(card.and_then(|card| serde_json::from_str(card).ok())),
             folder,
             config.flush_timeout,
             config.heartbeat.map(|every| Pulse::new(every, state.composer.clone())),
         );
-        courier.open(&run);
+        courier.open(&run, Some(Recipe { config: config.clone(), values: state.values.clone() }));
         let (problem, seen) = courier.notices.start();
         state.notices.extend(problem);
         let channel = Arc::new(Channel { pid: process.pid(), courier, run, seen: AtomicU64::new(seen) });
@@ -465,64 +464,6 @@ impl Drop for Emitter {
         } else {
             std::mem::forget(channel);
         }
-    }
-}
-
-impl Channel {
-    /// Hands over the message with the JSON that is in `buffer`. Says what went wrong.
-    fn send(&self, mut message: Message, buffer: &mut Buffer, kind: Kind) -> Option<Notice> {
-        let Self { courier, run, .. } = self;
-        let message = match buffer.take() {
-            Some(payload) => {
-                message.payload = payload;
-                Ok(message)
-            }
-            None => message.with_cut_payload(buffer.take_whole(), LARGEST),
-        };
-        let complaint = match message {
-            Ok(message) => match courier.accept(run, message, kind == Kind::Status) {
-                Ok(()) => return None,
-                Err(error) => format!(
-                    "not connected, memory (pending_size) is full, and there is no room on disk either: events \
-                     are LOST: {error}"
-                ),
-            },
-            Err(message) => {
-                let size = message.payload.len();
-                let reason = Error::TooLarge { size, limit: LARGEST };
-                match run.keep_at_once(&message) {
-                    Ok(()) => format!("a message is kept on disk: {reason}"),
-                    Err(error) => format!("a message is LOST: {reason}; {error}"),
-                }
-            }
-        };
-        Some(Notice::about(Level::Warning, "not sent", complaint))
-    }
-
-    /// What signs of life say: an event is in them, and after the end there is none.
-    fn beat(&self, kind: Kind, name: &str, counter: Option<&str>) {
-        let Some(pulse) = &self.run.pulse else { return };
-        if kind == Kind::Status && END_STATES.contains(&name) {
-            pulse.stop();
-        }
-        if let Some(counter) = counter.and_then(|counter| counter.parse().ok()) {
-            pulse.counts(counter);
-        }
-    }
-
-    /// Has the courier said anything since the last call of [`Self::news`]?
-    fn has_news(&self) -> bool {
-        self.courier.notices.has_news(self.seen.load(Relaxed))
-    }
-
-    /// What the courier has said since the last call.
-    fn news(&self) -> Vec<Notice> {
-        if !self.has_news() {
-            return Vec::new();
-        }
-        let (news, latest) = self.courier.notices.since(self.seen.load(Relaxed));
-        self.seen.store(latest, Relaxed);
-        news
     }
 }
 

@@ -1,6 +1,7 @@
 //! What ansible-runner calls, and what Python sees: the only room that knows pyo3.
 
 mod card;
+mod channel;
 mod emitter;
 mod encode;
 mod process;

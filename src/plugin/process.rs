@@ -145,13 +145,16 @@ impl Process {
             couriers.values().cloned().collect()
         };
         let mut notices = Vec::new();
-        for courier in couriers {
+        for courier in &couriers {
             for run in courier.outbox.runs() {
                 let (record, error) = courier.finish(&run, began, interrupted);
                 let last = record.notice();
                 notices.extend(error.map(|error| Notice::new(last.level, error.to_string())));
                 notices.push(last);
             }
+        }
+        for courier in &couriers {
+            courier.wait_for_recovery(began, interrupted);
         }
         notices
     }

@@ -36,7 +36,7 @@ use self::{payload::Payload, seen::Hearing};
 use crate::{
     harmless::one_line,
     message::{
-        END_STATES, Kind, OPEN_STATES, Own, Owner, Received, Template, has_tokens, moment, split_id,
+        END_STATES, Kind, OPEN_STATES, Own, Owner, Received, RunId, Template, has_tokens, moment, split_id,
         with_safe_ident,
     },
 };
@@ -53,7 +53,7 @@ pub(crate) const RECAP: &str = "RECAP";
 #[derive(Clone, Debug)]
 pub(crate) struct News {
     /// The run.
-    pub(crate) run: RunId,
+    pub(crate) run: RunKey,
     /// When, if that is known.
     pub(crate) when: Option<SystemTime>,
     /// What kind of thing happened.
@@ -87,17 +87,19 @@ impl News {
 }
 
 /// A run, among all that were heard of; rises.
-pub(crate) type RunId = u64;
+pub(crate) type RunKey = u64;
 
 /// All runs.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
     /// Where messages are published: a message's subject says whose it is.
     template: Template,
-    all: HashMap<RunId, Run>,
+    all: HashMap<RunKey, Run>,
     /// The last run of each name: the subject id and the ident.
-    latest: HashMap<String, RunId>,
-    next: RunId,
+    latest: HashMap<String, RunKey>,
+    /// Runs whose messages say which run they are of, by name and identity.
+    known: HashMap<(String, RunId), RunKey>,
+    next: RunKey,
     /// Tasks of the last successful run of each playbook.
     tasks_of: HashMap<String, u64>,
     /// Of what was printed, all runs together.
@@ -119,6 +121,9 @@ impl Runs {
     /// Takes a message in, heard at `now` by the reader's clock. `None`: it is none of ansible-runner's, or a repeat.
     pub(crate) fn hear(&mut self, message: &Received, now: SystemTime) -> Option<News> {
         self.messages += 1;
+        if message.is_marker {
+            return self.hear_marker(message);
+        }
         let parsed = serde_json::from_slice::<Payload<'_>>(&message.payload).ok();
         let Some(payload) = parsed.filter(is_ours) else {
             // Somebody else's, or `check`'s.
@@ -132,11 +137,14 @@ impl Runs {
             return None;
         };
         let last = self.latest.get(&name.whole).and_then(|id| self.all.get(id));
-        if last.is_some_and(|run| run.is_before(message)) {
+        if message.run.is_none() && last.is_some_and(|run| run.is_before(message)) {
             // Of an earlier run of that name, of which nobody asked.
             return None;
         }
-        let run_id = self.run_of(&name, &payload, own.map(|(_, own)| own));
+        let run_id = match message.run {
+            Some(identity) => self.run_with(&name, identity),
+            None => self.run_of(&name, &payload, own.map(|(_, own)| own)),
+        };
         let run = self.all.get_mut(&run_id)?;
         let known = run.playbook.is_empty();
         let before = run.output.size();
@@ -159,8 +167,48 @@ impl Runs {
         news.map(|news| News { run: run_id, ..news })
     }
 
+    /// A stream has let go of a run's last sign of life, and no other has come: its process is gone. The marker is on the
+    /// subject of the signs of life, and has no payload.
+    fn hear_marker(&mut self, message: &Received) -> Option<News> {
+        let template = &self.template;
+        let is_its = |run: &Run| {
+            let kind = Kind::Heartbeat;
+            *template.subject(&run.subject_id, &run.ident, kind, kind.as_str()) == *message.subject
+        };
+        let id = self.latest.values().copied().find(|id| self.all.get(id).is_some_and(is_its))?;
+        let news = self.all.get_mut(&id)?.on_marker(message.stored);
+        news.map(|news| News { run: id, ..news })
+    }
+
+    /// The run of this name and identity.
+    fn run_with(&mut self, name: &Name, identity: RunId) -> RunKey {
+        let key = (name.whole.clone(), identity);
+        if let Some(id) = self.known.get(&key).filter(|id| self.all.contains_key(id)) {
+            return *id;
+        }
+        let last = self.latest.get(&name.whole).copied();
+        let before = last.and_then(|id| self.all.get(&id)).and_then(|run| run.identity);
+        let id = self.add(name, Some(identity));
+        self.known.insert(key, id);
+        // It may be an earlier one that is heard of late: identities sort by time.
+        if let Some(last) = last.filter(|_| before > Some(identity)) {
+            self.latest.insert(name.whole.clone(), last);
+        }
+        id
+    }
+
+    fn add(&mut self, name: &Name, identity: Option<RunId>) -> RunKey {
+        let id = self.next;
+        self.next += 1;
+        let mut run = Run::new(&name.subject_id, &name.ident);
+        run.identity = identity;
+        run.is_again = self.latest.insert(name.whole.clone(), id).is_some();
+        self.all.insert(id, run);
+        id
+    }
+
     /// The run that a message belongs to: the last one of its name, unless it tells of a new one.
-    fn run_of(&mut self, name: &Name, payload: &Payload<'_>, own: Option<Own<'_>>) -> RunId {
+    fn run_of(&mut self, name: &Name, payload: &Payload<'_>, own: Option<Own<'_>>) -> RunKey {
         let last = self.latest.get(&name.whole).copied();
         if let Some(id) = last
             && let Some(run) = self.all.get(&id)
@@ -168,13 +216,7 @@ impl Runs {
         {
             return id;
         }
-        let id = self.next;
-        self.next += 1;
-        let mut run = Run::new(&name.subject_id, &name.ident);
-        run.is_again = last.is_some();
-        self.all.insert(id, run);
-        self.latest.insert(name.whole.clone(), id);
-        id
+        self.add(name, None)
     }
 
     fn forget(&mut self) {
@@ -185,6 +227,7 @@ impl Runs {
             {
                 self.output = self.output.saturating_sub(run.output.size());
                 self.latest.retain(|_, last| *last != id);
+                self.known.retain(|_, known| *known != id);
             }
         }
         if self.output > OUTPUT {
@@ -198,17 +241,17 @@ impl Runs {
     }
 
     /// All runs, in no order.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (RunId, &Run)> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = (RunKey, &Run)> {
         self.all.iter().map(|(id, run)| (*id, run))
     }
 
     /// One run.
-    pub(crate) fn get(&self, id: RunId) -> Option<&Run> {
+    pub(crate) fn get(&self, id: RunKey) -> Option<&Run> {
         self.all.get(&id)
     }
 
     /// All that is to be known of this run was asked for.
-    pub(crate) fn is_being_fetched(&mut self, id: RunId) {
+    pub(crate) fn is_being_fetched(&mut self, id: RunKey) {
         if let Some(run) = self.all.get_mut(&id) {
             run.is_fetched = true;
         }
@@ -235,6 +278,7 @@ fn name_of(template: &Template, subject: &str, claimed: Option<&str>, payload: &
     let (kind, name) = match (&payload.status, &payload.heartbeat) {
         (Some(status), None) => (Kind::Status, status.as_str()),
         (_, Some(_)) => (Kind::Heartbeat, Kind::Heartbeat.as_str()),
+        (None, None) if payload.says_killed() => (Kind::Heartbeat, Kind::Heartbeat.as_str()),
         (None, None) => (Kind::Event, payload.event.as_deref().unwrap_or_default()),
     };
     let is_borne_out = |claimed: &&str| *template.subject(claimed, ident, kind, name) == *subject;
@@ -258,7 +302,7 @@ fn name_of(template: &Template, subject: &str, claimed: Option<&str>, payload: &
 /// Is it a message as the plugin publishes it?
 fn is_ours(payload: &Payload<'_>) -> bool {
     let is_known = |status: &str| END_STATES.contains(&status) || OPEN_STATES.contains(&status);
-    payload.status.as_deref().map_or(payload.counter.is_some(), is_known)
+    payload.status.as_deref().map_or(payload.counter.is_some() || payload.says_killed(), is_known)
 }
 
 /// Does a message tell of a run with the same name as this one, that began later?
@@ -266,7 +310,7 @@ fn is_another_run(run: &Run, payload: &Payload<'_>, own: Option<Own<'_>>) -> boo
     match (payload.status.as_deref(), payload.counter) {
         (Some("starting"), _) => {
             let nonce = match own {
-                Some(Own::Other { kind: Kind::Status, nonce }) => Some(nonce),
+                Some(Own::Other { kind: Kind::Status, nonce, .. }) => Some(nonce),
                 _ => None,
             };
             let is_repeat = nonce.is_some() && nonce == run.nonce();

@@ -6,11 +6,15 @@ use std::{borrow::Cow, collections::HashMap, path::Path};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::message::KILLED;
+
 /// A message's payload.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Payload<'a> {
     pub(super) status: Option<String>,
+    /// What became of the run, says somebody else: [`crate::message::KILLED`].
+    pub(super) state: Option<String>,
     /// The number of a sign of life.
     pub(super) heartbeat: Option<u64>,
     pub(super) runner_ident: Option<String>,
@@ -75,6 +79,11 @@ pub(super) struct Res {
 }
 
 impl Payload<'_> {
+    /// Does it say that the run was killed?
+    pub(super) fn says_killed(&self) -> bool {
+        self.state.as_deref() == Some(KILLED) && self.status.is_none() && self.counter.is_none()
+    }
+
     pub(super) fn data(&self) -> Data<'_> {
         self.event_data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
+
 use super::{
     News, RECAP, TaskResult,
     failure::{Failure, Fate, find_rescued},
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::{
     harmless::one_line,
-    message::{END_STATES, Kind, Own, Received, moment},
+    message::{END_STATES, KILLED, Kind, Own, Received, RunId, STARTING, moment},
 };
 
 /// The state of a run that says nothing any more.
@@ -40,6 +42,15 @@ pub(crate) struct Task {
     pub(crate) recap: Recap,
 }
 
+/// How it is known that the process of a run is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// Whoever has taken up what was left of it has said so.
+    Told,
+    /// A stream has let go of its last sign of life at that time. It may only have had no connection.
+    Silence(SystemTime),
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -48,12 +59,19 @@ pub(crate) struct Run {
     pub(crate) subject_id: String,
     /// Its ident.
     pub(crate) ident: String,
+    /// What tells it from other runs of that name, if its messages say so.
+    pub(crate) identity: Option<RunId>,
+    /// On whose behalf it runs, and where, if its card says so.
+    pub(crate) actor: Option<String>,
+    pub(crate) host: Option<String>,
     /// The playbook, or the module.
     pub(crate) playbook: String,
     /// What it is at.
     pub(crate) play: String,
     pub(crate) task: String,
     status: Option<String>,
+    /// Its process is gone, and it had not ended.
+    death: Option<Death>,
     nonce: Option<String>,
     /// An earlier run had the same name.
     pub(crate) is_again: bool,
@@ -94,10 +112,14 @@ impl Run {
         Self {
             subject_id: subject_id.to_owned(),
             ident: ident.to_owned(),
+            identity: None,
+            actor: None,
+            host: None,
             playbook: String::new(),
             play: String::new(),
             task: String::new(),
             status: None,
+            death: None,
             nonce: None,
             is_again: false,
             recap: Recap::default(),
@@ -123,12 +145,17 @@ impl Run {
 
     /// The last status that ansible-runner told; `running` if none was heard.
     pub(crate) fn status(&self) -> &str {
-        self.status.as_deref().unwrap_or("running")
+        match (&self.status, self.death) {
+            (Some(status), _) if END_STATES.contains(&status.as_str()) => status,
+            (_, Some(_)) => KILLED,
+            (status, None) => status.as_deref().unwrap_or("running"),
+        }
     }
 
-    /// Has it ended?
+    /// Has it ended, by itself or not?
     pub(crate) fn is_over(&self) -> bool {
-        END_STATES.contains(&self.status())
+        let status = self.status();
+        END_STATES.contains(&status) || status == KILLED
     }
 
     /// What to show: its status, or `silent` if it has said nothing for too long. `limit`: how long that is, if
@@ -203,12 +230,19 @@ impl Run {
         now: SystemTime,
     ) -> Option<News> {
         let created = payload.created.as_deref().and_then(moment).map(|(_, when)| when);
-        let when = created.or(message.stored);
+        let when = created.or(message.said).or(message.stored);
         self.first_stored = [self.first_stored, message.stored].into_iter().flatten().min();
         self.selects |= message.selected;
         // What a stream has kept was said when it was stored.
         let heard = message.stored.map_or(now, |stored| stored.min(now));
-        let mut news = if let Some(number) = payload.heartbeat {
+        // A process that says something is not gone, whatever the stream was told to believe.
+        if self.death.is_some_and(|death| matches!(death, Death::Silence(since) if created > Some(since))) {
+            self.death = None;
+            self.ended = None;
+        }
+        let mut news = if payload.says_killed() {
+            self.on_killed(Death::Told)?
+        } else if let Some(number) = payload.heartbeat {
             self.on_heartbeat(number, created)
         } else if let Some(status) = payload.status.as_deref() {
             self.on_status(status, payload, own, when)?
@@ -217,12 +251,48 @@ impl Run {
         };
         self.heard = self.heard.max(heard);
         self.cut += u64::from(message.cut);
-        self.last_event = self.last_event.max(when);
+        if !payload.says_killed() {
+            self.last_event = self.last_event.max(when);
+        }
+        if let Some(card) = message.card.as_deref() {
+            self.read_card(card);
+        }
         if !self.is_over() || payload.counter.is_some() {
             self.started = [self.started, when].into_iter().flatten().min();
         }
         news.when = when;
         Some(news)
+    }
+
+    /// Somebody says that its process is gone.
+    fn on_killed(&mut self, death: Death) -> Option<News> {
+        let was_over = self.is_over();
+        self.death = Some(death);
+        self.ended = self.ended.or(self.last_event);
+        (!was_over).then(|| News { is_end: true, ..News::of(KILLED, String::new()) })
+    }
+
+    /// A stream has let go of its last sign of life.
+    pub(super) fn on_marker(&mut self, stored: Option<SystemTime>) -> Option<News> {
+        let since = stored.unwrap_or(self.heard);
+        // What it said after that was heard already.
+        if self.is_over() || self.last_event > Some(since) {
+            return None;
+        }
+        let news = self.on_killed(Death::Silence(since));
+        news.map(|news| News { when: stored, ..news })
+    }
+
+    fn read_card(&mut self, card: &str) {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Card {
+            actor: Option<String>,
+            host: Option<String>,
+        }
+        let card: Card = serde_json::from_str(card).unwrap_or_default();
+        self.actor = card.actor.map(|actor| one_line(&actor));
+        self.host = card.host.map(|host| one_line(&host));
     }
 
     fn on_heartbeat(&mut self, number: u64, created: Option<SystemTime>) -> News {
@@ -258,7 +328,7 @@ impl Run {
             Some(Own::Other { nonce, .. }) => Some(nonce),
             _ => None,
         };
-        if status == "starting" {
+        if status == STARTING {
             self.seen.from_start = true;
             if self.playbook.is_empty() {
                 self.playbook = payload.job().map(|job| one_line(&job)).unwrap_or_default();
@@ -279,6 +349,7 @@ impl Run {
         self.status = Some(status.to_owned());
         if is_end {
             self.ended = when.or(self.last_event);
+            self.death = None;
         }
         Some(News { is_end, ..News::of(status, String::new()) })
     }

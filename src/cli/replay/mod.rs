@@ -1,8 +1,6 @@
 //! `replay`: publishes what is missing of runs, as the live run would have.
 
-mod lines;
-mod plan;
-mod recorded;
+mod destination;
 
 use std::{
     fs, io,
@@ -12,25 +10,27 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use self::plan::{Decision, Plan};
+use self::destination::{config_for, elsewhere, in_doubt, may_go, runtime};
 use super::{
     Exit,
-    options::{Options, settings_of},
-    terminal::{Tone, complain, printable, stdout},
+    options::{Options, given_in, settings_of},
+    terminal::{Tone, complain, printable, remark, stdout},
 };
 use crate::{
-    config::{Config, Delivery},
+    config::{Config, Connection, Delivery},
     files,
+    journal::{Folder, Found, SHELTER, spill_files_in},
     message::Message,
     nats::{Courier, Held, held},
-    outbox::{Folder, Found, Run, spill_files_in},
+    outbox::Run,
+    recovery::{Decision, Given, Plan, Sent, Wish},
     report::Level,
 };
 
@@ -51,6 +51,9 @@ pub(super) struct Arguments {
     /// Whatever the records say, and also of runs without one: all that the stream does not hold
     #[arg(short, long)]
     all: bool,
+    /// Send to the servers of the options, though the records say others
+    #[arg(long)]
+    elsewhere: bool,
     /// Most messages per second
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
@@ -116,7 +119,11 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
     let named = is_link.then(|| fs::canonicalize(path).ok()).flatten();
     let (plans, settings) = plans_of(named.as_deref().unwrap_or(path), arguments.all)?;
     let is_one = plans.len() == 1;
-    let mut replay: Option<Replay<'_>> = None;
+    if plans.is_empty() {
+        say(|out| writeln!(out, "{}: nothing to send: it is empty", printable(&path.display().to_string())));
+    }
+    // One courier for all runs that go to the same servers.
+    let mut replays: Vec<(Connection, Replay<'_>)> = Vec::new();
     let mut exit = Exit::Success;
     for (folder, decision) in plans {
         let shown = printable(&folder.display().to_string());
@@ -128,20 +135,44 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
                 exit = exit.worse(Exit::Problem);
                 continue;
             }
+            Ok(Decision::Send(plan) | Decision::Verify(plan, _)) if !may_go(arguments, &settings, &plan) => {
+                complain(&printable(&format!("{shown}: {}", elsewhere(arguments, &settings, &plan)?)));
+                exit = exit.worse(Exit::Problem);
+                continue;
+            }
             Ok(Decision::Send(plan)) => plan,
+            Ok(Decision::Verify(mut plan, why)) => {
+                match in_doubt(&config_for(arguments, &settings, &plan)?, &plan) {
+                    Ok(None) => {
+                        say(|out| writeln!(out, "{shown}: nothing to send: {why}"));
+                        continue;
+                    }
+                    Ok(Some(doubt)) => plan.why = doubt,
+                    Err(reason) => {
+                        let reason = format!("whether the stream still has them cannot be told: {reason}");
+                        say(|out| writeln!(out, "{shown}: nothing to send: {why}; {}", printable(&reason)));
+                        continue;
+                    }
+                }
+                plan
+            }
             Ok(Decision::Nothing(why)) => {
-                stdout(|out| writeln!(out, "{shown}: nothing to send: {why}"))?;
+                say(|out| writeln!(out, "{shown}: nothing to send: {why}"));
                 continue;
             }
             Ok(Decision::LeftAlone(why)) => {
-                stdout(|out| writeln!(out, "{}", Tone::Faint.paint(&format!("{shown}: left alone: {why}"))))?;
+                say(|out| writeln!(out, "{}", Tone::Faint.paint(&format!("{shown}: left alone: {why}"))));
                 continue;
             }
         };
         let config = config_for(arguments, &settings, &plan)?;
         plan.list(&config)?;
-        // One courier for all runs of a path: they go to the same servers.
-        let replay = replay.get_or_insert_with(|| Replay::new(arguments, &config, interrupted));
+        let at = replays.iter().position(|(connection, _)| *connection == config.connection);
+        let at = at.unwrap_or_else(|| {
+            replays.push((config.connection.clone(), Replay::new(arguments, &config, interrupted)));
+            replays.len() - 1
+        });
+        let Some((_, replay)) = replays.get_mut(at) else { continue };
         exit = exit.worse(replay.send_plan(&shown, &config, *plan)?);
         if replay.has_to_stop() {
             break;
@@ -150,25 +181,9 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
     Ok(exit)
 }
 
-/// The options for a run: those of the environment and the settings, but for its subject id, which the record knows.
-fn config_for(arguments: &Arguments, settings: &Map<String, Value>, plan: &Plan) -> Result<Config, String> {
-    let fallback = plan.subject_id().or((!plan.needs_subject_id()).then_some("replay"));
-    let resolution = arguments.options.resolve(settings.clone(), fallback);
-    for problem in &resolution.problems {
-        complain(&printable(problem));
-    }
-    let Some(mut config) = resolution.config else {
-        return Err(if resolution.problems.is_empty() {
-            "the run's subject id is needed (RUNNER_NATS_SUBJECT_ID, or nats_subject_id in env/settings)"
-        } else {
-            "the options are wrong"
-        }
-        .to_owned());
-    };
-    if let Some(id) = plan.subject_id() {
-        id.clone_into(&mut config.subject_id);
-    }
-    Ok(config)
+/// Says something. If nobody reads it any more (`| head`), what is to be sent is sent all the same.
+fn say(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) {
+    let _ = stdout(write);
 }
 
 type Decided = (PathBuf, Result<Decision, String>);
@@ -184,7 +199,10 @@ fn plans_of(path: &Path, all: bool) -> Result<(Vec<Decided>, Map<String, Value>)
     if !path.is_dir() {
         return Err("no such file or directory".to_owned());
     }
-    let decide = |folder: &Path, named: bool| (folder.to_owned(), Plan::of_folder(folder, named, all));
+    let decide = |folder: &Path, named: bool| {
+        let wish = Wish { named, all, beside_live: false, given: Given::Files(given_in) };
+        (folder.to_owned(), Plan::of_folder(folder, &wish))
+    };
     if path.join("job_events").is_dir() {
         // The settings are those of the private data directory around it, if there is one.
         let around = path.parent().and_then(Path::parent).filter(|folder| folder.join("env").is_dir());
@@ -202,6 +220,14 @@ fn plans_of(path: &Path, all: bool) -> Result<(Vec<Decided>, Map<String, Value>)
                 .filter(|folder| is_run(folder))
                 .map(|folder| decide(folder, false)),
         );
+        // What runs with `rotate_artifacts` have left.
+        let shelter = path.join(SHELTER);
+        if files::is_folder(&shelter) {
+            let folders = folders_in(&shelter)?;
+            decided.extend(
+                folders.iter().filter(|folder| has_something(folder)).map(|folder| decide(folder, false)),
+            );
+        }
         return Ok((decided, settings_of(path)?));
     }
     // A spool, or a run's folder in one.
@@ -209,10 +235,14 @@ fn plans_of(path: &Path, all: bool) -> Result<(Vec<Decided>, Map<String, Value>)
     decided.extend(
         folders_in(path)?.iter().filter(|folder| has_something(folder)).map(|folder| decide(folder, false)),
     );
-    if decided.is_empty() {
+    if decided.is_empty() && folders_in(path)?.iter().any(|folder| !is_empty(folder)) {
         return Err("no spill file, artifact directory, spool or private data directory".to_owned());
     }
     Ok((decided, Map::new()))
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn has_something(folder: &Path) -> bool {
@@ -233,6 +263,7 @@ fn folders_in(folder: &Path) -> Result<Vec<PathBuf>, String> {
 
 struct Replay<'a> {
     dry_run: bool,
+    all: bool,
     /// Between two messages.
     pause: Option<Duration>,
     next: Instant,
@@ -253,12 +284,14 @@ struct Outcome {
     unsure: u64,
     /// Where what was not confirmed went.
     files: Vec<PathBuf>,
+    fates: Sent,
 }
 
 impl<'a> Replay<'a> {
     fn new(arguments: &Arguments, config: &Config, interrupted: &'a AtomicBool) -> Self {
         Self {
             dry_run: arguments.dry_run,
+            all: arguments.all,
             pause: arguments.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
             next: Instant::now(),
             pending_size: config.connection.pending_size,
@@ -290,7 +323,7 @@ impl<'a> Replay<'a> {
         for text in &plan.bad {
             complain(&printable(text));
         }
-        let held = Self::leave_out_held(config, &mut plan)?;
+        let held = self.leave_out_held(config, &mut plan)?;
         if self.dry_run {
             show(shown, config, &plan, held)?;
         }
@@ -305,7 +338,7 @@ impl<'a> Replay<'a> {
         let folder = Folder::of(folder.map(Path::to_owned));
         let run = Run::unrecorded(shown, folder, self.flush_timeout);
         let bar = self.begin(&run, plan.items.len() as u64, shown);
-        let mut composer = config.composer();
+        let mut composer = plan.composer(config);
         let mut sent = 0;
         for item in &plan.items {
             if self.has_to_stop() {
@@ -316,7 +349,15 @@ impl<'a> Replay<'a> {
             }
             sent += 1;
         }
-        let outcome = self.end(&run, &bar);
+        let words =
+            if sent == plan.items.len() { plan.last_words(config, SystemTime::now()) } else { Vec::new() };
+        let said = words.len() as u64;
+        for message in words {
+            self.send(&run, message, &bar);
+        }
+        let mut outcome = self.end(&run, &bar);
+        outcome.fates = outcome.fates.without(said);
+        outcome.confirmed = outcome.fates.stored + outcome.fates.routed;
         let (left, fate) = if outcome.unsure > 0 {
             // What became of these is not known: all of it stays.
             for spilled in &outcome.files {
@@ -324,7 +365,7 @@ impl<'a> Replay<'a> {
             }
             (outcome.left, "left as it is".to_owned())
         } else {
-            let left = plan.settle(sent, &outcome.files, outcome.left)?;
+            let left = plan.settle(sent, &outcome.files, outcome.left, outcome.fates)?;
             let fate = match (left, is_file) {
                 (0, true) => "removed".to_owned(),
                 (0, false) => "nothing is left to send".to_owned(),
@@ -334,26 +375,34 @@ impl<'a> Replay<'a> {
             (left, fate)
         };
         let already = if held > 0 { format!(", {held} were in the stream already") } else { String::new() };
-        Ok(self.summary(shown, &outcome, &already, left == 0, &fate)?.worse(exit))
+        Ok(self.summary(shown, &outcome, &already, left == 0, &fate).worse(exit))
     }
 
     /// Leaves out what the stream holds already; says how many messages that are.
-    fn leave_out_held(config: &Config, plan: &mut Plan) -> Result<usize, Failure> {
+    fn leave_out_held(&self, config: &Config, plan: &mut Plan) -> Result<u64, Failure> {
         if plan.items.is_empty() || config.connection.delivery == Delivery::Core {
             return Ok(0);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime()?;
         let found = runtime.block_on(held(&config.connection, &plan.subjects()));
         runtime.shutdown_background();
         Ok(match found {
-            Held::Ids(ids) => plan.leave_out(&ids),
-            Held::NoStream => {
+            Ok(Some(Held { ids, horizon })) => {
+                let (held, gone) = plan.leave_out(&ids, horizon.filter(|_| !self.all));
+                if gone > 0 {
+                    remark(&format!(
+                        "{gone} events are older than what the stream keeps: they are not sent again (--all sends them)"
+                    ));
+                }
+                held
+            }
+            Ok(None) => {
                 complain(
                     "no stream takes these messages: what was delivered before cannot be told from what was not",
                 );
                 0
             }
-            Held::Unknown(reason) => {
+            Err(reason) => {
                 complain(&printable(&config.hidden(format!(
                     "cannot ask the stream what it holds ({reason}): it drops repeats within its duplicate window only"
                 ))));
@@ -374,7 +423,7 @@ impl<'a> Replay<'a> {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta:>4}");
         // Nothing of it is shown where there is no terminal.
         let bar = ProgressBar::new(total).with_message(name);
-        self.courier.open(run);
+        self.courier.open(run, None);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar
     }
@@ -429,24 +478,18 @@ impl<'a> Replay<'a> {
         }
         let unsure = record.lost + record.unproven;
         let left = record.undelivered + unsure;
-        Outcome { confirmed: record.confirmed, left, unsure, files: record.files }
+        let fates = Sent { stored: record.stored, routed: record.routed };
+        Outcome { confirmed: record.confirmed, left, unsure, files: record.files, fates }
     }
 
-    fn summary(
-        &self,
-        name: &str,
-        outcome: &Outcome,
-        already: &str,
-        done: bool,
-        fate: &str,
-    ) -> Result<Exit, Failure> {
+    fn summary(&self, name: &str, outcome: &Outcome, already: &str, done: bool, fate: &str) -> Exit {
         let confirmed = outcome.confirmed;
         let line = format!("{name}: {confirmed} messages confirmed{already}; {fate}");
-        stdout(|out| writeln!(out, "{}", if done { line } else { Tone::Odd.paint(&line) }))?;
+        say(|out| writeln!(out, "{}", if done { line } else { Tone::Odd.paint(&line) }));
         if self.stalled {
             complain("nothing was confirmed for a while: giving up (flush_timeout says how long)");
         }
-        Ok(if done { Exit::Success } else { Exit::Problem })
+        if done { Exit::Success } else { Exit::Problem }
     }
 
     /// Shows how far it is, and what the background has to say.
@@ -494,8 +537,8 @@ fn confirmed(run: &Run) -> u64 {
 }
 
 /// What would be sent, by subject, and why.
-fn show(name: &str, config: &Config, plan: &Plan, held: usize) -> Result<(), Failure> {
-    let mut composer = config.composer();
+fn show(name: &str, config: &Config, plan: &Plan, held: u64) -> Result<(), Failure> {
+    let mut composer = plan.composer(config);
     let mut subjects: Vec<(Arc<str>, u64, u64)> = Vec::new();
     for item in &plan.items {
         let size = plan.read(item, config, &mut composer).map_or(0, |message| message.payload.len() as u64);

@@ -13,7 +13,7 @@ use super::metrics::Metrics;
 use crate::{
     cli::{runs::Listed, source::Source},
     message::Received,
-    runs::{Run, RunId, Runs},
+    runs::{Run, RunKey, Runs},
 };
 
 /// How often those who listen hear of what has changed.
@@ -42,7 +42,7 @@ pub(super) struct Book {
     pub(super) streams: Vec<String>,
     /// The server, or why there is none.
     link: Result<String, String>,
-    changed: HashSet<RunId>,
+    changed: HashSet<RunKey>,
 }
 
 impl Shared {

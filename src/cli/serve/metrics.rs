@@ -14,8 +14,8 @@ use prometheus_client::{
 };
 
 use crate::{
-    message::Kind,
-    runs::{News, RECAP, Recap, Run, RunId, Runs, SILENT},
+    message::{KILLED, Kind},
+    runs::{News, RECAP, Recap, Run, RunKey, Runs, SILENT},
 };
 
 /// The content type of `OpenMetrics`, and that of the older form.
@@ -74,7 +74,7 @@ pub(super) struct Metrics {
     connected: Gauge,
     playbooks: HashSet<String>,
     /// Runs that have ended, of which something may still be on its way.
-    settling: HashSet<RunId>,
+    settling: HashSet<RunKey>,
 }
 
 impl Metrics {
@@ -152,7 +152,7 @@ impl Metrics {
     pub(super) fn count(&mut self, news: &News, run: &Run, is_cut: bool) {
         let kind = match news.counter {
             Some(_) => Kind::Event,
-            None if news.word == Kind::Heartbeat.as_str() => Kind::Heartbeat,
+            None if [Kind::Heartbeat.as_str(), KILLED].contains(&news.word.as_str()) => Kind::Heartbeat,
             None => Kind::Status,
         };
         self.messages.get_or_create(&OfKind { kind: kind.as_str() }).inc();

@@ -41,7 +41,7 @@ use crate::{
     },
     message::in_utc,
     nats::{Heard, Wish},
-    runs::{Failure, Line, Printer, Recap, Run, RunId, Task},
+    runs::{Failure, Line, Printer, Recap, Run, RunKey, Task},
 };
 
 /// Those who listen to changes, at once.
@@ -290,7 +290,7 @@ fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<B
     };
     let heard = shared.source.listen(wish)?;
     let (mut runs, mut printer) = (shared.source.runs(), Printer::default());
-    let mut wanted: Option<RunId> = None;
+    let mut wanted: Option<RunKey> = None;
     loop {
         match shared.source.next(&heard, None) {
             Ok(Heard::Message(message)) => {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     message::in_utc,
-    runs::{Failure, Run, RunId, Task, harmless, in_short},
+    runs::{Failure, Run, RunKey, Task, harmless, in_short},
 };
 
 /// What is shown of a run.
@@ -30,7 +30,7 @@ enum Pane {
 /// What is shown of one run.
 #[derive(Debug)]
 pub(super) struct Detail {
-    pub(super) run: RunId,
+    pub(super) run: RunKey,
     pane: Pane,
     /// The first row that is shown of each pane; `None`: the last rows, as they come.
     tops: [Option<usize>; 3],
@@ -39,7 +39,7 @@ pub(super) struct Detail {
 }
 
 impl Detail {
-    pub(super) fn new(id: RunId, run: &Run) -> Self {
+    pub(super) fn new(id: RunKey, run: &Run) -> Self {
         let pane = if run.failures.is_empty() { Pane::Output } else { Pane::Failures };
         Self { run: id, pane, tops: [Some(0), None, None], sizes: [(0, 0); 3] }
     }

@@ -18,7 +18,7 @@ use super::{
     columns::{GAP, Need, fit},
     text::{clipped, width},
 };
-use crate::runs::{Failure, Fate, Run, RunId, Runs, SILENT, in_short};
+use crate::runs::{Failure, Fate, Run, RunKey, Runs, SILENT, in_short};
 
 /// In which order runs are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +66,14 @@ pub(super) struct List {
     pub(super) typing: bool,
     pane: Pane,
     /// The run that is marked, and its place.
-    marked: Option<RunId>,
+    marked: Option<RunKey>,
     at: usize,
     failure_at: usize,
     /// What was drawn last, in its order.
-    shown: Vec<RunId>,
+    shown: Vec<RunKey>,
     /// Those of them that there was room for.
     visible: Range<usize>,
-    shown_failures: Vec<RunId>,
+    shown_failures: Vec<RunKey>,
 }
 
 /// Failures of one run that are shown here, fewer where there is little room for the others'. All of them are where the
@@ -98,7 +98,7 @@ impl List {
     }
 
     /// The run that Enter opens.
-    pub(super) fn marked(&self) -> Option<RunId> {
+    pub(super) fn marked(&self) -> Option<RunKey> {
         match self.pane {
             Pane::Runs => self.marked.or_else(|| self.shown.get(self.at).copied()),
             Pane::Failures => self.shown_failures.get(self.failure_at).copied(),
@@ -106,7 +106,7 @@ impl List {
     }
 
     /// The runs that are on the screen.
-    pub(super) fn visible(&self) -> &[RunId] {
+    pub(super) fn visible(&self) -> &[RunKey] {
         self.shown.get(self.visible.clone()).unwrap_or_default()
     }
 
@@ -176,7 +176,7 @@ impl List {
     /// What the first line says of the runs, and the last line of the keys.
     pub(super) fn head(&self, runs: &Runs, now: SystemTime, silent_after: Option<Duration>) -> String {
         let of = |state: &str| {
-            let id = |id: &RunId| runs.get(*id).is_some_and(|run| run.state(now, silent_after) == state);
+            let id = |id: &RunKey| runs.get(*id).is_some_and(|run| run.state(now, silent_after) == state);
             self.shown.iter().filter(|run| id(run)).count()
         };
         let open = of("running") + of("starting");
@@ -203,9 +203,9 @@ impl List {
         runs: &'a Runs,
         now: SystemTime,
         silent_after: Option<Duration>,
-    ) -> Vec<(RunId, &'a Run)> {
+    ) -> Vec<(RunKey, &'a Run)> {
         let filter = self.filter.to_lowercase();
-        let mut shown: Vec<(RunId, &Run)> =
+        let mut shown: Vec<(RunKey, &Run)> =
             runs.all().filter(|(_, run)| matches(run, &filter, now, silent_after)).collect();
         // The newest first, wherever nothing else decides.
         shown.sort_by_key(|(id, run)| (Reverse(run.started), Reverse(*id)));
@@ -333,7 +333,7 @@ impl Table {
         &self,
         frame: &mut Frame<'_>,
         area: Rect,
-        runs: &[(RunId, &Run)],
+        runs: &[(RunKey, &Run)],
         visible: Range<usize>,
         at: usize,
     ) {
@@ -394,7 +394,7 @@ impl Table {
 
 /// A row of what went wrong.
 struct Row<'a> {
-    run: RunId,
+    run: RunKey,
     what: What<'a>,
 }
 
@@ -405,7 +405,7 @@ enum What<'a> {
 }
 
 /// What went wrong, by run: each run has a head, and its last failures below it.
-fn grouped<'a>(runs: &[(RunId, &'a Run)], filter: &str, room: usize) -> Vec<Row<'a>> {
+fn grouped<'a>(runs: &[(RunKey, &'a Run)], filter: &str, room: usize) -> Vec<Row<'a>> {
     let filter = filter.to_lowercase();
     let with_failures = runs.iter().filter(|(_, run)| !run.failures.is_empty()).count();
     // A head, the failures, and what says that there are more.

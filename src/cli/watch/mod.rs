@@ -30,7 +30,7 @@ use super::{
 use crate::{
     message::{Kind, in_utc},
     nats::{Heard, Start, Wish},
-    runs::{News, Run, RunId, Runs},
+    runs::{News, Run, RunKey, Runs},
 };
 
 /// Show what runs are doing, live.
@@ -204,9 +204,9 @@ impl Watch<'_> {
     }
 
     /// Reads all that streams have kept of some runs, in the background.
-    fn fetch(&mut self, ids: &[RunId]) -> io::Result<()> {
+    fn fetch(&mut self, ids: &[RunKey]) -> io::Result<()> {
         let runs = ids.iter().filter_map(|id| Some((*id, self.runs.get(*id)?)));
-        let wanted: Vec<(RunId, &Run)> = runs.filter(|(_, run)| run.is_worth_reading()).collect();
+        let wanted: Vec<(RunKey, &Run)> = runs.filter(|(_, run)| run.is_worth_reading()).collect();
         let Some(since) = wanted.iter().filter_map(|(_, run)| run.first_stored).min() else { return Ok(()) };
         if !self.has_stream {
             return Ok(());
@@ -218,7 +218,7 @@ impl Watch<'_> {
             wanted.iter().flat_map(|(_, run)| self.source.filters_of(run, None)).collect();
         subjects.sort();
         subjects.dedup();
-        let ids: Vec<RunId> = wanted.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<RunKey> = wanted.iter().map(|(id, _)| *id).collect();
         for id in ids {
             self.runs.is_being_fetched(id);
         }

@@ -14,14 +14,14 @@ use ratatui::{
 };
 
 use super::{detail::Detail, help, list::List, text::clipped};
-use crate::runs::{RunId, Runs};
+use crate::runs::{RunKey, Runs};
 
 /// What a key asks of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Nothing,
     /// All that is known of this run.
-    Run(RunId),
+    Run(RunKey),
     Quit,
 }
 
@@ -137,7 +137,7 @@ impl Screen {
     }
 
     /// The runs that are on the screen.
-    pub(super) fn visible(&self) -> &[RunId] {
+    pub(super) fn visible(&self) -> &[RunKey] {
         self.list.visible()
     }
 

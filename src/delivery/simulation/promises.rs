@@ -211,7 +211,7 @@ impl World<'_> {
 
 /// The ids in all spill files of a folder.
 fn kept_in(folder: &Path) -> Vec<String> {
-    let files = crate::outbox::spill_files_in(folder);
+    let files = crate::journal::spill_files_in(folder);
     let lines = files.iter().flat_map(|path| {
         let text = std::fs::read(path).unwrap_or_default();
         text.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>()

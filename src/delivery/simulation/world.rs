@@ -16,8 +16,9 @@ use crate::{
     config::Delivery,
     delivery::{Action, Answer, Input, Machine, Says, Terms, Want, machine::HELD},
     fault,
+    journal::Folder,
     message::Message,
-    outbox::{Destination, Folder, Outbox, Places, Run},
+    outbox::{Outbox, Places, Run},
 };
 
 /// Once all is well, all must be delivered within this time, in milliseconds.
@@ -159,7 +160,7 @@ impl<'a> World<'a> {
             due: BinaryHeap::new(),
             things: HashMap::new(),
             machine: Machine::new(terms),
-            outbox: Outbox::new(setup.pending, Destination::default()),
+            outbox: Outbox::new(setup.pending),
             bus: Bus::new(setup),
             jobs: HashMap::new(),
             link: None,
@@ -524,7 +525,7 @@ impl<'a> World<'a> {
                 }
                 Action::Reject { seq, reason, .. } => {
                     self.log(|| format!("rejected {seq}: {reason}"));
-                    let _ = self.outbox.reject(seq);
+                    let _ = self.outbox.reject(seq, "refused");
                 }
                 Action::Rewind => self.outbox.rewind(now),
                 Action::Tell(tell) => self.log(|| format!("{tell:?}")),

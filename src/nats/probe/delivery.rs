@@ -370,6 +370,7 @@ impl Probe<'_> {
             max_payload: server.max_payload as u64,
             per_subject: lane.messages,
             is_cluster: server.cluster.is_some(),
+            wants_ttl: self.config.heartbeat.is_some(),
         };
         for (state, text) in limits::of_stream(name, config, &info, load) {
             self.remark(STEP, state, text);

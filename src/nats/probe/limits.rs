@@ -31,6 +31,8 @@ pub(in crate::nats) struct Load {
     pub(in crate::nats) per_subject: u64,
     /// The server is one of a cluster.
     pub(in crate::nats) is_cluster: bool,
+    /// Runs give signs of life, which a stream could miss by itself.
+    pub(in crate::nats) wants_ttl: bool,
 }
 
 /// What a stream's own limits mean for a run.
@@ -126,14 +128,26 @@ fn note_surprises(config: &StreamConfig, info: &StreamInfo, load: Load, note: &m
             transform.src, transform.dest
         ));
     }
-    if load.is_cluster && config.num_replicas <= 1 {
-        note("has one replica: it goes with its server".to_owned());
+    if config.num_replicas <= 1 {
+        note(if load.is_cluster { ONE_OF_MANY.to_owned() } else { ONE.to_owned() });
+    }
+    if load.wants_ttl && !config.allow_msg_ttl {
+        note(
+            "does not miss signs of life by itself (allow_msg_ttl, nats-server 2.11 or later): a run that was killed is \
+             silent until another run, or `replay`, says so"
+                .to_owned(),
+        );
     }
     let replicas = info.cluster.iter().flat_map(|cluster| cluster.replicas.iter().flatten());
     for replica in replicas.filter(|replica| replica.is_missing()) {
         note(format!("misses its replica on {}, which is offline or cut off", replica.name));
     }
 }
+
+/// What one replica means.
+const ONE: &str = "has one replica, on one server: what that acknowledged in the last minutes before a power cut may be gone \
+                   (its sync_interval is 2 minutes by default); `replay` finds what is missing then";
+const ONE_OF_MANY: &str = "has one replica: it goes with its server";
 
 /// Said by a trace, or by the number of consumers.
 pub(super) const NO_CONSUMER: &str =
@@ -183,7 +197,8 @@ fn positive(limit: i64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const LOAD: Load = Load { max_payload: 1 << 20, per_subject: SMALL_RUN, is_cluster: false };
+    const LOAD: Load =
+        Load { max_payload: 1 << 20, per_subject: SMALL_RUN, is_cluster: false, wants_ttl: false };
 
     fn remarks(config: &str, state: &str, load: Load) -> Vec<(State, String)> {
         let text = format!(r#"{{"config":{config},"state":{state}}}"#);

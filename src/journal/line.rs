@@ -4,7 +4,7 @@ use std::{borrow::Cow, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::{MSG_ID, Message};
+use crate::message::{MSG_ID, Message};
 
 /// A line of a spill file.
 #[derive(Serialize, Deserialize)]

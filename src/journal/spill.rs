@@ -6,6 +6,7 @@
 //! another run's file of that name is never written to, the next free name is taken instead.
 
 use std::{
+    collections::HashSet,
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -13,12 +14,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{allowance::can_have, folder::Folder, spare::with_spare};
+use super::{
+    folder::Folder,
+    progress::{note_progress, progress},
+    spare::with_spare,
+};
 use crate::{
     error::Error,
     fault,
     files::{self, Use},
-    message::{self, Message},
+    message::{self, Message, buffer::can_have},
 };
 
 /// The spill files of one run.
@@ -27,6 +32,8 @@ pub(crate) struct Spill {
     folder: Arc<Folder>,
     overflow: Option<Overflow>,
     undelivered: Option<Lines>,
+    /// Files that there was no more room for.
+    full: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -56,8 +63,8 @@ pub(crate) struct Leftovers {
 
 impl Spill {
     /// Files will be made in the folder when they are needed.
-    pub(super) fn new(folder: Arc<Folder>) -> Self {
-        Self { folder, overflow: None, undelivered: None }
+    pub(crate) fn new(folder: Arc<Folder>) -> Self {
+        Self { folder, overflow: None, undelivered: None, full: Vec::new() }
     }
 
     /// How many messages are on disk that come before any new one.
@@ -120,8 +127,22 @@ impl Spill {
         (messages, error)
     }
 
-    /// Keeps a message that will not be delivered by this run.
+    /// Keeps a message that will not be delivered by this run. A spool that is full is no reason to lose it: there may be
+    /// room beside the artifacts.
     pub(crate) fn keep(&mut self, message: &Message) -> Result<(), Error> {
+        let Err(error) = self.keep_there(message) else { return Ok(()) };
+        let Some(other) = self.folder.other() else { return Err(error) };
+        let kept = Lines::create_in(&other, UNDELIVERED).and_then(|mut lines| {
+            lines.append(message)?;
+            Ok(lines)
+        });
+        let Ok(lines) = kept else { return Err(error) };
+        let full = self.undelivered.replace(lines);
+        self.full.extend(full.and_then(Lines::unless_empty));
+        Ok(())
+    }
+
+    fn keep_there(&mut self, message: &Message) -> Result<(), Error> {
         let lines = match (&mut self.undelivered, &mut self.overflow) {
             (Some(lines), _) => lines,
             (None, overflow) => match (Lines::create(&self.folder, UNDELIVERED), overflow) {
@@ -134,44 +155,78 @@ impl Spill {
         lines.append(message)
     }
 
-    /// The end of the run: what overflowed and was not read back joins the undelivered. Returns how many
-    /// messages that were, and what is left on disk.
+    /// The end of the run: what overflowed and was not read back is undelivered, too. Returns how many messages that were,
+    /// and what is left on disk, where it stays when the power fails.
     pub(crate) fn close(&mut self) -> (u64, Leftovers) {
-        let mut leftovers = Leftovers::default();
+        let mut leftovers = Leftovers { files: std::mem::take(&mut self.full), error: None };
         let mut moved = 0;
-        if let Some(mut overflow) = self.overflow.take() {
+        let overflow = self.overflow.take().map(|mut overflow| {
             moved = overflow.unread;
-            match self.take_over(&mut overflow) {
-                Ok(()) => {
-                    let _ = std::fs::remove_file(&overflow.lines.path);
-                }
-                Err(error) => {
-                    // They stay where they are, in the same format.
-                    leftovers.error = Some(error);
-                    leftovers.files.push(overflow.lines.path);
-                }
-            }
-        }
+            let joined = self.join(&mut overflow);
+            (overflow.lines, joined)
+        });
         if let Some(lines) = self.undelivered.take() {
-            leftovers.files.insert(0, lines.path);
+            leftovers.error = lines.file.sync_all().err().map(|source| lines.error(source));
+            leftovers.files.extend(lines.unless_empty());
+        }
+        match overflow {
+            Some((lines, Ok(true))) => drop(std::fs::remove_file(&lines.path)),
+            // They stay in that file, in the same format.
+            Some((lines, Ok(false))) => {
+                let failed = lines.file.sync_all().err().map(|source| lines.error(source));
+                leftovers.error = leftovers.error.or(failed);
+                leftovers.files.push(lines.path);
+            }
+            Some((lines, Err(error))) => {
+                leftovers.error = Some(error);
+                leftovers.files.push(lines.path);
+            }
+            None => {}
+        }
+        for folder in leftovers.files.iter().filter_map(|file| file.parent()).collect::<HashSet<_>>() {
+            // The names, too. Not all file systems can.
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
         }
         (moved, leftovers)
     }
 
-    fn take_over(&mut self, overflow: &mut Overflow) -> Result<(), Error> {
+    /// Little that overflowed is copied behind what else is undelivered: then `true`. Much of it gets a name of its own,
+    /// which is quick, and takes no more room.
+    fn join(&mut self, overflow: &mut Overflow) -> Result<bool, Error> {
+        const LITTLE: u64 = 4 << 20;
         if overflow.unread == 0 {
-            return Ok(());
+            return Ok(true);
         }
-        let lines = match &mut self.undelivered {
-            Some(lines) => lines,
-            None => self.undelivered.insert(Lines::create(&self.folder, UNDELIVERED)?),
+        let read = overflow.reader.get_ref().at - overflow.reader.buffer().len() as u64;
+        let name = |overflow: &mut Overflow| {
+            let named = overflow.lines.rename(UNDELIVERED);
+            // What is before that was read back, and is confirmed or kept elsewhere.
+            let noted = note_progress(&overflow.lines.path, &overflow.lines.file, read);
+            named?;
+            noted.map_err(|source| overflow.lines.error(source))?;
+            Ok(false)
         };
-        let copied = io::copy(&mut overflow.reader, &mut &*lines.file);
-        lines.settle(copied)
+        if overflow.lines.length - read > LITTLE {
+            return name(overflow);
+        }
+        let (folder, undelivered) = (&self.folder, &mut self.undelivered);
+        let copied = match undelivered {
+            Some(lines) => Ok(lines),
+            None => Lines::create(folder, UNDELIVERED).map(|lines| undelivered.insert(lines)),
+        }
+        .and_then(|lines| {
+            let copied = io::copy(&mut overflow.reader, &mut &*lines.file);
+            lines.settle(copied)
+        });
+        match copied {
+            Ok(()) => Ok(true),
+            // There is no room for a second copy.
+            Err(_) => name(overflow),
+        }
     }
 }
 
-/// The spill files in a folder, the oldest name first.
+/// The spill files in a folder, the oldest first.
 pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
     let is_spill = |name: &str| {
         let stem = name.strip_suffix(".jsonl").unwrap_or_default();
@@ -185,13 +240,25 @@ pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| std::fs::symlink_metadata(path).is_ok_and(|about| about.is_file()))
         .collect();
-    files.sort();
+    files.sort_by_cached_key(|path| age_of(path));
     files
 }
 
-/// How many lines a file has, as far as it can be read.
+/// What sorts the files of one run as it has written them: by number, and of one number what was held at the end before
+/// what had overflowed.
+fn age_of(path: &Path) -> (u64, bool, PathBuf) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let number = name.split('.').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
+    (number, name.starts_with(OVERFLOW), path.to_owned())
+}
+
+/// How many lines a file has that were not sent yet, as far as it can be read.
 pub(crate) fn count_lines(path: &Path) -> u64 {
-    let Ok(file) = files::open(path, Use::Read) else { return 0 };
+    let Ok(mut file) = files::open(path, Use::Read) else { return 0 };
+    let sent = progress(path, &file);
+    if file.seek(SeekFrom::Start(sent)).is_err() {
+        return 0;
+    }
     // In pieces: a line may have any length.
     let (mut reader, mut count, mut is_open) = (BufReader::new(file), 0, false);
     while let Ok(piece) = reader.fill_buf() {
@@ -204,22 +271,34 @@ pub(crate) fn count_lines(path: &Path) -> u64 {
     count + u64::from(is_open)
 }
 
+/// Where lines of a spill file go that are no messages.
+pub(crate) const DAMAGED: &str = "nats-damaged.jsonl";
+
 const OVERFLOW: &str = "nats-overflow";
 const UNDELIVERED: &str = "nats-undelivered";
 
+/// The names that a file may have, in the order in which they are tried: many runs may share a directory.
+fn names<'a>(dir: &'a Path, stem: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    /// After so many, a name of its own.
+    const NUMBERED: u32 = 100;
+    (0..2 * NUMBERED).map(move |number| {
+        dir.join(match number {
+            0 => format!("{stem}.jsonl"),
+            1..NUMBERED => format!("{stem}.{number}.jsonl"),
+            _ => format!("{stem}.{}.jsonl", message::nonce()),
+        })
+    })
+}
+
 impl Lines {
     fn create(folder: &Folder, stem: &str) -> Result<Self, Error> {
-        /// After so many, a name of its own: many runs may share a directory.
-        const NUMBERED: u32 = 100;
         let dir =
             folder.get().map_err(|source| Error::Spill { path: format!("{stem}.jsonl").into(), source })?;
-        for number in 0..2 * NUMBERED {
-            let name = match number {
-                0 => format!("{stem}.jsonl"),
-                1..NUMBERED => format!("{stem}.{number}.jsonl"),
-                _ => format!("{stem}.{}.jsonl", message::nonce()),
-            };
-            let path = dir.join(name);
+        Self::create_in(&dir, stem)
+    }
+
+    fn create_in(dir: &Path, stem: &str) -> Result<Self, Error> {
+        for path in names(dir, stem) {
             let mut options = OpenOptions::new();
             options.read(true).append(true).create_new(true).mode(0o600);
             match with_spare(|| options.open(&path)) {
@@ -232,7 +311,34 @@ impl Lines {
                 Err(source) => return Err(Error::Spill { path, source }),
             }
         }
-        Err(Error::Spill { path: dir, source: io::ErrorKind::AlreadyExists.into() })
+        Err(Error::Spill { path: dir.to_owned(), source: io::ErrorKind::AlreadyExists.into() })
+    }
+
+    /// Gives the file another name, which nobody has; returns it.
+    fn rename(&mut self, stem: &str) -> Result<PathBuf, Error> {
+        let dir = self.path.parent().unwrap_or(Path::new(".")).to_owned();
+        for path in names(&dir, stem) {
+            // Unlike a rename it fails where there is something.
+            match std::fs::hard_link(&self.path, &path) {
+                Ok(()) => {
+                    let _ = std::fs::remove_file(&self.path);
+                    self.path.clone_from(&path);
+                    return Ok(path);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(self.error(source)),
+            }
+        }
+        Err(self.error(io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// The file's path; one without a line goes instead.
+    fn unless_empty(self) -> Option<PathBuf> {
+        if self.length > 0 {
+            return Some(self.path);
+        }
+        let _ = std::fs::remove_file(&self.path);
+        None
     }
 
     /// Reads the same file, whatever somebody may have put in the place of its name.

@@ -11,21 +11,23 @@ use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    folder::Folder,
-    record::{Destination, Found, Record, host},
-    run::Run,
-    spill,
-    spool::Spool,
+    records::{Sent, settle},
+    site::Site,
 };
 use crate::{
     error::Error,
     files::{self, Use},
+    journal::{
+        DAMAGED, Destination, Folder, Found, forget_progress, is_still, note_progress, progress,
+        spill_files_in,
+    },
     message::Message,
+    outbox::Run,
 };
 
 /// Bytes of lines that are sent at once: what a live message may have to wait for.
@@ -36,9 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A longer line is not read: no message that a server takes is written as one.
 const LONGEST: u64 = 128 << 20;
-
-/// Where lines go that are no messages.
-const DAMAGED: &str = "nats-damaged.jsonl";
 
 /// What comes next of a file.
 #[derive(Debug)]
@@ -57,7 +56,7 @@ pub(super) struct Backlog {
     /// What counts the messages; not one that ansible-runner knows.
     run: Arc<Run>,
     path: PathBuf,
-    spool: Spool,
+    site: Site,
     reader: BufReader<File>,
     /// Up to here all is confirmed, or kept elsewhere.
     done: u64,
@@ -71,35 +70,33 @@ impl Backlog {
     /// The next file of the spool that nobody else has, but for those that are known to hold what no server takes, or what
     /// nobody hears.
     pub(super) fn claim(
-        spool: &Spool,
+        site: &Site,
         destination: &Destination,
         refused: &HashSet<PathBuf>,
         unheard: &HashSet<PathBuf>,
     ) -> Option<Self> {
-        let mut folders: Vec<PathBuf> =
-            fs::read_dir(&spool.path).ok()?.flatten().map(|entry| entry.path()).collect();
-        folders.sort();
-        folders.iter().filter(|folder| is_ours(folder, destination, spool)).find_map(|folder| {
-            spill::files_in(folder)
+        site.folders().iter().filter(|folder| is_for_files(folder, destination, site)).find_map(|folder| {
+            spill_files_in(folder)
                 .into_iter()
                 .filter(|path| !refused.contains(path) && !unheard.contains(path))
-                .find_map(|path| Self::open(path, spool))
+                .find_map(|path| Self::open(path, site))
         })
     }
 
-    fn open(path: PathBuf, spool: &Spool) -> Option<Self> {
+    fn open(path: PathBuf, site: &Site) -> Option<Self> {
         let file = files::open(&path, Use::Take).ok()?;
         // Without a lock (some file systems have none) two could send it.
         file.try_lock().ok()?;
-        let done = files::read(&progress_of(&path), 100).ok();
-        let done = done.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok());
-        let done: u64 = done.unwrap_or(0).min(file.metadata().ok()?.len());
+        if !is_still(&path, &file) {
+            return None;
+        }
+        let done = progress(&path, &file);
         let mut reader = BufReader::new(file);
         reader.seek(SeekFrom::Start(done)).ok()?;
         let name = path.display().to_string();
         let run = Run::unrecorded(&name, Folder::of(path.parent().map(Path::to_owned)), Duration::ZERO);
-        let spool = spool.clone();
-        Some(Self { run, path, spool, reader, done, read: done, handed_over: Instant::now() })
+        let site = site.clone();
+        Some(Self { run, path, site, reader, done, read: done, handed_over: Instant::now() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -113,7 +110,7 @@ impl Backlog {
     /// The next messages, if all before them are confirmed (or were refused for good, and are kept in a file of their
     /// own).
     pub(super) fn next(&mut self) -> Next {
-        if self.run.queued.load(Relaxed) > 0 {
+        if self.run.queued() > 0 {
             return Next::Messages(Vec::new(), None);
         }
         if self.read > self.done {
@@ -131,7 +128,7 @@ impl Backlog {
                 }
                 Ok(length) => {
                     match Message::from_line(&line).filter(Message::is_sendable) {
-                        Some(message) if self.spool.makes(&message.head.subject) => messages.push(message),
+                        Some(message) if self.site.makes(&message.head.subject) => messages.push(message),
                         Some(_) => return self.stuck(messages, NOT_OURS),
                         None if line.trim_ascii().is_empty() => {}
                         None if self.keep_damaged(&line).is_ok() => damaged += 1,
@@ -172,11 +169,10 @@ impl Backlog {
         if line.ends_with(b"\n") { Ok(()) } else { file.write_all(b"\n") }
     }
 
-    /// All before here is confirmed: whoever takes the file up after us begins here.
+    /// If it cannot be written some will be repeated, no more.
     fn note_progress(&self) {
         if self.done > 0 {
-            // If it cannot be written some will be repeated, no more.
-            let _ = files::replace(&progress_of(&self.path), self.done.to_string().as_bytes(), |_| {});
+            let _ = note_progress(&self.path, self.reader.get_ref(), self.done);
         }
     }
 
@@ -190,56 +186,37 @@ impl Backlog {
         self.run.is_unheard() && self.handed_over.elapsed() > PATIENCE
     }
 
-    /// All of it was sent: the file goes, and with it the run's folder if nothing else is left of the run. Returns what
-    /// no server takes, which stays.
-    pub(super) fn finish(self) -> Vec<PathBuf> {
-        let leftovers = self.run.spill().close().1.files;
-        let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(progress_of(&self.path));
-        if let Some(folder) = self.path.parent() {
-            settle(folder);
-        }
-        leftovers
+    /// All of it was sent: the file goes, and with it the run's folder in a spool if nothing else is left of the run.
+    /// Returns what stays (what no server takes, or a file that cannot be removed), and why.
+    pub(super) fn finish(self) -> (Vec<PathBuf>, Option<Error>) {
+        let Self { run, path, reader, read, .. } = self;
+        let mut left = run.spill().close().1.files;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let error = match fs::remove_file(&path) {
+            Ok(()) => {
+                forget_progress(&path);
+                None
+            }
+            Err(error) => {
+                // What is known of it must stay known: all of it was sent.
+                let _ = note_progress(&path, reader.get_ref(), read);
+                let reason = format!("all of it was sent, and it cannot be removed: {error}");
+                left.push(path.clone());
+                Some(Error::LeftBehind { path: path.clone(), reason })
+            }
+        };
+        let (stored, routed) = run.sent();
+        settle(folder, &path, &left, Sent { stored, routed });
+        (left, error)
     }
 }
 
-/// Nothing of these runs goes on; they are this host's, and went where we go. In a spool that others can write to, a
-/// folder of somebody else is his: we do not speak for him.
-fn is_ours(folder: &Path, destination: &Destination, spool: &Spool) -> bool {
-    if !fs::symlink_metadata(folder).is_ok_and(|about| about.is_dir() && files::is_ours(&about)) {
-        return false;
-    }
-    let found = Found::all_in(folder);
-    let ours = |found: &Found| {
-        !found.is_running()
-            && found.record.host == host()
-            && found.record.destination == *destination
-            && spool.knows(&found.record.subject_id)
-    };
-    !found.is_empty() && found.iter().all(ours)
-}
-
-/// The record says what is left of its run; one of which nothing is left goes, and so does the folder.
-fn settle(folder: &Path) {
-    let mut files = spill::files_in(folder);
-    let damaged = folder.join(DAMAGED);
-    if damaged.exists() {
-        files.push(damaged);
-    }
-    let undelivered = files.iter().map(|path| spill::count_lines(path)).sum();
-    for Found { path, record, .. } in Found::all_in(folder) {
-        let left = Record { files: files.clone(), undelivered, ..record };
-        let _ = if left.is_clean() { fs::remove_file(path) } else { left.write_to(&path) };
-    }
-    let _ = fs::remove_dir(folder);
+/// A folder whose files are to be sent as they are: of a run that was killed more may be missing than what is in files.
+fn is_for_files(folder: &Path, destination: &Destination, site: &Site) -> bool {
+    let found = site.records(folder, destination);
+    found.is_some_and(|found| !found.iter().any(Found::is_killed))
 }
 
 /// What a folder's messages are to which none of our runs publishes.
 const NOT_OURS: &str = "a message in it is for a subject that no run here could have made; it stays (the option `subject`, or the \
                         subject id, was another one then: `ansible-runner-nats replay` sends it)";
-
-/// Where it stands how far a file was sent.
-fn progress_of(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.sent"))
-}

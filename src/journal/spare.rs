@@ -10,7 +10,7 @@ use std::{
 static SPARE: Mutex<Option<File>> = Mutex::new(None);
 
 /// A run begins: there shall be a spare descriptor.
-pub(super) fn keep_spare() {
+pub(crate) fn keep_spare() {
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     if spare.is_none() {
         *spare = File::open("/dev/null").ok();
@@ -18,7 +18,7 @@ pub(super) fn keep_spare() {
 }
 
 /// Opens a file, with the spare descriptor if need be.
-pub(super) fn with_spare(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+pub(crate) fn with_spare(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     match open() {
         Err(error) if are_used_up(&error) => {
             let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -33,6 +33,6 @@ pub(super) fn with_spare(open: impl Fn() -> io::Result<File>) -> io::Result<File
 }
 
 /// Are there no descriptors left?
-pub(super) fn are_used_up(error: &io::Error) -> bool {
+pub(crate) fn are_used_up(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

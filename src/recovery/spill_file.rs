@@ -9,16 +9,19 @@ use std::{
 
 use crate::{
     files::{self, Use},
+    journal::{forget_progress, is_still, progress},
     message::Message,
 };
 
 /// A spill file that is ours as long as we hold its lock.
 #[derive(Debug)]
-pub(super) struct SpillFile {
-    pub(super) path: PathBuf,
+pub(crate) struct SpillFile {
+    pub(crate) path: PathBuf,
     file: File,
+    /// Up to here all of it was sent, and confirmed.
+    done: u64,
     /// Lines that are no messages.
-    pub(super) bad: u64,
+    pub(crate) bad: u64,
 }
 
 /// A message in a file: where its line is.
@@ -32,10 +35,12 @@ impl SpillFile {
     /// Opens and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let file = files::open(path, Use::Take).map_err(|error| error.to_string())?;
-        if file.try_lock().is_err() {
-            return Err("is still being written by a run; it is left alone".to_owned());
+        if file.try_lock().is_err() || !is_still(path, &file) {
+            return Err(
+                "is still being written by a run, or sent by somebody else; it is left alone".to_owned()
+            );
         }
-        Ok(Self { path: path.to_owned(), file, bad: 0 })
+        Ok(Self { path: path.to_owned(), done: progress(path, &file), file, bad: 0 })
     }
 
     /// Every message in it that can be sent, and where it stands; counts what is none.
@@ -85,6 +90,8 @@ impl SpillFile {
             }
         }
         kept.sync_all()?;
+        // What it says is not true of the new file.
+        forget_progress(&self.path);
         if kept.metadata()?.len() == 0 {
             fs::remove_file(&temporary)?;
             fs::remove_file(&self.path)?;
@@ -94,12 +101,12 @@ impl SpillFile {
         Ok(false)
     }
 
-    /// Its lines from the beginning, each with its end.
+    /// Its lines from where it was sent to, each with its end.
     fn lines(&self) -> io::Result<impl Iterator<Item = io::Result<(Vec<u8>, Span)>> + use<>> {
         let mut file = self.file.try_clone()?;
-        file.rewind()?;
+        file.seek(SeekFrom::Start(self.done))?;
         let mut reader = BufReader::new(file);
-        let mut start = 0;
+        let mut start = self.done;
         Ok(std::iter::from_fn(move || {
             let mut line = Vec::new();
             match reader.read_until(b'\n', &mut line) {

@@ -11,6 +11,10 @@ use std::{
 use super::spare::are_used_up;
 use crate::{error::Error, fault, message};
 
+/// A spool in the private data directory, for runs whose artifact directories ansible-runner itself will remove
+/// (`rotate_artifacts`).
+pub(crate) const SHELTER: &str = "nats-spool";
+
 /// The folder of one run: made when it is needed, and the same from then on.
 #[derive(Debug, Default)]
 pub(crate) struct Folder {
@@ -42,7 +46,7 @@ impl Folder {
     }
 
     /// The folder, made if need be.
-    pub(super) fn get(&self) -> io::Result<PathBuf> {
+    pub(crate) fn get(&self) -> io::Result<PathBuf> {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = &chosen.folder {
             return Ok(folder.clone());
@@ -63,28 +67,35 @@ impl Folder {
         Ok(chosen.folder.insert(artifacts.clone()).clone())
     }
 
+    /// Where else there may be room: the artifact directory, if the folder is another one.
+    pub(crate) fn other(&self) -> Option<PathBuf> {
+        let artifacts = self.artifacts.as_ref()?;
+        let is_other = self.in_spool().is_some();
+        (is_other && make(artifacts).is_ok()).then(|| artifacts.clone())
+    }
+
     /// What is to be said about the spool, once.
-    pub(super) fn complaint(&self) -> Option<Error> {
+    pub(crate) fn complaint(&self) -> Option<Error> {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner).complaint.take()
     }
 
     /// The spool.
-    pub(super) fn spool(&self) -> Option<&Path> {
+    pub(crate) fn spool(&self) -> Option<&Path> {
         self.spool.as_deref().and_then(Path::parent)
     }
 
     /// ansible-runner's artifact directory.
-    pub(super) fn artifacts(&self) -> Option<&Path> {
+    pub(crate) fn artifacts(&self) -> Option<&Path> {
         self.artifacts.as_deref()
     }
 
     /// Is it to be in the spool?
-    pub(super) fn is_spool(&self) -> bool {
+    pub(crate) fn is_spool(&self) -> bool {
         self.spool.is_some()
     }
 
     /// The run's folder in the spool, if that is where its files are.
-    pub(super) fn in_spool(&self) -> Option<PathBuf> {
+    pub(crate) fn in_spool(&self) -> Option<PathBuf> {
         let chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         chosen.folder.clone().filter(|folder| Some(folder) == self.spool.as_ref())
     }

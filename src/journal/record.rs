@@ -13,11 +13,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::places::Acknowledged;
+use super::process;
 use crate::{
     files::{self, Use},
-    message::{self, RunId, Template, to_millis},
+    message::{self, RunId, Template, moment, to_millis},
     report::{Level, Notice},
 };
 
@@ -25,7 +26,7 @@ use crate::{
 const STEM: &str = "nats-run";
 
 /// The version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What became of a run's messages. Every accepted one is confirmed, undelivered, unproven or lost in the end.
 ///
@@ -33,7 +34,7 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Record {
-    /// Of this format.
+    /// Of this format (2).
     pub(crate) version: u32,
     /// Of this package.
     pub(crate) plugin: String,
@@ -49,6 +50,8 @@ pub(crate) struct Record {
     pub(crate) pid: u32,
     /// The host where that is.
     pub(crate) host: String,
+    /// The namespace that `pid` is of, where there is such a thing.
+    pub(crate) pid_namespace: Option<String>,
     /// When its first message came (RFC 3339).
     pub(crate) started: String,
     /// When it ended.
@@ -61,6 +64,8 @@ pub(crate) struct Record {
     pub(crate) server: Option<String>,
     /// What confirmed its messages: `jetstream`, `core` or `none`.
     pub(crate) delivery: Delivery,
+    /// Who runs what where: the header `Ansible-Runner-Card` of its first status.
+    pub(crate) card: Option<Map<String, Value>>,
     /// Messages taken from ansible-runner.
     pub(crate) accepted: u64,
     /// Confirmed by a stream or by the server's echo.
@@ -80,6 +85,8 @@ pub(crate) struct Record {
     pub(crate) unproven: u64,
     /// Lost, and said.
     pub(crate) lost: u64,
+    /// Sent later, by another run or by `replay`; they count as confirmed, too.
+    pub(crate) recovered: u64,
     /// Counters of events that are neither confirmed nor in a file: ranges, both ends included.
     pub(crate) unconfirmed_counters: Vec<(u64, u64)>,
     /// The files that hold what is undelivered.
@@ -90,6 +97,20 @@ pub(crate) struct Record {
     pub(crate) problem: Option<String>,
     /// Seconds that the end of the run waited.
     pub(crate) waited: f64,
+}
+
+/// A stream that has stored messages of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Acknowledged {
+    /// The stream's name.
+    pub(crate) name: String,
+    /// When it was made, as the server writes it; `None`: nobody was allowed to ask, or had the time.
+    pub(crate) created: Option<String>,
+    /// The highest number that it has acknowledged.
+    pub(crate) last_sequence: u64,
+    /// Its numbers went back while the run went on: it has lost what it had acknowledged.
+    pub(crate) went_back: bool,
 }
 
 /// Where messages are to go, without secrets.
@@ -111,6 +132,8 @@ pub(crate) enum RunState {
     Running,
     /// It ended by itself.
     Ended,
+    /// It was killed, and what it left has been taken up.
+    Killed,
 }
 
 /// What confirmed a run's messages.
@@ -129,7 +152,7 @@ pub(crate) enum Delivery {
 impl Record {
     /// Is there nothing left to do for this run?
     pub(crate) fn is_clean(&self) -> bool {
-        self.state == RunState::Ended
+        self.state != RunState::Running
             && self.undelivered + self.lost + self.unproven == 0
             && self.unconfirmed_counters.is_empty()
     }
@@ -210,6 +233,8 @@ pub(crate) struct Identity {
     /// To which subjects.
     pub(crate) template: Template,
     started: SystemTime,
+    /// Who runs what where.
+    card: Option<Map<String, Value>>,
 }
 
 impl Identity {
@@ -229,11 +254,17 @@ impl Identity {
             ident: ident.to_owned(),
             destination,
             started,
+            card: None,
         }
     }
 
+    /// The same, and who runs what where.
+    pub(crate) fn with_card(self, card: Option<Map<String, Value>>) -> Self {
+        Self { card, ..self }
+    }
+
     /// Somebody else's messages, sent by us.
-    pub(super) fn of_others(name: &str) -> Self {
+    pub(crate) fn of_others(name: &str) -> Self {
         Self {
             run: None,
             template: Template::default(),
@@ -241,11 +272,12 @@ impl Identity {
             ident: name.to_owned(),
             destination: Destination::default(),
             started: SystemTime::now(),
+            card: None,
         }
     }
 
     /// The record of this run before anything has happened to it.
-    pub(super) fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         Record {
             version: VERSION,
             plugin: env!("PACKAGE_VERSION").to_owned(),
@@ -255,6 +287,8 @@ impl Identity {
             state: RunState::Running,
             pid: std::process::id(),
             host: host(),
+            pid_namespace: process::namespace(),
+            card: self.card.clone(),
             started: to_millis(self.started),
             destination: self.destination.clone(),
             ..Record::default()
@@ -264,7 +298,7 @@ impl Identity {
 
 /// Did a stream store all messages of an earlier run of this project's jobs that went where these go? Then it does not
 /// matter that nothing answers just now: there is a stream. Looked for beside a run's artifacts, in a few folders.
-pub(super) fn earlier_was_stored(artifacts: &Path, identity: &Identity) -> bool {
+pub(crate) fn earlier_was_stored(artifacts: &Path, identity: &Identity) -> bool {
     const MOST: usize = 16;
     let siblings = artifacts.parent().and_then(|parent| fs::read_dir(parent).ok());
     let siblings = siblings.into_iter().flatten().flatten().map(|entry| entry.path()).take(MOST);
@@ -286,12 +320,12 @@ pub(crate) fn host() -> String {
 
 /// Numbers as few ranges, both ends included.
 #[derive(Debug, Default)]
-pub(super) struct Ranges(Vec<(u64, u64)>);
+pub(crate) struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
     /// Numbers mostly come in their order. Beyond a thousand ranges the last one grows instead: better one too many
     /// than one too few.
-    pub(super) fn add(&mut self, number: u64) {
+    pub(crate) fn add(&mut self, number: u64) {
         const MOST: usize = 1_000;
         let at = self.0.partition_point(|(from, _)| *from <= number);
         let before = at.checked_sub(1).and_then(|before| self.0.get_mut(before));
@@ -324,7 +358,7 @@ impl Ranges {
         }
     }
 
-    pub(super) fn to_vec(&self) -> Vec<(u64, u64)> {
+    pub(crate) fn to_vec(&self) -> Vec<(u64, u64)> {
         self.0.clone()
     }
 }
@@ -339,19 +373,19 @@ pub(crate) struct RecordFile {
 
 impl RecordFile {
     /// Makes the file of a run that begins.
-    pub(super) fn create(folder: &Path, record: &Record) -> io::Result<Self> {
+    pub(crate) fn create(folder: &Path, record: &Record) -> io::Result<Self> {
         let path = free_name(folder);
         let locked = write(&path, record, true)?;
         Ok(Self { path, _locked: Some(locked) })
     }
 
     /// The run has ended: the file says so, and is not locked any more.
-    pub(super) fn finish(self, record: &Record) -> io::Result<()> {
+    pub(crate) fn finish(self, record: &Record) -> io::Result<()> {
         record.write_to(&self.path)
     }
 
     /// The file has had its use.
-    pub(super) fn remove(self) -> io::Result<()> {
+    pub(crate) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
 }
@@ -435,18 +469,29 @@ impl Found {
         paths
     }
 
-    /// Does the run go on? Its lock may outlive it in a process that was forked meanwhile.
+    /// Does the run go on? Its lock may outlive it in a process that was forked meanwhile; and not every file system has
+    /// locks.
     pub(crate) fn is_running(&self) -> bool {
-        self.record.state == RunState::Running
-            && self.is_locked
-            && (self.record.host != host()
-                || Path::new(&format!("/proc/{}", self.record.pid)).exists()
-                || !Path::new("/proc/self").exists())
+        let Record { state, pid, host: theirs, pid_namespace, started, .. } = &self.record;
+        if *state != RunState::Running {
+            return false;
+        }
+        let is_here = *theirs == host() && *pid_namespace == process::namespace() && process::are_seen();
+        if self.is_locked {
+            return !is_here || process::exists(*pid);
+        }
+        let started = moment(started).map(|(_, started)| started);
+        is_here && started.is_some_and(|started| process::was_there(*pid, started))
+    }
+
+    /// Was it killed?
+    pub(crate) fn is_killed(&self) -> bool {
+        self.record.state == RunState::Running && !self.is_running()
     }
 }
 
 /// How long an end of a run waited, in seconds and to the microsecond.
-pub(super) fn in_seconds(waited: Duration) -> f64 {
+pub(crate) fn in_seconds(waited: Duration) -> f64 {
     (waited.as_secs_f64() * 1e6).round() / 1e6
 }
 

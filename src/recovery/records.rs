@@ -1,0 +1,92 @@
+//! Records say what is left of their runs.
+
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::journal::{DAMAGED, Found, Record, count_lines, spill_files_in};
+
+/// What became of messages that were sent later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sent {
+    /// Stored by a stream.
+    pub(crate) stored: u64,
+    /// Routed to whoever subscribes.
+    pub(crate) routed: u64,
+}
+
+impl Sent {
+    /// But for so many that are none of the run's own messages.
+    pub(crate) fn without(self, others: u64) -> Self {
+        let routed = self.routed.saturating_sub(others.saturating_sub(self.stored));
+        Self { stored: self.stored.saturating_sub(others), routed }
+    }
+
+    /// A record that counts so many messages more as confirmed.
+    pub(super) fn count(self, record: &Record, recovered: u64) -> Record {
+        let routed = self.routed.min(recovered);
+        Record {
+            confirmed: record.confirmed + recovered,
+            recovered: record.recovered + recovered,
+            routed: record.routed + routed,
+            stored: record.stored + recovered - routed,
+            ..record.clone()
+        }
+    }
+}
+
+/// Of the spill file `sent` all was sent but for what is in the files `rest`: its record says so. In a spool a record of
+/// which nothing is left goes, and so does the folder.
+pub(super) fn settle(folder: &Path, sent: &Path, rest: &[PathBuf], fates: Sent) {
+    let found = Found::all_in(folder);
+    let is_alone = found.len() == 1;
+    for Found { path, record, .. } in found {
+        let mut files = if is_alone { spill_files_in(folder) } else { own_files(folder, &record) };
+        let is_its = record.files.iter().any(|file| file.file_name() == sent.file_name());
+        let damaged = folder.join(DAMAGED);
+        if is_its && !is_alone {
+            files.extend(rest.iter().cloned());
+        }
+        if (is_alone || is_its) && damaged.exists() {
+            files.push(damaged);
+        }
+        let undelivered = files.iter().map(|path| count_lines(path)).sum();
+        let recovered = record.undelivered.saturating_sub(undelivered);
+        let unheard = record.unheard.min(undelivered);
+        let left = Record { undelivered, unheard, files, ..fates.count(&record, recovered) };
+        put(&path, &left);
+    }
+    leave(folder);
+}
+
+/// The files of a record, as far as they are there: the folder may have been moved.
+fn own_files(folder: &Path, record: &Record) -> Vec<PathBuf> {
+    let names: HashSet<&OsStr> = record.files.iter().filter_map(|file| file.file_name()).collect();
+    spill_files_in(folder)
+        .into_iter()
+        .filter(|file| file.file_name().is_some_and(|name| names.contains(name)))
+        .collect()
+}
+
+/// Writes a record anew; in a spool one of which nothing is left goes.
+pub(super) fn put(path: &Path, record: &Record) {
+    let in_spool = path.parent().is_some_and(is_in_spool);
+    let _ = if in_spool && record.is_clean() { fs::remove_file(path) } else { record.write_to(path) };
+}
+
+/// In a spool a folder goes when it is empty.
+pub(super) fn leave(folder: &Path) {
+    if is_in_spool(folder) {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+/// Is it the folder of a run in a spool, and no artifact directory? Those have files of ansible-runner's own, also where
+/// they were copied to another place.
+pub(super) fn is_in_spool(folder: &Path) -> bool {
+    const OF_ANSIBLE_RUNNER: [&str; 6] = ["job_events", "command", "stdout", "stderr", "rc", "status"];
+    OF_ANSIBLE_RUNNER.iter().all(|name| fs::symlink_metadata(folder.join(name)).is_err())
+}

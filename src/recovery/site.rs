@@ -1,0 +1,103 @@
+//! Where earlier runs have left something, and what of it is for us to take up.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::{
+    files,
+    journal::{Destination, Found, Identity, host},
+    message::Template,
+};
+
+/// A folder of runs' folders.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
+    /// Subject ids and templates of our runs: what these could not have made is not for us to send.
+    ours: Vec<(String, Template)>,
+}
+
+/// What a [`Site`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A spool (option `spill_dir`): nothing else is in it.
+    Spool,
+    /// The artifact directories of a private data directory.
+    Artifacts,
+}
+
+impl Site {
+    pub(super) fn new(path: &Path, kind: Kind) -> Self {
+        Self { path: path.to_owned(), kind, ours: Vec::new() }
+    }
+
+    /// A run of ours uses it.
+    pub(super) fn learn(&mut self, run: &Identity) {
+        /// A service may have a subject id a tenant; the last ones must do.
+        const MOST: usize = 1_000;
+        let one = (run.subject_id.clone(), run.template.clone());
+        if !self.ours.contains(&one) {
+            self.ours.truncate(MOST - 1);
+            self.ours.insert(0, one);
+        }
+    }
+
+    /// Is this the subject id of a run of ours?
+    fn knows(&self, subject_id: &str) -> bool {
+        self.ours.iter().any(|(known, _)| known == subject_id)
+    }
+
+    /// Could a run of ours have published to this subject?
+    pub(super) fn makes(&self, subject: &str) -> bool {
+        self.ours.iter().any(|(subject_id, template)| template.makes(subject_id, subject))
+    }
+
+    /// The runs' folders. In a spool all of them; of artifact directories, which may be thousands, the newest.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        /// So many are looked into.
+        const MOST: usize = 100;
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        if self.kind == Kind::Spool {
+            let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            folders.sort();
+            return folders;
+        }
+        let mut folders: Vec<(SystemTime, PathBuf)> = entries
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        folders.sort();
+        let older = folders.len().saturating_sub(MOST);
+        folders.into_iter().skip(older).map(|(_, folder)| folder).collect()
+    }
+
+    /// The records of a folder whose runs were killed, by the same rules; others may go on there.
+    pub(crate) fn killed(&self, folder: &Path, destination: &Destination) -> Vec<Found> {
+        let mut found = all_of_ours(folder);
+        found.retain(|found| found.is_killed() && self.is_ours(found, destination));
+        found
+    }
+
+    fn is_ours(&self, found: &Found, destination: &Destination) -> bool {
+        found.record.host == host()
+            && found.record.destination == *destination
+            && self.knows(&found.record.subject_id)
+    }
+
+    /// The records of a folder, if nothing of these runs goes on, they are this host's, and went where we go. In a folder
+    /// that others can write to, one of somebody else is his: we do not speak for him.
+    pub(super) fn records(&self, folder: &Path, destination: &Destination) -> Option<Vec<Found>> {
+        let found = all_of_ours(folder);
+        let ours = |found: &Found| !found.is_running() && self.is_ours(found, destination);
+        (!found.is_empty() && found.iter().all(ours)).then_some(found)
+    }
+}
+
+/// The records of a folder that is nobody else's.
+fn all_of_ours(folder: &Path) -> Vec<Found> {
+    let is_ours = fs::symlink_metadata(folder).is_ok_and(|about| about.is_dir() && files::is_ours(&about));
+    if is_ours { Found::all_in(folder) } else { Vec::new() }
+}

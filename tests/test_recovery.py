@@ -1,0 +1,265 @@
+"""The next run completes the story of one that was killed: nobody calls a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import (
+    PATIENCE,
+    Bus,
+    Job,
+    Server,
+    bin_dir,
+    body,
+    clean_env,
+    cli,
+    command,
+    counters,
+    kill_tree,
+    statuses_of,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from nats.aio.msg import Msg
+
+RUN = "Ansible-Runner-Run"
+
+LONG = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: say
+      ansible.builtin.debug:
+        msg: "{{ item }}"
+      loop: "{{ range(60) | list }}"
+    - name: wait
+      ansible.builtin.pause:
+        seconds: 60
+"""
+
+SHORT = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug:
+        msg: short
+"""
+
+
+def options(server: Server, **more: str) -> dict[str, str]:
+    return {
+        "RUNNER_NATS_SUBJECT_ID": "id",
+        "RUNNER_NATS_SERVERS": server.url,
+        "RUNNER_NATS_RECONNECT_TIME_WAIT": "0.1",
+        **more,
+    }
+
+
+def start(job: Job, playbook: str, ident: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    (job.folder / "project/long.yml").write_text(playbook)
+    return subprocess.Popen(
+        [bin_dir() / "ansible-runner", "run", job.folder, "-p", "long.yml", "--ident", ident],
+        env=clean_env(env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def short(job: Job, ident: str, env: dict[str, str]) -> str:
+    (job.folder / "project/short.yml").write_text(SHORT)
+    done = cli("run", job.folder, "-p", "short.yml", "--ident", ident, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+def of(messages: list[Msg], ident: str) -> list[Msg]:
+    return [message for message in messages if f".{ident}." in message.subject]
+
+
+def events_in(job: Job, ident: str) -> list[dict[str, Any]]:
+    files = (job.folder / f"artifacts/{ident}/job_events").glob("*.json")
+    found = []
+    for path in files:
+        if not path.name.endswith("-partial.json"):
+            try:
+                found.append(json.loads(path.read_text()))
+            except ValueError:
+                continue  # half written
+    return sorted(found, key=lambda event: int(event["counter"]))
+
+
+def told(messages: list[Msg]) -> list[dict[str, Any]]:
+    """What is said of runs that were killed."""
+    return [body(message) for message in messages if message.subject.endswith(".heartbeat")]
+
+
+def runs(server: Server, *more: str) -> list[dict[str, Any]]:
+    done = command("runs", "--json", "-s", server.url, *more, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("spool", [False, True])
+def test_a_killed_job(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, spool: bool
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    # The stream knows no repeats after that: whoever repeats something is found out.
+    bus.add_stream(duplicate_window=0.1)
+    job = Job(tmp_path / "job")
+    more = {"RUNNER_NATS_SPILL_DIR": str(tmp_path / "spool")} if spool else {}
+    process = start(job, LONG, "killed", options(server, **more))
+    wait_until(lambda: len(events_in(job, "killed")) > 40, "some events")
+    kill_tree(process.pid)
+    process.wait()
+    before = len(of(bus.stream_messages(), "killed"))
+    record = next(path for path in tmp_path.rglob("nats-run*.json"))
+    assert json.loads(record.read_text())["state"] == "running"
+    events = events_in(job, "killed")
+    # As if the stream had missed some of it.
+    gone = [5, before // 2, before - 1]
+
+    async def delete() -> None:
+        for number in gone:
+            await bus.client.jetstream().delete_msg("RUNS", number)
+
+    bus.run(delete())
+    short(job, "next", options(server, **more))
+    messages = bus.stream_messages()
+    mine = [message for message in of(messages, "killed") if not message.subject.endswith(".heartbeat")]
+    assert sorted(counters(mine)) == [event["counter"] for event in events]
+    assert sorted(statuses_of(mine)) == ["running", "starting"]
+    (word,) = told(messages)
+    assert word == {
+        "state": "killed", "runner_ident": "killed", "host": os.uname().nodename,
+        "pid": json.loads(json.dumps(word))["pid"], "events": events[-1]["counter"],
+    }  # fmt: skip
+    assert len({message.headers[RUN] for message in mine if message.headers}) == 1
+    assert len(statuses_of(of(messages, "next"))) == 3
+    if spool:
+        assert list((tmp_path / "spool").iterdir()) == []
+    else:
+        after = json.loads(record.read_text())
+        assert (after["state"], after["undelivered"], after["lost"]) == ("killed", 0, 0)
+        assert after["accepted"] == after["confirmed"] == after["stored"] == len(mine)
+        assert after["recovered"] == len(gone) + len(mine) - before
+    # Once.
+    short(job, "third", options(server, **more))
+    assert len(of(bus.stream_messages(), "killed")) == len(mine) + 1
+    states = {run["runner_ident"]: run for run in runs(server)}
+    assert {ident: run["state"] for ident, run in states.items()} == {
+        "killed": "killed", "next": "successful", "third": "successful",
+    }  # fmt: skip
+    assert states["killed"]["run_id"] == mine[0].headers[RUN]  # type: ignore[index]
+    assert [run["runner_ident"] for run in runs(server, "--state", "killed")] == ["killed"]
+    done = command("wait", "killed", "-s", server.url, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert done.returncode == 3, done.stderr
+
+
+def test_what_a_run_could_not_deliver_is_taken_up_from_beside_its_artifacts(
+    stored: tuple[Server, Bus], tmp_path: Path
+) -> None:
+    """Without a spool: the next run of the same private data directory sends it."""
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    server.kill()
+    said = short(job, "lost", options(server, RUNNER_NATS_FLUSH_TIMEOUT="0.2"))
+    assert "kept in" in said
+    server.start()
+    short(job, "next", options(server))
+    messages = bus.stream_messages()
+    assert sorted(counters(of(messages, "lost"))) == [event["counter"] for event in events_in(job, "lost")]
+    assert statuses_of(of(messages, "lost")) == ["starting", "running", "successful"]
+    folder = job.folder / "artifacts/lost"
+    assert list(folder.glob("nats-*.jsonl")) == []
+    record = json.loads((folder / "nats-run.json").read_text())
+    assert (record["undelivered"], record["files"]) == (0, [])
+    assert record["recovered"] == record["confirmed"] == record["stored"] == record["accepted"] > 0
+    done = command("replay", job.folder, "-s", server.url, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert (done.returncode, done.stdout.count("nothing to send")) == (0, 2), done
+
+
+def test_rotated_artifacts_lose_nothing(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    server.kill()
+    (job.folder / "project/short.yml").write_text(SHORT)
+    code = f"""
+import ansible_runner
+for ident in ("a", "b", "c"):
+    ansible_runner.run(private_data_dir={str(job.folder)!r}, playbook="short.yml", ident=ident, rotate_artifacts=1, quiet=True)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_env(options(server, RUNNER_NATS_FLUSH_TIMEOUT="0.2")),
+        check=True,
+        timeout=PATIENCE * 2,
+    )
+    assert len(list((job.folder / "artifacts").iterdir())) == 1
+    server.start()
+    done = command("replay", job.folder, "-s", server.url, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert done.returncode == 0, done.stderr
+    messages = bus.stream_messages()
+    for ident in ("a", "b", "c"):
+        assert statuses_of(of(messages, ident)) == ["starting", "running", "successful"], ident
+    assert list((job.folder / "nats-spool").iterdir()) == []
+
+
+def seeds() -> list[int]:
+    return list(range(int(os.environ.get("RECOVERY_SEEDS", "3"))))
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_killed_at_any_time(stored: tuple[Server, Bus], tmp_path: Path, seed: int) -> None:
+    """The job, and perhaps the server, with -9 at a random instant; then one more run."""
+    server, bus = stored
+    chance = random.Random(seed)
+    job = Job(tmp_path / "job")
+    more = {"RUNNER_NATS_SPILL_DIR": str(tmp_path / "spool")} if chance.random() < 0.5 else {}
+    nats = chance.choice(["there", "away", "killed with it"])
+    if nats == "away":
+        server.kill()
+    process = start(job, LONG, "killed", options(server, **more))
+    wait_until(lambda: (job.folder / "artifacts/killed/job_events").is_dir(), "the job")
+    time.sleep(chance.random() * 2)
+    kill_tree(process.pid)
+    if nats == "killed with it":
+        server.kill()
+    process.wait()
+    if nats != "there":
+        server.start()
+    short(job, "next", options(server, **more))
+    messages = bus.stream_messages()
+    mine = of(messages, "killed")
+    expected = [event["counter"] for event in events_in(job, "killed")]
+    assert sorted(counters(mine)) == expected, (nats, more)
+    assert [word["state"] for word in told(messages)] == ["killed"], (nats, more)
+
+
+def test_a_run_that_goes_on_is_left_alone(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    process = start(job, LONG, "live", options(server))
+    try:
+        wait_until(lambda: len(events_in(job, "live")) > 5, "some events")
+        process.send_signal(signal.SIGSTOP)
+        short(job, "next", options(server))
+        assert told(bus.stream_messages()) == []
+    finally:
+        process.send_signal(signal.SIGCONT)
+        kill_tree(process.pid)
+        process.wait()
