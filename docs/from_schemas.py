@@ -97,8 +97,8 @@ def bundle(schemas: dict[str, Any]) -> str:
         "$schema": schemas["event"]["$schema"],
         "$id": "urn:ansible-runner-nats:schemas/all.json",
         "title": "Message",
-        "description": "An event, a status, a heartbeat or the word that a run was killed, with all schemas in one document. "
-        "Made by docs/from_schemas.py.",
+        "description": "An event, a status, a heartbeat or the word that a run was killed, with all schemas "
+        "in one document. Made by docs/from_schemas.py.",
         "anyOf": [{"$ref": f"#/$defs/{name}"} for name in MESSAGES],
         "$defs": flat(without),
     }

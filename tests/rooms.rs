@@ -28,8 +28,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "nats",
         &[
-            "recovery", "delivery", "outbox", "journal", "config", "message", "report", "secret", "error",
-            "fault",
+            "recovery", "delivery", "outbox", "journal", "config", "message", "report", "files", "secret",
+            "error", "fault",
         ],
     ),
     ("recovery", &["outbox", "journal", "config", "message", "files", "error"]),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CONSUMERS = ROOT / "examples/consumers"
 
 #: Every kind of event that there is a schema for.
-KINDS = {Path(name).stem for name in SCHEMAS} - {"common", "event", "status", "heartbeat"}
+KINDS = {Path(name).stem for name in SCHEMAS} - {"common", "event", "status", "heartbeat", "killed", "card"}
 
 #: Kinds that ansible-runner's callback knows, but no Ansible calls for.
 NEVER_SENT = {

@@ -79,7 +79,9 @@ ENV = {"RUNNER_NATS_HEADERS": "both=environment, more=1", "ANSIBLE_FORKS": "1"}
 
 
 def headers(message: Msg) -> dict[str, str]:
-    return {name: value for name, value in (message.headers or {}).items() if name != "Nats-Msg-Id"}
+    """Those of the user: the plugin adds its own."""
+    ours = ("Nats-Msg-Id", "Ansible-Runner-")
+    return {name: value for name, value in (message.headers or {}).items() if not name.startswith(ours)}
 
 
 def shape(message: Msg) -> Any:

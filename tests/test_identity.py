@@ -92,9 +92,7 @@ def test_the_record_the_report_and_the_messages_name_one_run(
     assert json.loads((tmp_path / "nats-run.json").read_text())["run_id"] == identity
 
 
-def test_a_configuration_that_is_used_again_is_another_run(
-    server: Server, bus: Bus, tmp_path: Path
-) -> None:
+def test_a_configuration_that_is_used_again_is_another_run(server: Server, bus: Bus, tmp_path: Path) -> None:
     run = publish(server.url, tmp_path)
     status_handler(run, {"status": "starting", "runner_ident": "r"})
     status_handler(run, {"status": "failed", "runner_ident": "r"})
@@ -132,9 +130,7 @@ def card_of(messages: list[Msg]) -> dict[str, Any]:
     return found
 
 
-def test_the_card(
-    server: Server, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_card(server: Server, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "me")
     monkeypatch.setenv("RUNNER_NATS_ACTOR", "jane.doe")
     publish(server.url, tmp_path / "a", env={}, command=["ansible"], cwd=str(tmp_path))

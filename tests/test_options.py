@@ -395,7 +395,8 @@ def test_texts_of_megabytes(server: Server, bus: Bus) -> None:
     assert len(message.subject) < 2100
     assert len(message.data) <= 1 << 20
     assert message.headers is not None
-    assert set(message.headers) == {"h0", "h1", "h2", "Nats-Msg-Id", "Ansible-Runner-Truncated"}
+    ours = {"Nats-Msg-Id", "Ansible-Runner-Run", "Ansible-Runner-Time", "Ansible-Runner-Truncated"}
+    assert set(message.headers) == {"h0", "h1", "h2", *ours}
 
 
 INJECTIONS = [

@@ -21,6 +21,7 @@ from support import (
     Job,
     Server,
     bin_dir,
+    body,
     clean_env,
     cli,
     command,
@@ -70,7 +71,7 @@ def test_while_a_run_goes_on_and_when_it_has_ended(server: Server, bus: Bus, tmp
     wait_until(path.exists, "the record")
     assert path.stat().st_mode & 0o777 == 0o600
     begun = record_of(tmp_path)
-    assert (begun["version"], begun["subject_id"], begun["runner_ident"]) == (1, "id", "r")
+    assert (begun["version"], begun["subject_id"], begun["runner_ident"]) == (2, "id", "r")
     assert (begun["state"], begun["pid"], begun["host"]) == ("running", os.getpid(), os.uname().nodename)
     assert (begun["destination"], begun["artifact_dir"]) == (
         {"servers": [server.url], "login": None}, str(tmp_path),
@@ -312,13 +313,17 @@ def test_killed_and_the_window_is_over(
     named = job.folder.relative_to(tmp_path) if relative else job.folder
     done = replay(named, server=server)
     assert (done.returncode, done.stderr) == (0, ""), done
+    # And the word that it was killed.
     assert f"{len(gone)} messages confirmed, {total - len(gone)} were in the stream already" in done.stdout
     messages = connect(server).stream_messages()
+    (word,) = [message for message in messages if message.subject.endswith(".heartbeat")]
+    assert body(word)["state"] == "killed"
+    messages.remove(word)
     assert sorted(counters(messages)) == list(range(1, len(job.events()) + 1))
     assert sorted(statuses_of(messages)) == ["running", "starting", "successful"]
     again = replay(named, server=server)
     assert "nothing to send" in again.stdout
-    assert connect(server).stream_count() == total
+    assert connect(server).stream_count() == total + 1
 
 
 def test_after_a_full_disk_once_is_enough(stored: tuple[Server, Bus], tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,7 +116,7 @@ def runs(server: Server, *more: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("spool", [False, True])
 def test_a_killed_job(
-    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, spool: bool
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, *, spool: bool
 ) -> None:
     server = start_server(jetstream=True)
     bus = connect(server)
@@ -201,7 +203,9 @@ def test_rotated_artifacts_lose_nothing(stored: tuple[Server, Bus], tmp_path: Pa
     code = f"""
 import ansible_runner
 for ident in ("a", "b", "c"):
-    ansible_runner.run(private_data_dir={str(job.folder)!r}, playbook="short.yml", ident=ident, rotate_artifacts=1, quiet=True)
+    ansible_runner.run(
+        private_data_dir={str(job.folder)!r}, playbook="short.yml", ident=ident,
+        rotate_artifacts=1, quiet=True)
 """
     subprocess.run(
         [sys.executable, "-c", code],
@@ -234,12 +238,13 @@ def test_killed_at_any_time(stored: tuple[Server, Bus], tmp_path: Path, seed: in
     if nats == "away":
         server.kill()
     process = start(job, LONG, "killed", options(server, **more))
-    wait_until(lambda: (job.folder / "artifacts/killed/job_events").is_dir(), "the job")
+    wait_until((job.folder / "artifacts/killed/job_events").is_dir, "the job")
     time.sleep(chance.random() * 2)
     kill_tree(process.pid)
     if nats == "killed with it":
         server.kill()
     process.wait()
+    recorded = list(tmp_path.rglob("nats-run.json"))
     if nats != "there":
         server.start()
     short(job, "next", options(server, **more))
@@ -247,7 +252,11 @@ def test_killed_at_any_time(stored: tuple[Server, Bus], tmp_path: Path, seed: in
     mine = of(messages, "killed")
     expected = [event["counter"] for event in events_in(job, "killed")]
     assert sorted(counters(mine)) == expected, (nats, more)
-    assert [word["state"] for word in told(messages)] == ["killed"], (nats, more)
+    if recorded:
+        assert [word["state"] for word in told(messages)] == ["killed"], (nats, more)
+    else:
+        # Killed before anything of it was sent: its record comes first.
+        assert (mine, expected) == ([], []), (nats, more)
 
 
 def test_a_run_that_goes_on_is_left_alone(stored: tuple[Server, Bus], tmp_path: Path) -> None:
@@ -263,3 +272,187 @@ def test_a_run_that_goes_on_is_left_alone(stored: tuple[Server, Bus], tmp_path: 
         process.send_signal(signal.SIGCONT)
         kill_tree(process.pid)
         process.wait()
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_a_store_that_was_put_back(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path, seed: int
+) -> None:
+    """A backup, or a power cut: what the stream had acknowledged is gone. `replay` sends exactly that."""
+    chance = random.Random(seed)
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream()
+    job = Job(tmp_path / "job")
+    more = options(server)
+    for number in range(chance.randrange(2)):
+        short(job, f"before{number}", more)
+    process = subprocess.Popen(
+        [bin_dir() / "ansible-runner", "run", job.folder, "-p", "play.yml", "--ident", "run"],
+        env=clean_env(more),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until((job.folder / "artifacts/run/job_events").is_dir, "the job")
+    time.sleep(chance.random() * 1.5)
+    # The store as it is just now, whatever is being written.
+    server.signal(signal.SIGSTOP)
+    backup = tmp_path / "backup"
+    shutil.copytree(server.folder / "js", backup)
+    server.signal(signal.SIGCONT)
+    assert process.wait(PATIENCE) == 0
+    short(job, "after", more)
+    whole = {message.headers["Nats-Msg-Id"] for message in bus.stream_messages() if message.headers}
+    server.kill()
+    shutil.rmtree(server.folder / "js")
+    shutil.copytree(backup, server.folder / "js")
+    server.start()
+    left = {message.headers["Nats-Msg-Id"] for message in bus.stream_messages() if message.headers}
+    if chance.random() < 0.5:
+        # Others have been stored in their place since.
+        short(Job(tmp_path / "other"), "other", more)
+    done = command("replay", job.folder, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert done.returncode == 0, done.stderr
+    mine = [message for message in bus.stream_messages() if ".other." not in message.subject]
+    found = [message.headers["Nats-Msg-Id"] for message in mine if message.headers]
+    assert sorted(found) == sorted(whole)
+    confirmed = sum(int(number) for number in re.findall(r"(\d+) messages confirmed", done.stdout))
+    assert confirmed == len(whole - left), done.stdout
+    again = command("replay", job.folder, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert (again.returncode, "messages confirmed" in again.stdout) == (0, False), again.stdout
+    assert len(bus.stream_messages()) == len(found) + sum(
+        1 for message in bus.stream_messages() if ".other." in message.subject
+    )
+
+
+def test_another_server_than_the_record_says(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    meant, other = start_server(jetstream=True), start_server(jetstream=True)
+    for server in (meant, other):
+        connect(server).add_stream()
+    job = Job(tmp_path / "job")
+    meant.kill()
+    short(job, "lost", options(meant, RUNNER_NATS_FLUSH_TIMEOUT="0.2"))
+    before = job.spilled()
+    on = {"RUNNER_NATS_SUBJECT_ID": "id", "RUNNER_NATS_SERVERS": other.url}
+    done = command("replay", job.folder, env=on)
+    assert done.returncode == 1
+    assert f"were to go to {meant.url}, and the options say {other.url}" in done.stderr
+    assert "--elsewhere" in done.stderr
+    assert (job.spilled(), connect(other).stream_count()) == (before, 0)
+    # Where none is named the record's own are taken.
+    meant.start()
+    done = command("replay", job.folder, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert connect(meant).stream_count() == len(before)
+    # Nor is the other one told that nothing is missing there.
+    assert command("replay", job.folder, env=on).returncode == 1
+    done = command("replay", job.folder, "--elsewhere", env=on)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_ends_nothing(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    server.kill()
+    for number in range(6):
+        short(job, f"run{number}", options(server, RUNNER_NATS_FLUSH_TIMEOUT="0.1"))
+    server.start()
+    replay = subprocess.Popen(
+        [bin_dir() / "ansible-runner-nats", "replay", job.folder],
+        env=clean_env({"RUNNER_NATS_SUBJECT_ID": "id"}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert replay.stdout is not None
+    with replay.stdout:
+        replay.stdout.readline()
+    assert replay.wait(PATIENCE) == 0
+    assert job.spilled() == []
+    assert statuses_of(bus.stream_messages()).count("successful") == 6
+
+
+def test_a_copy_is_no_spool(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    short(job, "run", options(server))
+    copy = job.copy(tmp_path / "copy")
+    count = bus.stream_count()
+    done = command("replay", copy.folder, "--all", env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert (copy.folder / "artifacts/run/nats-run.json").exists()
+    assert bus.stream_count() == count
+
+
+def test_the_server_itself_tells_of_a_killed_run(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    on = {"RUNNER_NATS_SUBJECT_ID": "id"}
+    assert command("stream", "create", "-s", server.url, env=on).returncode == 0
+    more = options(server, RUNNER_NATS_HEARTBEAT="0.3")
+    job = Job(tmp_path / "job")
+    # One that ends leaves no marker.
+    short(job, "ended", more)
+    process = start(job, LONG, "killed", more)
+
+    def beats(ident: str) -> list[Msg]:
+        found = bus.stream_messages()
+        return [message for message in found if message.subject == f"pub.ansible.runner.id.{ident}.heartbeat"]
+
+    def has_time_to_live() -> bool:
+        found = [message.headers or {} for message in beats("killed") if message.data]
+        return len(found) > 2 and {headers.get("Nats-TTL") for headers in found} == {"1s"}
+
+    # The first ones may come before it is known what the stream allows.
+    wait_until(has_time_to_live, "signs of life")
+    kill_tree(process.pid)
+    process.wait()
+    (marker,) = wait_until(
+        lambda: [message for message in beats("killed") if not message.data], "the server's word"
+    )
+    assert marker.headers is not None
+    assert marker.headers["Nats-Marker-Reason"] == "MaxAge"
+    states = {run["runner_ident"]: run["state"] for run in runs(server)}
+    assert states == {"ended": "successful", "killed": "killed"}
+    assert command("wait", "killed", "-s", server.url, env=on).returncode == 3
+    server.restart()
+    bus = connect(server)
+    (last,) = beats("ended")
+    assert body(last)["status"] == "successful"
+    assert last.headers is not None
+    assert "Nats-TTL" not in last.headers
+
+
+def test_a_runner_that_is_over_gives_no_sign_of_life(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """`run_async`, the job's own event handler raises, and the service keeps the Runner."""
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    code = f"""
+import ansible_runner, time
+def handler(event):
+    raise RuntimeError("no")
+thread, runner = ansible_runner.run_async(
+    private_data_dir={str(job.folder)!r}, playbook="play.yml", ident="run", quiet=True, event_handler=handler)
+thread.join()
+print("over", flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=clean_env(options(server, RUNNER_NATS_HEARTBEAT="0.2")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"over\n"
+        time.sleep(0.5)
+        before = len(told(bus.stream_messages()))
+        time.sleep(1)
+        assert len(told(bus.stream_messages())) == before
+    finally:
+        process.kill()
+        process.communicate()

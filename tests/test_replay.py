@@ -299,7 +299,16 @@ def test_events_that_cannot_be_read(stored: tuple[Server, Bus], tmp_path: Path) 
 def test_nobody_there(tmp_path: Path) -> None:
     path = spilled(tmp_path, 20)
     before = path.read_bytes()
-    done = command("replay", path, "--elsewhere", "-s", f"nats://127.0.0.1:{free_port()}", "-o", "flush_timeout=0.3", env=ON)
+    done = command(
+        "replay",
+        path,
+        "--elsewhere",
+        "-s",
+        f"nats://127.0.0.1:{free_port()}",
+        "-o",
+        "flush_timeout=0.3",
+        env=ON,
+    )
     assert done.returncode == 1
     assert "cannot connect to" in done.stderr
     assert "giving up" in done.stderr

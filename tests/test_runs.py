@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,9 +121,11 @@ def test_a_finished_job(site: tuple[Server, Bus], tmp_path: Path) -> None:
     assert done.stdout.splitlines() == printed(job, "rollout.1")
     assert "\x1b" not in done.stdout
     [run] = listed(server)
-    assert {**run, "started": 0, "ended": 0, "duration": 0, "last_heard": 0} == {
-        "subject_id": "site.a", "runner_ident": "rollout.1", "playbook": "play.yml", "state": "failed",
-        "started": 0, "ended": 0, "duration": 0, "last_heard": 0,
+    assert uuid.UUID(run["run_id"]).version == 7
+    assert {**run, "started": 0, "ended": 0, "duration": 0, "last_heard": 0, "run_id": 0} == {
+        "subject_id": "site.a", "runner_ident": "rollout.1", "run_id": 0, "playbook": "play.yml",
+        "state": "failed", "started": 0, "ended": 0, "duration": 0, "last_heard": 0, "actor": None,
+        "host": os.uname().nodename,
     }  # fmt: skip
     assert run["started"] <= run["last_heard"] == run["ended"]
     assert 0 < run["duration"] < PATIENCE

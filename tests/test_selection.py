@@ -159,6 +159,8 @@ def test_cloudevents_and_trace_context(server: Server, bus: Bus, tmp_path: Path)
             time = datetime.datetime.fromisoformat(decoded.pop("ce-time"))
             assert time == datetime.datetime.fromisoformat(data["created"])
             assert time.utcoffset() is not None
+        else:
+            assert decoded.pop("ce-time") == headers["Ansible-Runner-Time"]
         assert decoded == {
             "ce-specversion": "1.0",
             "ce-source": "/ansible-runner/site.a",
@@ -187,7 +189,7 @@ def test_what_is_no_trace_context_is_not_passed_on(
     status_handler(SimpleNamespace(settings=settings, ident="r"), {"status": "successful"})
     headers = bus.wait_for_end()[0].headers
     assert headers is not None
-    assert set(headers) == {"Nats-Msg-Id"}
+    assert set(headers) == {"Nats-Msg-Id", "Ansible-Runner-Run", "Ansible-Runner-Time"}
     assert any("TRACEPARENT: no trace context" in record.getMessage() for record in caplog.records)
 
 

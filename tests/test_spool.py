@@ -126,7 +126,7 @@ def test_only_this_hosts_and_only_where_it_was_to_go(stored: tuple[Server, Bus],
     wait_until(lambda: bus.stream_count() == 6 + 4)
     assert sorted(path.name.split("-")[0] for path in spool.iterdir()) == ["elsewhere", "theirs"]
     # A person may say so.
-    done = command("replay", spool, "-s", server.url, env={})
+    done = command("replay", spool, "--elsewhere", "-s", server.url, env={})
     assert (done.returncode, done.stderr) == (0, "")
     assert bus.stream_count() == 6 + 4 + 12
     assert list(spool.iterdir()) == []

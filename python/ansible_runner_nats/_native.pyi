@@ -265,8 +265,8 @@ class RunReport(TypedDict):
     """What tells the run from others of that ident: the header ``Ansible-Runner-Run``, a UUID."""
 
     state: Literal["running", "ended", "killed"]
-    """``running`` in the record of a process that is gone: the run was killed. ``killed``: what was left of it
-    has been taken up since.
+    """``running`` in the record of a process that is gone: the run was killed. ``killed``: what was left of
+    it has been taken up since.
     """
 
     pid: int
@@ -363,10 +363,10 @@ class Emitter:
         :param ident: The run's ident, for data that carries none (``runner_ident``).
         :param artifact_dir: Where undelivered messages go, unless ``spill_dir`` says otherwise.
         :param runner_version: ansible-runner's version, for the card of the run.
-        :param before: The emitter of this configuration object whose run has ended: until the next ``starting``
-            what comes is of that run.
-        :param shelter: Where undelivered messages go if the artifact directory will be removed by ansible-runner
-            itself; ``spill_dir`` beats it.
+        :param before: The emitter of this configuration object whose run has ended: until the next
+            ``starting`` what comes is of that run.
+        :param shelter: Where undelivered messages go if the artifact directory will be removed by
+            ansible-runner itself; ``spill_dir`` beats it.
 
         Bad options raise nothing: they are told by the first call of a method. If servers, authentication or
         TLS are concerned, nothing is published.

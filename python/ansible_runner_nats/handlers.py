@@ -321,7 +321,7 @@ def _shelter(runner_config: Any, name: str) -> str | None:
     folder = getattr(runner_config, "private_data_dir", None)
     if _rotated(runner_config) == 0 or not isinstance(folder, (str, bytes, os.PathLike)):
         return None
-    return os.path.join(os.fsdecode(folder), name)
+    return f"{os.fsdecode(folder)}/{name}"
 
 
 def _rotated(runner_config: Any) -> int:

@@ -604,7 +604,7 @@ class Status(_Status, total=False):
 class Heartbeat(TypedDict):
     """A sign of life of a run that goes on (option `heartbeat`).
 
-    Sent if there is a connection, never kept.
+    Sent if there is a connection, never kept. The last one of a run, where there is one, says how it ended.
     """
 
     heartbeat: int
@@ -613,16 +613,17 @@ class Heartbeat(TypedDict):
     """The run."""
     created: str
     """When it was made: RFC 3339, in UTC."""
-    status: Literal["running"]
+    status: Literal["running", "successful", "failed", "canceled", "timeout", "error"]
+    """`running`; of the last sign the run's last status."""
     events: int
     """The highest `counter` so far, 0 before the first event."""
 
 
 class Killed(TypedDict):
-    """A run was killed, said on the subject of its signs of life by whoever has taken up what was left of it:
-    the next run there, or `replay`.
+    """A run was killed.
 
-    Nothing comes after it.
+    Said on the subject of its signs of life by whoever has taken up what was left of it: the next run there,
+    or `replay`. Nothing comes after it.
     """
 
     state: Literal["killed"]

@@ -539,6 +539,24 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
+    #[test]
+    fn a_process_of_another_container_is_not_gone_because_it_cannot_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RecordFile::create(dir.path(), &record()).unwrap();
+        let is_running = |pid: u32, namespace: Option<&str>| {
+            let pid_namespace = namespace.map(ToOwned::to_owned);
+            let said = Record { pid, pid_namespace, ..record() };
+            // In its place: it stays locked.
+            fs::write(&file.path, serde_json::to_vec(&said).unwrap()).unwrap();
+            Found::all_in(dir.path())[0].is_running()
+        };
+        let here = process::namespace();
+        assert!(is_running(u32::MAX, Some("pid:[1]")) && is_running(u32::MAX, None));
+        // Its lock outlives it in a process that it has forked.
+        assert!(!is_running(u32::MAX, here.as_deref()));
+        assert!(is_running(std::process::id(), here.as_deref()));
+    }
+
     fn record_like(found: &Record) -> Record {
         Record { started: found.started.clone(), ..record() }
     }

@@ -42,6 +42,8 @@ struct Overflow {
     reader: BufReader<Tail>,
     /// Lines written and not yet read back.
     unread: u64,
+    /// Of these, what is to stay: it found no other place.
+    kept: u64,
 }
 
 /// A file that lines are appended to.
@@ -79,7 +81,7 @@ impl Spill {
             None => {
                 let lines = Lines::create(&self.folder, OVERFLOW)?;
                 let reader = lines.reader();
-                self.overflow.insert(Overflow { lines, reader, unread: 0 })
+                self.overflow.insert(Overflow { lines, reader, unread: 0, kept: 0 })
             }
         };
         overflow.lines.append(message)?;
@@ -143,16 +145,20 @@ impl Spill {
     }
 
     fn keep_there(&mut self, message: &Message) -> Result<(), Error> {
-        let lines = match (&mut self.undelivered, &mut self.overflow) {
-            (Some(lines), _) => lines,
-            (None, overflow) => match (Lines::create(&self.folder, UNDELIVERED), overflow) {
-                (Ok(lines), _) => self.undelivered.insert(lines),
-                // Where no other file can be had, this one is better than none.
-                (Err(_), Some(overflow)) => &mut overflow.lines,
-                (Err(error), None) => return Err(error),
-            },
-        };
-        lines.append(message)
+        if let Some(lines) = &mut self.undelivered {
+            return lines.append(message);
+        }
+        match (Lines::create(&self.folder, UNDELIVERED), &mut self.overflow) {
+            (Ok(lines), _) => self.undelivered.insert(lines).append(message),
+            // Where no other file can be had, this one is better than none.
+            (Err(_), Some(overflow)) => {
+                overflow.lines.append(message)?;
+                overflow.unread += 1;
+                overflow.kept += 1;
+                Ok(())
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// The end of the run: what overflowed and was not read back is undelivered, too. Returns how many messages that were,
@@ -161,7 +167,7 @@ impl Spill {
         let mut leftovers = Leftovers { files: std::mem::take(&mut self.full), error: None };
         let mut moved = 0;
         let overflow = self.overflow.take().map(|mut overflow| {
-            moved = overflow.unread;
+            moved = overflow.unread.saturating_sub(overflow.kept);
             let joined = self.join(&mut overflow);
             (overflow.lines, joined)
         });

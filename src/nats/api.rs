@@ -1,7 +1,8 @@
 //! The one way in which a command connects, and asks JetStream.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -26,6 +27,7 @@ use crate::{
     config::Connection,
     error::Error,
     message::{MSG_ID, overlap},
+    outbox::Place,
 };
 
 /// How long the API may take to answer.
@@ -178,8 +180,8 @@ pub(super) async fn about(
 /// What streams hold of some subjects.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    /// The ids of its messages.
-    pub(crate) ids: HashSet<String>,
+    /// The ids of their messages, and where these are.
+    pub(crate) ids: HashMap<String, Place>,
     /// What was published before this time the streams may have let go, by their own limits.
     pub(crate) horizon: Option<SystemTime>,
 }
@@ -211,6 +213,8 @@ async fn ids_of(
         let stream = context.get_stream(name).await.map_err(|error| error.to_string())?;
         let about = about(link, api, name, None).await.map_err(|trouble| trouble.to_string())?;
         held.horizon = held.horizon.max(about.horizon(SystemTime::now()));
+        let created: Option<Arc<str>> = about.created.map(Into::into);
+        let name: Arc<str> = name.as_str().into();
         let transform = about.config.and_then(|config| config.subject_transform);
         let config = OrderedConfig {
             filter_subject: transform.map_or_else(|| subject.clone(), |transform| transform.stored(subject)),
@@ -230,9 +234,13 @@ async fn ids_of(
             };
             let Some(message) = next else { return Err("the connection broke".to_owned()) };
             let message = message.map_err(|error| error.to_string())?;
-            left = message.info().map_err(|error| error.to_string())?.pending;
+            let info = message.info().map_err(|error| error.to_string())?;
+            left = info.pending;
+            let (stream, created) = (Arc::clone(&name), created.clone());
+            // It was there before.
+            let place = Place { stream, created, number: info.stream_sequence, is_repeat: true };
             let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));
-            held.ids.extend(id.map(|id| id.as_str().to_owned()));
+            held.ids.extend(id.map(|id| (id.as_str().to_owned(), place)));
         }
     }
     Ok(held)

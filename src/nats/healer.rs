@@ -226,7 +226,6 @@ fn send(
     courier.outbox.forget(&run);
     let rest = run.spill().close().1.files;
     courier.outbox.close(&run);
-    let (stored, routed) = run.sent();
     if let Err(reason) = result {
         for path in rest {
             let _ = std::fs::remove_file(path);
@@ -234,9 +233,9 @@ fn send(
         return Err(format!("{reason}; the next run tries again"));
     }
     let refused: u64 = rest.iter().map(|path| crate::journal::count_lines(path)).sum();
-    let fates = Sent { stored, routed }.without(said);
+    let fates = Sent::of(&run).without(said);
     let left = if is_whole {
-        plan.settle(plan.items.len(), &rest, refused, fates)?
+        plan.settle(plan.items.len(), &rest, refused, &fates)?
     } else {
         plan.shrink(&rest)?;
         refused

@@ -32,7 +32,7 @@ use self::{
     queue::{Arrivals, Slot, State, Tally},
 };
 pub(crate) use self::{
-    places::{Place, Places},
+    places::{Place, Places, Streams},
     pulse::{Pulse, Sign},
     run::Run,
 };

@@ -21,12 +21,12 @@ pub(crate) struct Place {
 pub(crate) type Places = HashMap<u64, Place>;
 
 /// The streams that have stored messages of a run, while it goes on.
-#[derive(Debug, Default)]
-pub(super) struct Streams(Vec<Acknowledged>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Streams(Vec<Acknowledged>);
 
 impl Streams {
     /// A message was stored there. Acknowledgements come in the order in which a stream numbers.
-    pub(super) fn note(&mut self, place: &Place) {
+    pub(crate) fn note(&mut self, place: &Place) {
         /// Events and statuses may be in streams of their own; more are of no interest.
         const MOST: usize = 8;
         let count = self.0.len();
@@ -43,6 +43,16 @@ impl Streams {
         }
     }
 
+    /// Messages were stored there, too.
+    pub(crate) fn join(&mut self, others: &[Acknowledged]) {
+        for Acknowledged { name, created, last_sequence, .. } in others {
+            let created = created.as_deref().map(Into::into);
+            let place =
+                Place { stream: name.as_str().into(), created, number: *last_sequence, is_repeat: true };
+            self.note(&place);
+        }
+    }
+
     /// A stream was made at this time. Another time than before: it was made anew.
     pub(super) fn made(&mut self, stream: &str, created: &str) {
         for known in self.0.iter_mut().filter(|known| known.name == stream) {
@@ -54,7 +64,7 @@ impl Streams {
         }
     }
 
-    pub(super) fn to_vec(&self) -> Vec<Acknowledged> {
+    pub(crate) fn to_vec(&self) -> Vec<Acknowledged> {
         self.0.clone()
     }
 }

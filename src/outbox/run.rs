@@ -307,11 +307,6 @@ impl Run {
         }
     }
 
-    /// How many of its messages were stored, and how many routed.
-    pub(crate) fn sent(&self) -> (u64, u64) {
-        (self.counters.stored.load(Relaxed), self.counters.routed.load(Relaxed))
-    }
-
     /// Is there a message, and is it confirmed? `None`: that is not known yet.
     pub(crate) fn is_confirmed(&self) -> Option<bool> {
         let count = |counter: &AtomicU64| counter.load(Relaxed);

@@ -307,8 +307,8 @@ impl Emitter {
         // All that may run Python code comes before the lock, or after it.
         let py = data.py();
         let text = |key| name_of(&data.get_item(key).ok().flatten()?);
-        let needs_name = kind == Kind::Status
-            || config.cloudevents
+        let needs_name = config.cloudevents
+            || (kind == Kind::Status && config.heartbeat.is_some())
             || config.subject.has_name()
             || (kind == Kind::Event && config.events.is_selective());
         let name = needs_name.then(|| {
@@ -331,8 +331,8 @@ impl Emitter {
         let mut digits = itoa::Buffer::new();
         let counter = counter.as_ref().and_then(|counter| counter.text(&mut digits));
 
-        let is_start = kind == Kind::Status && name == STARTING;
-        let cwd = is_start.then(|| text(intern!(py, "cwd"))).flatten();
+        let is_start = kind == Kind::Status && is_starting(data);
+        let cwd = is_start.then(|| short_text(data, intern!(py, "cwd"))).flatten();
         let card = is_start.then(|| self.card(config, lossy(cwd.as_ref()).as_deref()));
         let now = SystemTime::now();
         let said = (kind == Kind::Status).then(|| to_millis(now));
@@ -537,6 +537,18 @@ impl<'py> Number<'py> {
             Self::Other(text) => lossy(Some(text)),
         }
     }
+}
+
+/// Is it a run's first status?
+fn is_starting(data: &Bound<'_, PyDict>) -> bool {
+    short_text(data, intern!(data.py(), "status")).is_some_and(|status| status == *STARTING)
+}
+
+/// A text that is no longer than a path may be: to look into one of megabytes costs as much memory once more.
+fn short_text<'py>(data: &Bound<'py, PyDict>, key: &Bound<'py, PyString>) -> Option<Bound<'py, PyString>> {
+    const LONGEST: usize = 4096;
+    let text = data.get_item(key).ok().flatten()?.cast_into_exact::<PyString>().ok()?;
+    text.len().is_ok_and(|len| len <= LONGEST).then_some(text)
 }
 
 fn python_version(py: Python<'_>) -> String {

@@ -205,8 +205,7 @@ impl Backlog {
                 Some(Error::LeftBehind { path: path.clone(), reason })
             }
         };
-        let (stored, routed) = run.sent();
-        settle(folder, &path, &left, Sent { stored, routed });
+        settle(folder, &path, &left, &Sent::of(&run));
         (left, error)
     }
 }

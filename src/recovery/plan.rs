@@ -1,7 +1,7 @@
 //! What is to be sent of a run, and why: by its record, its spill files and its artifacts.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,6 +20,7 @@ use crate::{
     files::Guarded,
     journal::{Acknowledged, Destination, Found, Record, RunState, spill_files_in},
     message::{self, Composer, Message, Own, RunId, moment, split_id},
+    outbox::{Place, Streams},
 };
 
 /// What becomes of a folder.
@@ -63,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) bad: Vec<String>,
     /// What was known of the run, and is not missing: in the stream, or gone from it by its own rules.
     accounted: u64,
+    /// Where that is.
+    places: Streams,
 }
 
 /// What of the artifacts is missing.
@@ -78,13 +81,13 @@ enum Wanted {
 pub(crate) struct Item {
     pub(crate) subject: Arc<str>,
     pub(crate) id: String,
-    place: Place,
+    place: Source,
     created: Option<SystemTime>,
 }
 
 /// Where a message is.
 #[derive(Debug)]
-enum Place {
+enum Source {
     /// In the spill file of this number.
     Line(usize, Span),
     /// In this event file.
@@ -125,6 +128,7 @@ impl Plan {
             items: Vec::new(),
             bad: Vec::new(),
             accounted: 0,
+            places: Streams::default(),
         }
     }
 
@@ -263,7 +267,7 @@ impl Plan {
         for (number, file) in self.files.iter_mut().enumerate() {
             for (message, span) in file.messages().map_err(|error| error.to_string())? {
                 let (subject, id) = (Arc::clone(&message.head.subject), message.id());
-                let place = Place::Line(number, span);
+                let place = Source::Line(number, span);
                 lines.push((Order::of_id(&id), Item { subject, id, place, created: None }));
             }
         }
@@ -296,7 +300,7 @@ impl Plan {
             for (kind, name, data) in recorded.statuses() {
                 let message = recorded.status(config, &mut composer, kind, &name, data.clone());
                 let (subject, id) = (Arc::clone(&message.head.subject), message.id());
-                let place = Place::Status(kind, name, data);
+                let place = Source::Status(kind, name, data);
                 items.push((Order::of_status(kind as u64), Item { subject, id, place, created: None }));
             }
         }
@@ -304,7 +308,7 @@ impl Plan {
             match recorded.event(config, &mut composer, path) {
                 Ok(Some(Kept { message, created })) => {
                     let (subject, id) = (Arc::clone(&message.head.subject), message.id());
-                    let place = Place::Event(path.clone());
+                    let place = Source::Event(path.clone());
                     items.push((Order::Event(*counter), Item { subject, id, place, created }));
                 }
                 Ok(None) => {}
@@ -328,12 +332,19 @@ impl Plan {
     }
 
     /// Leaves out what the stream holds, and events from before `horizon`, which it has let go; says how many that are.
-    pub(crate) fn leave_out(&mut self, held: &HashSet<String>, horizon: Option<SystemTime>) -> (u64, u64) {
+    pub(crate) fn leave_out(
+        &mut self,
+        held: &HashMap<String, Place>,
+        horizon: Option<SystemTime>,
+    ) -> (u64, u64) {
         let prefix = self.artifacts.as_ref().map(|(recorded, _)| format!(".{}.status.", recorded.ident));
         let of_run = |id: &&String| prefix.as_ref().is_some_and(|prefix| id.contains(prefix.as_str()));
-        let statuses = self.statuses_among(held.iter().filter(of_run).map(String::as_str));
+        let statuses = self.statuses_among(held.keys().filter(of_run).map(String::as_str));
         let before = self.items.len() as u64;
-        self.items.retain(|item| !held.contains(&item.id) && !item.is_one_of(&statuses));
+        for place in self.items.iter().filter_map(|item| held.get(&item.id)) {
+            self.places.note(place);
+        }
+        self.items.retain(|item| !held.contains_key(&item.id) && !item.is_one_of(&statuses));
         let missing = self.items.len() as u64;
         let is_gone = |item: &Item| item.created.zip(horizon).is_some_and(|(created, begin)| created < begin);
         self.items.retain(|item| !is_gone(item));
@@ -356,7 +367,7 @@ impl Plan {
 
     /// Nobody can tell what of the artifacts is missing: what is in files is.
     pub(crate) fn keep_lines(&mut self) {
-        self.items.retain(|item| matches!(item.place, Place::Line(..)));
+        self.items.retain(|item| matches!(item.place, Source::Line(..)));
     }
 
     /// What is in the spill files was sent, but for what is in the files `rest`; of the run more may be missing.
@@ -370,11 +381,11 @@ impl Plan {
     /// A message, read from where it is.
     pub(crate) fn read(&self, item: &Item, config: &Config, composer: &mut Composer) -> Option<Message> {
         match (&item.place, &self.artifacts) {
-            (Place::Line(number, span), _) => self.files.get(*number)?.read(*span),
-            (Place::Event(path), Some((recorded, _))) => {
+            (Source::Line(number, span), _) => self.files.get(*number)?.read(*span),
+            (Source::Event(path), Some((recorded, _))) => {
                 recorded.event(config, composer, path).ok().flatten().map(|kept| kept.message)
             }
-            (Place::Status(kind, name, data), Some((recorded, _))) => {
+            (Source::Status(kind, name, data), Some((recorded, _))) => {
                 Some(recorded.status(config, composer, *kind, name, data.clone()))
             }
             (_, None) => None,
@@ -400,7 +411,7 @@ impl Plan {
         sent: usize,
         rest: &[PathBuf],
         unconfirmed: u64,
-        fates: Sent,
+        fates: &Sent,
     ) -> Result<u64, String> {
         let unsent = self.items.get(sent..).unwrap_or_default();
         for (number, file) in self.files.iter().enumerate() {
@@ -419,8 +430,12 @@ impl Plan {
     }
 
     /// What was to be sent is confirmed: the record says what is missing now.
-    fn close_records(&self, fates: Sent) {
+    fn close_records(&self, fates: &Sent) {
         let is_one = self.records.len() == 1;
+        // Where the run is now: what a later look compares with.
+        let mut places = self.places.clone();
+        places.join(&fates.streams);
+        let streams = places.to_vec();
         for found in &self.records {
             let Found { path, record, .. } = found;
             let Some(folder) = path.parent() else { continue };
@@ -431,6 +446,9 @@ impl Plan {
             let recovered = fates.stored + fates.routed;
             if is_one {
                 left = fates.count(&left, recovered);
+                if !streams.is_empty() && (self.artifacts.is_some() || left.streams.is_empty()) {
+                    left.streams.clone_from(&streams);
+                }
             }
             if self.artifacts.is_some() {
                 let is_killed = found.is_killed();
@@ -465,13 +483,13 @@ impl Plan {
 impl Item {
     fn line_of(&self, file: usize) -> Option<Span> {
         match self.place {
-            Place::Line(number, span) if number == file => Some(span),
+            Source::Line(number, span) if number == file => Some(span),
             _ => None,
         }
     }
 
     /// Is it a status that is there already, with the id that only the live run knew?
     fn is_one_of(&self, numbers: &HashSet<u64>) -> bool {
-        matches!(&self.place, Place::Status(kind, ..) if numbers.contains(&(*kind as u64)))
+        matches!(&self.place, Source::Status(kind, ..) if numbers.contains(&(*kind as u64)))
     }
 }

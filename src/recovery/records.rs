@@ -7,26 +7,35 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::journal::{DAMAGED, Found, Record, count_lines, spill_files_in};
+use crate::journal::{Acknowledged, DAMAGED, Found, Record, count_lines, spill_files_in};
+use crate::outbox::Run;
 
 /// What became of messages that were sent later.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sent {
     /// Stored by a stream.
     pub(crate) stored: u64,
     /// Routed to whoever subscribes.
     pub(crate) routed: u64,
+    /// By these streams, and how far.
+    pub(crate) streams: Vec<Acknowledged>,
 }
 
 impl Sent {
+    /// What became of the messages of this run, which are another one's.
+    pub(crate) fn of(run: &Run) -> Self {
+        let Record { stored, routed, streams, .. } = run.so_far();
+        Self { stored, routed, streams }
+    }
+
     /// But for so many that are none of the run's own messages.
     pub(crate) fn without(self, others: u64) -> Self {
         let routed = self.routed.saturating_sub(others.saturating_sub(self.stored));
-        Self { stored: self.stored.saturating_sub(others), routed }
+        Self { stored: self.stored.saturating_sub(others), routed, streams: self.streams }
     }
 
     /// A record that counts so many messages more as confirmed.
-    pub(super) fn count(self, record: &Record, recovered: u64) -> Record {
+    pub(super) fn count(&self, record: &Record, recovered: u64) -> Record {
         let routed = self.routed.min(recovered);
         Record {
             confirmed: record.confirmed + recovered,
@@ -40,7 +49,7 @@ impl Sent {
 
 /// Of the spill file `sent` all was sent but for what is in the files `rest`: its record says so. In a spool a record of
 /// which nothing is left goes, and so does the folder.
-pub(super) fn settle(folder: &Path, sent: &Path, rest: &[PathBuf], fates: Sent) {
+pub(super) fn settle(folder: &Path, sent: &Path, rest: &[PathBuf], fates: &Sent) {
     let found = Found::all_in(folder);
     let is_alone = found.len() == 1;
     for Found { path, record, .. } in found {

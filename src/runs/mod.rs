@@ -142,7 +142,7 @@ impl Runs {
             return None;
         }
         let run_id = match message.run {
-            Some(identity) => self.run_with(&name, identity),
+            Some(identity) => self.run_with(&name, identity, &payload, own.map(|(_, own)| own)),
             None => self.run_of(&name, &payload, own.map(|(_, own)| own)),
         };
         let run = self.all.get_mut(&run_id)?;
@@ -181,12 +181,30 @@ impl Runs {
     }
 
     /// The run of this name and identity.
-    fn run_with(&mut self, name: &Name, identity: RunId) -> RunKey {
+    fn run_with(
+        &mut self,
+        name: &Name,
+        identity: RunId,
+        payload: &Payload<'_>,
+        own: Option<Own<'_>>,
+    ) -> RunKey {
         let key = (name.whole.clone(), identity);
         if let Some(id) = self.known.get(&key).filter(|id| self.all.contains_key(id)) {
             return *id;
         }
         let last = self.latest.get(&name.whole).copied();
+        // What was heard of it so far may have come without that header: from an older version, or by another way.
+        if let Some(run) = last.and_then(|id| self.all.get_mut(&id))
+            && !run.is_over()
+            && !is_another_run(run, payload, own)
+            // A worker and a processor may both publish: of one run, if one of them has nothing but statuses.
+            && (run.identity.is_none() || (payload.status.is_some() && run.has_events()))
+        {
+            run.identity.get_or_insert(identity);
+            let id = last.unwrap_or_default();
+            self.known.insert(key, id);
+            return id;
+        }
         let before = last.and_then(|id| self.all.get(&id)).and_then(|run| run.identity);
         let id = self.add(name, Some(identity));
         self.known.insert(key, id);

@@ -356,7 +356,7 @@ impl<'a> Replay<'a> {
             self.send(&run, message, &bar);
         }
         let mut outcome = self.end(&run, &bar);
-        outcome.fates = outcome.fates.without(said);
+        outcome.fates = std::mem::take(&mut outcome.fates).without(said);
         outcome.confirmed = outcome.fates.stored + outcome.fates.routed;
         let (left, fate) = if outcome.unsure > 0 {
             // What became of these is not known: all of it stays.
@@ -365,7 +365,7 @@ impl<'a> Replay<'a> {
             }
             (outcome.left, "left as it is".to_owned())
         } else {
-            let left = plan.settle(sent, &outcome.files, outcome.left, outcome.fates)?;
+            let left = plan.settle(sent, &outcome.files, outcome.left, &outcome.fates)?;
             let fate = match (left, is_file) {
                 (0, true) => "removed".to_owned(),
                 (0, false) => "nothing is left to send".to_owned(),
@@ -478,7 +478,7 @@ impl<'a> Replay<'a> {
         }
         let unsure = record.lost + record.unproven;
         let left = record.undelivered + unsure;
-        let fates = Sent { stored: record.stored, routed: record.routed };
+        let fates = Sent::of(run);
         Outcome { confirmed: record.confirmed, left, unsure, files: record.files, fates }
     }
 

@@ -260,7 +260,10 @@ mod tests {
         for fine in
             ["", r#","max_msgs":1000,"max_bytes":1000000"#, r#","max_msg_size":1048576,"retention":"limits""#]
         {
-            assert_eq!(remarks(&format!("{{{usual}{fine}}}"), "{}", LOAD), [], "{fine}");
+            let three = usual.replace("num_replicas\":1", "num_replicas\":3");
+            assert_eq!(remarks(&format!("{{{three}{fine}}}"), "{}", LOAD), [], "{fine}");
+            let one = remarks(&format!("{{{usual}{fine}}}"), "{}", LOAD);
+            assert!(matches!(&one[..], [(State::Note, text)] if text.contains("one replica")), "{one:?}");
         }
         let short = remarks(
             r#"{"duplicate_window":500000000,"num_replicas":1}"#,
