@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from nats.js.api import SubjectTransform
 from support import (
     PATIENCE,
     Bus,
@@ -143,12 +144,15 @@ def test_a_killed_job(
     short(job, "next", options(server, **more))
     messages = bus.stream_messages()
     mine = [message for message in of(messages, "killed") if not message.subject.endswith(".heartbeat")]
-    assert sorted(counters(mine)) == [event["counter"] for event in events]
+    found = sorted(counters(mine))
+    # The plugin is told of an event before ansible-runner writes its file.
+    assert found[: len(events)] == [event["counter"] for event in events]
+    assert len(set(found)) == len(found) <= len(events) + 1
     assert sorted(statuses_of(mine)) == ["running", "starting"]
     (word,) = told(messages)
     assert word == {
         "state": "killed", "runner_ident": "killed", "host": os.uname().nodename,
-        "pid": json.loads(json.dumps(word))["pid"], "events": events[-1]["counter"],
+        "pid": word["pid"], "events": events[-1]["counter"],
     }  # fmt: skip
     assert len({message.headers[RUN] for message in mine if message.headers}) == 1
     assert len(statuses_of(of(messages, "next"))) == 3
@@ -251,7 +255,10 @@ def test_killed_at_any_time(stored: tuple[Server, Bus], tmp_path: Path, seed: in
     messages = bus.stream_messages()
     mine = of(messages, "killed")
     expected = [event["counter"] for event in events_in(job, "killed")]
-    assert sorted(counters(mine)) == expected, (nats, more)
+    found = sorted(counters(mine))
+    # The plugin is told of an event before ansible-runner writes its file.
+    assert found[: len(expected)] == expected, (nats, more)
+    assert len(set(found)) == len(found) <= len(expected) + 1, (nats, more)
     if recorded:
         assert [word["state"] for word in told(messages)] == ["killed"], (nats, more)
     else:
@@ -404,7 +411,8 @@ def test_the_server_itself_tells_of_a_killed_run(
 
     def has_time_to_live() -> bool:
         found = [message.headers or {} for message in beats("killed") if message.data]
-        return len(found) > 2 and {headers.get("Nats-TTL") for headers in found} == {"1s"}
+        # The server raises it to how long its markers stay.
+        return len(found) > 2 and {headers.get("Nats-TTL") for headers in found} == {"15"}
 
     # The first ones may come before it is known what the stream allows.
     wait_until(has_time_to_live, "signs of life")
@@ -456,3 +464,82 @@ time.sleep(60)
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_stream_that_stores_under_other_subjects(
+    start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    transform = SubjectTransform(src="pub.ansible.runner.*.*.>", dest="stored.{{wildcard(2)}}.$1.>")
+    bus.add_stream(subject_transform=transform, duplicate_window=0.1)
+    job = Job(tmp_path / "job")
+    short(job, "run", options(server))
+    count = bus.stream_count()
+    assert count > 5
+    time.sleep(0.2)
+    done = command("replay", job.folder, "--all", env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert (done.returncode, bus.stream_count()) == (0, count), done
+    assert f"{count} were in the stream already" in done.stdout
+
+
+SPOOLING = """
+import socket, sys, types
+from ansible_runner_nats import _native, event_handler, status_handler
+options = {'servers': URL, 'spill_dir': SPOOL, 'reconnect_time_wait': 0.1, 'flush_timeout': 20}
+for number in range(3):
+    ident = f'{NAME}-{number}'
+    settings = {'nats_subject_id': 'id', 'nats_options': options}
+    config = types.SimpleNamespace(settings=settings, ident=ident, artifact_dir=f'{FOLDER}/{ident}')
+    event_handler(config, {'counter': 1, 'uuid': ident, 'event': 'verbose', 'stdout': 'x' * 1000})
+    for counter in range(2, 200):
+        event_handler(config, {'counter': counter, 'uuid': ident, 'event': 'verbose', 'stdout': 'x' * 1000})
+    status_handler(config, {'status': 'successful'})
+    print(ident, flush=True)
+"""
+
+
+def test_many_processes_and_one_spool(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """Half of them are killed while they drain what others have left."""
+    server, bus = stored
+    chance = random.Random(1)
+    spool = tmp_path / "spool"
+
+    def code(name: str, **more: object) -> str:
+        text = SPOOLING
+        names = {"URL": server.url, "SPOOL": str(spool), "NAME": name, "FOLDER": str(tmp_path), **more}
+        for word, value in names.items():
+            text = text.replace(f"{{{word}}}", str(value)).replace(word, repr(value))
+        return text.replace("20}", f"{more.get('timeout', 20)}}}")
+
+    server.kill()
+    for number in range(4):
+        left = subprocess.run(
+            [sys.executable, "-c", code(f"left{number}", timeout=0.1)],
+            env=clean_env(None), capture_output=True, check=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert b"kept in" in left.stderr
+    server.start()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code(f"live{number}")],
+            env=clean_env(None), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for number in range(10)
+    ]  # fmt: skip
+    for process in processes[::2]:
+        time.sleep(chance.random() / 5)
+        process.kill()
+    for process in processes:
+        process.wait(PATIENCE)
+    last = subprocess.run(
+        [sys.executable, "-c", code("last")], env=clean_env(None), capture_output=True, check=True,
+        timeout=PATIENCE * 2,
+    )  # fmt: skip
+    ids = [message.headers["Nats-Msg-Id"] for message in bus.stream_messages() if message.headers]
+    assert len(set(ids)) == len(ids)
+    for number in range(4):
+        for run in range(3):
+            mine = [one for one in ids if one.startswith(f"id.left{number}-{run}.")]
+            assert len(mine) == 200, (number, run)
+    assert list(spool.iterdir()) == [], last.stderr

@@ -29,8 +29,9 @@ import ansible_runner_nats._native
 from ansible_runner_nats import event_handler, report, status_handler
 class Config(types.SimpleNamespace): pass
 def config(ident):
+    # In a project of its own: the next job would send what this one has left.
     settings = {'nats_subject_id': 'id', 'nats_options': {'servers': URL, **OPTIONS}}
-    return Config(settings=settings, ident=ident, artifact_dir=os.path.join(FOLDER, ident))
+    return Config(settings=settings, ident=ident, artifact_dir=os.path.join(FOLDER, ident, ident))
 def limit(name, soft):
     resource.setrlimit(getattr(resource, name), (soft, resource.getrlimit(getattr(resource, name))[1]))
 def event(ident, counter, stdout='x' * 1000):

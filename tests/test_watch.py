@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from support import RunnerConfig
+
 WATCH = str(bin_dir() / "ansible-runner-nats")
 ON = {"RUNNER_NATS_SUBJECT_ID": "site.a"}
 

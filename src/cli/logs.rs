@@ -13,13 +13,14 @@ use super::{
     Exit,
     options::Options,
     runs::known_runs,
-    source::{Source, Stopped},
+    source::{Found, Source, Stopped},
     terminal::{complain, json_line, printable, stdout},
 };
 use crate::{
+    harmless::one_line,
     message::{Kind, Received, RunId, in_utc},
     nats::{Heard, Start, Wish},
-    runs::{Line, News, Printer, Run, Runs},
+    runs::{Failure, Line, News, Printer, Run, Runs},
 };
 
 /// Print what a job printed, as it printed it.
@@ -76,6 +77,9 @@ pub(super) struct WaitArguments {
     /// Of a subject id, where several have runs of that ident
     #[arg(long, value_name = "ID")]
     subject_id: Option<String>,
+    /// Not one that is there already: the run of that ident that begins from now on
+    #[arg(long)]
+    next: bool,
     /// Wait no longer than this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
@@ -90,18 +94,14 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
     let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
     let subject_id = arguments.subject_id.as_deref();
     let found = match &arguments.ident {
-        Some(ident) => source.last_run(subject_id, ident)?,
-        None => latest(&source, subject_id)?,
+        Some(ident) => source.find(subject_id, ident)?,
+        None => latest(&source, subject_id)?.map(|run| run.map(|run| Found { run, others: Vec::new() })),
     };
     let (run, start) = match found {
-        Ok(Some(run)) => {
-            if run.is_again {
-                let since =
-                    run.started.map_or_else(String::new, |when| format!(", which began at {}", in_utc(when)));
-                complain(&format!("there were several runs of this ident; this is the last one{since}"));
-            }
-            let start = beginning_of(&run);
-            (Some(run), start)
+        Ok(Some(found)) => {
+            found.name_others();
+            let start = beginning_of(&found.run);
+            (Some(found.run), start)
         }
         Ok(None) if arguments.ident.is_none() => {
             complain("there is no run yet");
@@ -114,7 +114,8 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
         }
         Err(stopped) => return Ok(stopped.exit()),
     };
-    let ident = run.as_ref().map(|run| run.ident.as_str()).or(arguments.ident.as_deref()).unwrap_or_default();
+    let given = arguments.ident.as_deref().map(one_line);
+    let ident = run.as_ref().map(|run| run.ident.as_str()).or(given.as_deref()).unwrap_or_default();
     let subjects = match &run {
         Some(run) => source.filters_of(run, None),
         None => source.filters(subject_id, Some(ident), None),
@@ -129,6 +130,8 @@ pub(super) fn logs(arguments: &LogsArguments) -> io::Result<Exit> {
         show: Show { arguments, task: String::new(), tail: arguments.tail.map(|_| VecDeque::new()) },
         printer: Printer::default(),
         waiting_since: None,
+        is_caught_up: false,
+        streams: 0,
     };
     logs.follow(&heard)
 }
@@ -142,6 +145,7 @@ pub(super) fn beginning_of(run: &Run) -> Start {
 fn latest(source: &Source, subject_id: Option<&str>) -> io::Result<Result<Option<Run>, Stopped>> {
     const DAY: Duration = Duration::from_secs(86_400);
     for since in [DAY, DAY * 365] {
+        let since = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
         let runs = match known_runs(source, subject_id, since)? {
             Ok((runs, _)) => runs,
             Err(stopped) => return Ok(Err(stopped)),
@@ -165,6 +169,10 @@ struct Logs<'a> {
     printer: Printer,
     /// Since when a counter is missing, and others wait for it.
     waiting_since: Option<Instant>,
+    /// All was told that streams had kept.
+    is_caught_up: bool,
+    /// How many streams are read: one may be ahead of another.
+    streams: usize,
 }
 
 /// What is printed, and how.
@@ -185,7 +193,9 @@ impl Logs<'_> {
                 Ok(heard) => heard,
                 Err(Stopped::TimedOut) => {
                     self.print_all()?;
-                    if let Some(end) = end {
+                    if let Some(end) = end.filter(|_| self.is_caught_up) {
+                        self.say_why()?;
+                        self.say_what_is_missing();
                         return Ok(end);
                     }
                     continue;
@@ -198,37 +208,83 @@ impl Logs<'_> {
             match heard {
                 Heard::Message(message) => {
                     end = end.or(self.on_message(&message)?);
-                    // What it said before may still be on its way.
-                    if let Some(end) = end
-                        && self.arguments.follow
-                        && !self.printer.is_waiting()
-                    {
+                    if let Some(end) = end.filter(|_| self.is_told()) {
                         self.print_all()?;
+                        self.say_why()?;
                         return Ok(end);
                     }
                 }
                 Heard::CaughtUp => {
                     if !self.arguments.follow {
                         self.print_all()?;
+                        self.say_why()?;
                         return Ok(self.all_told());
                     }
                     self.show.end_of_tail()?;
+                    self.is_caught_up = true;
+                    if let Some(end) = end.filter(|_| self.is_told()) {
+                        self.print_all()?;
+                        self.say_why()?;
+                        return Ok(end);
+                    }
                 }
+                Heard::Connected { streams, .. } => self.streams = streams.len(),
                 Heard::Lost(reason) => complain(&self.source.hide(reason)),
-                Heard::Connected { .. } | Heard::Failed(_) | Heard::NoStream => {}
+                Heard::Failed(_) | Heard::NoStream => {}
             }
+        }
+    }
+
+    /// The run has ended: is all of it told? What it said before may still be on its way, by another stream at that.
+    fn is_told(&mut self) -> bool {
+        if !self.arguments.follow || !(self.is_caught_up || self.streams == 0) {
+            return false;
+        }
+        let missing = self.runs.all().max_by_key(|(id, _)| *id).map_or(0, |(_, run)| run.missing());
+        let is_told = !self.printer.is_waiting() && missing == 0 && self.streams <= 1;
+        if !is_told {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
+        is_told
+    }
+
+    /// A run that failed though no task did: `--failed` tells why, too.
+    fn say_why(&self) -> io::Result<()> {
+        let Some((_, run)) = self.runs.all().max_by_key(|(id, _)| *id) else { return Ok(()) };
+        let reasons: Vec<&Failure> = run.failures.iter().filter(|failure| failure.is_of_run()).collect();
+        if !self.arguments.failed || self.arguments.json || self.arguments.host.is_some() {
+            return Ok(());
+        }
+        stdout(|out| {
+            for reason in &reasons {
+                writeln!(out, "{}: no task did: {}", run.status(), reason.why)?;
+                reason.details.iter().try_for_each(|line| writeln!(out, "    {line}"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What of the run's output is not there, on standard error.
+    fn say_what_is_missing(&self) {
+        let Some((_, run)) = self.runs.all().max_by_key(|(id, _)| *id) else { return };
+        if let Some(first) = run.first_counter().filter(|first| *first > 1 && !run.selects()) {
+            complain(&format!(
+                "the beginning of this run is not in the stream: its first event there is number {first}"
+            ));
+        }
+        let gaps = run.gaps();
+        if gaps > 0 {
+            complain(&format!("{gaps} events of this run are not in the stream"));
         }
     }
 
     /// Nothing more is to come.
     fn all_told(&self) -> Exit {
-        let Some((_, run)) = self.runs.all().max_by_key(|(id, _)| *id) else {
+        if self.runs.all().next().is_none() {
             complain(&format!("no stream knows a run {}", printable(self.ident)));
             return Exit::Problem;
-        };
-        if run.missing() > 0 {
-            complain(&format!("{} events of this run are not in the stream", run.missing()));
         }
+        self.say_what_is_missing();
         Exit::Success
     }
 
@@ -347,9 +403,18 @@ pub(super) fn wait(arguments: &WaitArguments) -> io::Result<Exit> {
     let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
     let WaitArguments { ident, subject_id, .. } = arguments;
     let subject_id = subject_id.as_deref();
-    let (run, start) = match source.last_run(subject_id, ident)? {
-        Ok(Some(run)) if run.is_over() => return Ok(Exit::of_status(run.status())),
-        Ok(Some(run)) => {
+    let mut known = Vec::new();
+    let (run, start) = match source.find(subject_id, ident)? {
+        Ok(Some(Found { run, others })) if arguments.next => {
+            known = others.iter().chain([&run]).filter_map(|run| run.identity).collect();
+            (None, Start::Now)
+        }
+        Ok(None) if arguments.next => (None, Start::Now),
+        Ok(Some(found)) if found.run.is_over() => {
+            found.name_others();
+            return Ok(Exit::of_status(found.run.status()));
+        }
+        Ok(Some(Found { run, .. })) => {
             let start = beginning_of(&run);
             (Some(run), start)
         }
@@ -374,8 +439,17 @@ pub(super) fn wait(arguments: &WaitArguments) -> io::Result<Exit> {
     loop {
         match source.next(&heard, deadline) {
             Ok(Heard::Message(message)) => {
+                let is_other = match (message.run, run.as_ref().and_then(|run| run.identity)) {
+                    (Some(one), Some(wanted)) => one != wanted,
+                    (Some(one), None) => known.contains(&one),
+                    (None, _) => false,
+                };
+                if is_other {
+                    continue;
+                }
                 let news = runs.hear(&message, SystemTime::now()).filter(|news| news.is_end);
-                let ended = news.and_then(|news| runs.get(news.run)).filter(|run| run.ident == *ident);
+                let ident = run.as_ref().map_or_else(|| one_line(ident), |run| run.ident.clone());
+                let ended = news.and_then(|news| runs.get(news.run)).filter(|run| run.ident == ident);
                 if let Some(run) = ended {
                     return Ok(Exit::of_status(run.status()));
                 }

@@ -10,6 +10,7 @@ mod source;
 mod stream;
 mod terminal;
 mod watch;
+mod when;
 
 use std::ffi::OsString;
 

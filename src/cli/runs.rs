@@ -14,6 +14,7 @@ use super::{
     options::Options,
     source::{Source, Stopped},
     terminal::{Tone, json_text, remark, stdout, tone_of},
+    when,
 };
 use crate::{
     message::{END_STATES, KILLED, Kind, OPEN_STATES, in_utc},
@@ -27,15 +28,21 @@ use crate::{
 /// that has not ended and says nothing any more is `silent`. Exit status: 0 the runs were listed, 1 there is a problem.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How far to look back
-    #[arg(long, value_name = "AGE", default_value = "24h", value_parser = humantime::parse_duration)]
-    since: Duration,
-    /// Only runs in this state (starting, running, silent, successful, failed, canceled, timeout, error, killed)
-    #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(states()))]
-    state: Option<String>,
+    /// Runs that went on at any time since then: an age, a day, a time in UTC, today or yesterday
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = when::parse)]
+    since: SystemTime,
+    /// And that had begun by then
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    until: Option<SystemTime>,
+    /// Only runs in these states (starting, running, silent, successful, failed, canceled, timeout, error, killed)
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = PossibleValuesParser::new(states()))]
+    state: Vec<String>,
     /// Only runs of this playbook; * and ? match anything
     #[arg(long, value_name = "NAME")]
     playbook: Option<String>,
+    /// Only runs on behalf of this actor; * and ? match anything
+    #[arg(long, value_name = "NAME")]
+    actor: Option<String>,
     /// Only runs of this subject id
     #[arg(long, value_name = "ID")]
     subject_id: Option<String>,
@@ -100,10 +107,15 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     };
     let now = SystemTime::now();
     let playbook = arguments.playbook.as_deref().map(WildMatch::new);
+    let actor = arguments.actor.as_deref().map(WildMatch::new);
     let is_wanted = |run: &&Run| {
         let name = run.playbook.rsplit('/').next().unwrap_or_default();
         let fits = |pattern: &WildMatch| pattern.matches(&run.playbook) || pattern.matches(name);
-        arguments.state.as_deref().is_none_or(|state| run.state(now, arguments.silent_after) == state)
+        let state = run.state(now, arguments.silent_after);
+        (arguments.state.is_empty() || arguments.state.iter().any(|wanted| wanted == state))
+            && run.last_event.is_none_or(|last| last >= arguments.since)
+            && arguments.until.is_none_or(|until| run.started.is_some_and(|started| started <= until))
+            && actor.as_ref().is_none_or(|actor| run.actor.as_deref().is_some_and(|one| actor.matches(one)))
             && playbook.as_ref().is_none_or(fits)
             && arguments.subject_id.as_deref().is_none_or(|id| run.subject_id == id)
     };
@@ -121,9 +133,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         let shown =
             if wanted.len() < count { format!("{} of {count}", wanted.len()) } else { count.to_string() };
         remark(&format!(
-            "{shown} run{} of the last {}, from stream {}, in {:.2} s",
+            "{shown} run{} since {}, from stream {}, in {:.2} s",
             if count == 1 { "" } else { "s" },
-            humantime::format_duration(arguments.since),
+            in_utc(arguments.since),
             streams.join(", "),
             began.elapsed().as_secs_f64()
         ));
@@ -136,14 +148,13 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
 pub(super) fn known_runs(
     source: &Source,
     subject_id: Option<&str>,
-    since: Duration,
+    since: SystemTime,
 ) -> io::Result<Result<(Runs, Vec<String>), Stopped>> {
     /// So many runs are asked about at once.
     const AT_ONCE: usize = 100;
     let mut runs = source.runs();
     let statuses = source.filters(subject_id, None, Some(Kind::Status));
-    let from = SystemTime::now().checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
-    let read = source.history(statuses, Start::Since(from), |message| {
+    let read = source.history(statuses.clone(), Start::Since(since), |message| {
         runs.hear(message, SystemTime::now());
         Ok(())
     })?;
@@ -151,6 +162,18 @@ pub(super) fn known_runs(
         Ok(streams) => streams,
         Err(stopped) => return Ok(Err(stopped)),
     };
+    // What has gone on for longer has said its last status before.
+    let mut older = source.runs();
+    let read = source.history(statuses, Start::Last, |message| {
+        if message.stored.is_none_or(|stored| stored < since) {
+            older.hear(message, SystemTime::now());
+        }
+        Ok(())
+    })?;
+    if let Err(stopped) = read {
+        return Ok(Err(stopped));
+    }
+    runs.take_in(older, |run| !run.is_over());
     // What goes on says more than statuses; of what began earlier the beginning is not known yet.
     let open = |run: &Run| !run.is_over();
     let late = |run: &Run| !run.is_whole() && run.is_over();

@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     config::Connection,
-    message::{Kind, Received, Template},
+    harmless::one_line,
+    message::{Kind, Received, Template, in_utc, start_of},
     nats::{Heard, Start, Wish, listen},
-    runs::{Run, Runs},
+    runs::{Run, RunKey, Runs},
     secret::Masks,
 };
 
@@ -177,48 +178,145 @@ impl Source {
         }
     }
 
-    /// The last run of this ident that a stream knows of, by its statuses. `Ok(None)`: there is none.
-    pub(super) fn last_run(
+    /// The run of this name that a stream knows of, by its statuses: the last one of an ident, or the one whose identity
+    /// begins like this. `Ok(None)`: there is none. Of an ident that was used again the others are named.
+    pub(super) fn find(
         &self,
         subject_id: Option<&str>,
-        ident: &str,
-    ) -> io::Result<Result<Option<Run>, Stopped>> {
+        name: &str,
+    ) -> io::Result<Result<Option<Found>, Stopped>> {
+        let ident = &one_line(name);
         let mut runs = self.runs();
-        let subjects = self.filters(subject_id, Some(ident), Some(Kind::Status));
-        let read = self.history(subjects, Start::First, |message| {
-            runs.hear(message, SystemTime::now());
-            Ok(())
-        })?;
-        if let Err(stopped) = read {
+        let statuses = |ident| self.filters(subject_id, ident, Some(Kind::Status));
+        if let Err(stopped) = self.take_in(&mut runs, statuses(Some(name)), Start::First)? {
             return Ok(Err(stopped));
         }
-        let is_wanted = |run: &Run| run.ident == ident && subject_id.is_none_or(|id| run.subject_id == id);
-        let last = |runs: &Runs| {
-            let wanted = runs.all().filter(|(_, run)| is_wanted(run));
-            wanted.max_by_key(|(id, run)| (run.identity, *id)).map(|(_, run)| run.clone())
+        let mut is_wanted: Box<dyn Fn(&Run) -> bool> =
+            Box::new(move |run| run.ident == *ident && subject_id.is_none_or(|id| run.subject_id == id));
+        if !runs.all().any(|(_, run)| is_wanted(run)) && is_identity(name) {
+            if let Err(stopped) = self.take_in(&mut runs, statuses(None), Start::First)? {
+                return Ok(Err(stopped));
+            }
+            let name = name.to_ascii_lowercase();
+            is_wanted = Box::new(move |run| {
+                let identity = run.identity.map(|identity| identity.to_string());
+                identity.is_some_and(|identity| identity.starts_with(&name))
+                    && subject_id.is_none_or(|id| run.subject_id == id)
+            });
+        }
+        let wanted = |runs: &Runs| {
+            let mut found: Vec<(RunKey, Run)> =
+                runs.all().filter(|(_, run)| is_wanted(run)).map(|(id, run)| (id, run.clone())).collect();
+            found.sort_by_key(|(id, run)| (run.identity, *id));
+            found.into_iter().map(|(_, run)| run).collect::<Vec<_>>()
         };
+        let found = wanted(&runs);
+        let mut names: Vec<(&str, &str)> =
+            found.iter().map(|run| (run.subject_id.as_str(), run.ident.as_str())).collect();
+        names.sort_unstable();
+        names.dedup();
+        if names.len() > 1 {
+            let sites: Vec<&str> = names.iter().map(|(site, _)| *site).collect();
+            let (what, names) = if names.iter().all(|(_, one)| one == ident) {
+                ("a run of several subject ids", sites.join(", "))
+            } else {
+                let idents: Vec<&str> = names.iter().map(|(_, ident)| *ident).collect();
+                ("the beginning of several runs' identities", idents.join(", "))
+            };
+            complain(&format!("{ident} is {what}: {names}; name one with --subject-id, or by more of it"));
+            return Ok(Err(Stopped::Failed));
+        }
         // One that was killed has no last status: what is said of its signs of life last tells.
-        if let Some(open) = last(&runs).filter(|run| !run.is_over()) {
-            let subjects = self.filters_of(&open, Some(Kind::Heartbeat));
-            let read = self.history(subjects, Start::Last, |message| {
-                runs.hear(message, SystemTime::now());
-                Ok(())
-            })?;
-            if let Err(stopped) = read {
+        if let Some(open) = found.last().filter(|run| !run.is_over()) {
+            let subjects = self.filters_of(open, Some(Kind::Heartbeat));
+            if let Err(stopped) = self.take_in(&mut runs, subjects, Start::Last)? {
                 return Ok(Err(stopped));
             }
         }
-        let found = runs.all().filter(|(_, run)| is_wanted(run));
-        let mut sites: Vec<&str> = found.map(|(_, run)| run.subject_id.as_str()).collect();
+        let mut found = wanted(&runs);
+        let Some(run) = found.pop() else {
+            if subject_id.is_some() {
+                self.name_other_sites(name)?;
+            }
+            return Ok(Ok(None));
+        };
+        Ok(Ok(Some(Found { run, others: found })))
+    }
+
+    /// There is no such run of this subject id: perhaps another one was meant.
+    fn name_other_sites(&self, name: &str) -> io::Result<()> {
+        let mut runs = self.runs();
+        let subjects = self.filters(None, Some(name), Some(Kind::Status));
+        let Ok(()) = self.take_in(&mut runs, subjects, Start::First)? else { return Ok(()) };
+        let mut sites: Vec<&str> = runs
+            .all()
+            .filter(|(_, run)| run.ident == one_line(name))
+            .map(|(_, run)| run.subject_id.as_str())
+            .collect();
         sites.sort_unstable();
         sites.dedup();
-        if sites.len() > 1 {
-            let sites = sites.join(", ");
-            complain(&format!(
-                "{ident} is a run of several subject ids: {sites}; name one with --subject-id"
-            ));
-            return Ok(Err(Stopped::Failed));
+        if !sites.is_empty() {
+            complain(&format!("{} is a run of {}", one_line(name), sites.join(", ")));
         }
-        Ok(Ok(last(&runs)))
+        Ok(())
     }
+
+    /// What streams have kept of some subjects.
+    fn take_in(
+        &self,
+        runs: &mut Runs,
+        subjects: Vec<String>,
+        from: Start,
+    ) -> io::Result<Result<(), Stopped>> {
+        let read = self.history(subjects, from, |message| {
+            runs.hear(message, SystemTime::now());
+            Ok(())
+        })?;
+        Ok(read.map(drop))
+    }
+}
+
+/// A run that was looked for.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) run: Run,
+    /// Earlier ones of that ident, the oldest first.
+    pub(super) others: Vec<Run>,
+}
+
+impl Found {
+    /// The earlier runs, in a line; nothing if there are none.
+    pub(super) fn name_others(&self) {
+        /// More of them nobody reads.
+        const MOST: usize = 5;
+        if self.others.is_empty() {
+            return;
+        }
+        let began = |run: &Run| {
+            run.started.map_or_else(String::new, |when| format!(", which began at {}", in_utc(when)))
+        };
+        let named: Vec<String> =
+            self.others.iter().rev().take(MOST).map(|run| short_name(run) + &began(run)).collect();
+        let more = self.others.len().saturating_sub(MOST);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        complain(&format!(
+            "there were several runs of this ident; this is the last one{}; before it: {}{more}",
+            began(&self.run),
+            named.join("; ")
+        ));
+    }
+}
+
+/// What tells a run from others of its ident, as short as it may be, and how it ended.
+fn short_name(run: &Run) -> String {
+    /// Of a UUID of version 7: the time to the millisecond.
+    const SHORT: usize = 13;
+    let identity = run.identity.map(|identity| identity.to_string()).unwrap_or_default();
+    format!("{} ({})", start_of(&identity, SHORT), run.status()).trim_start().to_owned()
+}
+
+/// Could it be the beginning of a run's identity?
+fn is_identity(text: &str) -> bool {
+    const SHORTEST: usize = 4;
+    text.len() >= SHORTEST && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }

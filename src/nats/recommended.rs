@@ -38,6 +38,10 @@ pub(crate) struct Recommended {
 /// The first nats-server that does (NATS ADR-43).
 const TTL_SINCE: (i64, i64, i64) = (2, 11, 0);
 
+/// How long a stream says by itself that a run was killed. A message's own time to live is never shorter than this
+/// (measured: the server raises it), so that it is short.
+const MARKS: Duration = Duration::from_secs(15);
+
 /// What people get who do not say otherwise.
 pub(crate) const NAME: &str = "RUNS";
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
@@ -187,18 +191,12 @@ impl Recommended {
             rows.push(row(
                 "subject_delete_marker_ttl",
                 if marks.is_zero() { "none".to_owned() } else { in_words(marks) },
-                in_words(self.marks()),
-                marks >= self.marks(),
-                "so long it does",
+                in_words(MARKS),
+                !marks.is_zero() && marks <= MARKS,
+                "so long it does; the server keeps a sign of life for no less than this, so that it must be short",
             ));
         }
         rows
-    }
-
-    /// How long a stream says that a run was killed: as long as it keeps what that run said.
-    fn marks(&self) -> Duration {
-        const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
-        if self.max_age.is_zero() { FOR_EVER } else { self.max_age }
     }
 
     /// The configuration, as the API takes it.
@@ -222,7 +220,7 @@ impl Recommended {
         });
         if let Some(request) = request.as_object_mut().filter(|_| self.has_ttl) {
             request.insert("allow_msg_ttl".to_owned(), true.into());
-            request.insert("subject_delete_marker_ttl".to_owned(), nanoseconds(self.marks()).into());
+            request.insert("subject_delete_marker_ttl".to_owned(), nanoseconds(MARKS).into());
         }
         request
     }

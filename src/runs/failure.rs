@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::payload::{Data, Res};
-use crate::harmless::one_line;
+use super::{
+    payload::{Data, Res},
+    style::without_colors,
+};
+use crate::{harmless::one_line, message::KILLED};
 
 /// What became of a failed result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,55 @@ impl Failure {
             why: why(result),
             details: details(result),
         }
+    }
+}
+
+// A run failed, and no task did: what its last lines say of that.
+impl Failure {
+    /// What stands in the place of a host and a task.
+    pub(crate) const NO_HOST: &str = "no host";
+    const NO_TASK: &str = "no task";
+
+    /// Why a run ended with this status. `lines` is what it printed, the last line first; `task` what it was at.
+    pub(super) fn of_run<'a>(
+        status: &str,
+        task: &str,
+        lines: impl Iterator<Item = &'a str>,
+        counter: u64,
+    ) -> Self {
+        /// So many of its last lines.
+        const LOOKED_AT: usize = 200;
+        const TOLD: usize = 12;
+        let mut last: Vec<String> = lines
+            .map(|line| one_line(&without_colors(line)).trim_end().to_owned())
+            .filter(|line| !line.is_empty())
+            .take(LOOKED_AT)
+            .collect();
+        last.reverse();
+        // From the last error that ansible names; else the end.
+        let says = |line: &String| ["ERROR", "fatal:", "Traceback"].iter().any(|word| line.contains(word));
+        let begin = last.iter().rposition(says).unwrap_or(last.len().saturating_sub(TOLD));
+        let details: Vec<String> = last.into_iter().skip(begin).take(TOLD).collect();
+        let at = if task.is_empty() { String::new() } else { format!(" at: {task}") };
+        let why = match (status, details.first()) {
+            ("timeout", _) => format!("it ran out of time{at}"),
+            (KILLED, _) => format!("its process was killed{at}"),
+            (_, Some(line)) => line.clone(),
+            (_, None) => format!("it ended without a word{at}"),
+        };
+        Self {
+            counter,
+            host: Self::NO_HOST.to_owned(),
+            task: Self::NO_TASK.to_owned(),
+            fate: Fate::Failed,
+            why,
+            details,
+        }
+    }
+
+    /// Is it about the run, and no task of it?
+    pub(crate) fn is_of_run(&self) -> bool {
+        self.host == Self::NO_HOST && self.task == Self::NO_TASK
     }
 }
 

@@ -258,6 +258,27 @@ impl Runs {
         }
     }
 
+    /// Takes in runs that were heard of elsewhere, if nothing is known of them here.
+    pub(crate) fn take_in(&mut self, others: Self, is_wanted: impl Fn(&Run) -> bool) {
+        for (_, run) in others.all.into_iter().filter(|(_, run)| is_wanted(run)) {
+            let whole = format!("{}.{}", run.subject_id, run.ident);
+            let is_known = match run.identity {
+                Some(identity) => self.known.contains_key(&(whole.clone(), identity)),
+                None => self.latest.contains_key(&whole),
+            };
+            if is_known {
+                continue;
+            }
+            let id = self.next;
+            self.next += 1;
+            if let Some(identity) = run.identity {
+                self.known.insert((whole.clone(), identity), id);
+            }
+            self.latest.entry(whole).or_insert(id);
+            self.all.insert(id, run);
+        }
+    }
+
     /// All runs, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = (RunKey, &Run)> {
         self.all.iter().map(|(id, run)| (*id, run))

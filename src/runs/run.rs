@@ -185,6 +185,16 @@ impl Run {
         if self.selects { 0 } else { self.seen.missing() }
     }
 
+    /// Of these, how many are between others that did.
+    pub(crate) fn gaps(&self) -> u64 {
+        if self.selects { 0 } else { self.seen.gaps() }
+    }
+
+    /// The first event that arrived.
+    pub(crate) fn first_counter(&self) -> Option<u64> {
+        self.seen.lowest
+    }
+
     /// Does it publish only some of its events?
     pub(crate) fn selects(&self) -> bool {
         self.selects
@@ -261,7 +271,26 @@ impl Run {
             self.started = [self.started, when].into_iter().flatten().min();
         }
         news.when = when;
+        self.explain();
         Some(news)
+    }
+
+    /// A run that failed though no task did has a reason all the same.
+    fn explain(&mut self) {
+        let is_bad = ["failed", "error", "timeout", KILLED].contains(&self.status());
+        // Of a run whose events were not read nobody can say.
+        if !is_bad || !self.has_events() {
+            return;
+        }
+        self.failures.retain(|failure| !failure.is_of_run());
+        let counts = |failure: &Failure| matches!(failure.fate, Fate::Failed | Fate::Unreachable);
+        if self.failures.iter().any(counts) {
+            return;
+        }
+        let status = self.status().to_owned();
+        let counter = self.seen.highest.unwrap_or(0);
+        let reason = Failure::of_run(&status, &self.task, self.output.lines().rev(), counter);
+        self.failures.push(reason);
     }
 
     /// Somebody says that its process is gone.

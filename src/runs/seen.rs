@@ -22,7 +22,7 @@ pub(super) struct Seen {
     /// Other events of the same counters.
     second: Vec<u32>,
     distinct: u64,
-    lowest: Option<u64>,
+    pub(super) lowest: Option<u64>,
     pub(super) highest: Option<u64>,
     /// Everything from counter 1 on should be heard.
     pub(super) from_start: bool,
@@ -76,6 +76,12 @@ impl Seen {
     pub(super) fn missing(&self) -> u64 {
         let (Some(lowest), Some(highest)) = (self.lowest, self.highest) else { return 0 };
         let lowest = if self.from_start { lowest.min(1) } else { lowest };
+        (highest - lowest).saturating_add(1).saturating_sub(self.distinct)
+    }
+
+    /// How many between those that arrived.
+    pub(super) fn gaps(&self) -> u64 {
+        let (Some(lowest), Some(highest)) = (self.lowest, self.highest) else { return 0 };
         (highest - lowest).saturating_add(1).saturating_sub(self.distinct)
     }
 

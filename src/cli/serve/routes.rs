@@ -295,7 +295,11 @@ fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<B
         match shared.source.next(&heard, None) {
             Ok(Heard::Message(message)) => {
                 let Some(news) = runs.hear(&message, SystemTime::now()) else { continue };
-                let is_it = |found: &Run| found.ident == run.ident && found.subject_id == run.subject_id;
+                let is_it = |found: &Run| {
+                    found.ident == run.ident
+                        && found.subject_id == run.subject_id
+                        && (found.identity == run.identity || found.identity.is_none())
+                };
                 if !runs.get(news.run).is_some_and(is_it) {
                     continue;
                 }

@@ -26,6 +26,7 @@ use super::{
     options::Options,
     source::{Source, Stopped},
     terminal::{complain, json_line, stdout, tone_of},
+    when,
 };
 use crate::{
     message::{Kind, in_utc},
@@ -45,9 +46,9 @@ pub(super) struct Arguments {
     /// First what a stream has kept, from its beginning
     #[arg(long)]
     from_stream: bool,
-    /// First what a stream has kept of this time, such as 1h or 90s
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
-    since: Option<Duration>,
+    /// First what a stream has kept since then: an age, a day, a time in UTC, today or yesterday
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    since: Option<SystemTime>,
     /// A run that has said nothing for so long is silent [default: 60s, or two of its heartbeats]
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     silent_after: Option<Duration>,
@@ -72,7 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     let is_screen = !arguments.plain && !arguments.json && io::stdout().is_terminal();
     let ago = |age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
     let from = match (arguments.since, arguments.from_stream) {
-        (Some(age), _) => Start::Since(ago(age)),
+        (Some(since), _) => Start::Since(since),
         (None, true) => Start::First,
         (None, false) => Start::Now,
     };
