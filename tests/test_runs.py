@@ -244,7 +244,144 @@ def test_an_ident_that_is_used_again(site: tuple[Server, Bus]) -> None:
     assert done.stdout == "run 2\n"
     assert re.search("several runs of this ident; this is the last one, which began at 20", done.stderr)
     assert command("wait", "r", "-s", server.url).returncode == 0
-    assert [run["state"] for run in listed(server)] == ["successful", "failed"]
+    later, earlier = listed(server)
+    assert [run["state"] for run in (later, earlier)] == ["successful", "failed"]
+    # The others can be reached, too.
+    assert f"before it: {earlier['run_id'][:13]} (failed)" in done.stderr
+    for run, number in ((earlier, 1), (later, 2)):
+        name = run["run_id"][:20]
+        done = command("logs", name, "-s", server.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"run {number}\n", "")
+        assert command("wait", name, "-s", server.url).returncode == (3, 0)[number - 1]
+    both = command("logs", earlier["run_id"][:4], "-s", server.url)
+    assert both.returncode == 1 or both.stdout == "run 2\n"
+    # A run that is still to come, and not yesterday's.
+    waiting = subprocess.Popen([OURS, "wait", "r", "--next", "-s", server.url], env=clean_env(None))
+    bus = site[1]
+    wait_until(lambda: bus.run(bus.client.jetstream().stream_info("RUNS")).state.consumer_count > 0)
+    time.sleep(0.5)
+    assert waiting.poll() is None
+    run = config(server.url, None)
+    status_handler(run, {"status": "starting"})
+    status_handler(run, {"status": "canceled"})
+    assert waiting.wait(PATIENCE) == 4
+
+
+def test_two_runs_of_one_ident_at_once(site: tuple[Server, Bus]) -> None:
+    server, _ = site
+    one, other = config(server.url, None), config(server.url, None)
+    for run in (one, other):
+        status_handler(run, {"status": "starting"})
+    for counter in (1, 2):
+        for name, run in (("one", one), ("other", other)):
+            event_handler(run, {**event(counter), "uuid": f"{name}{counter}", "stdout": f"{name} {counter}"})
+    status_handler(one, {"status": "failed"})
+    assert sorted(run["state"] for run in listed(server)) == ["failed", "starting"]
+    status_handler(other, {"status": "successful"})
+    by_state = {run["state"]: run for run in listed(server)}
+    for state, name in (("failed", "one"), ("successful", "other")):
+        done = command("logs", by_state[state]["run_id"], "-s", server.url)
+        assert done.stdout == f"{name} 1\n{name} 2\n"
+
+
+def test_a_run_that_has_gone_on_for_longer(site: tuple[Server, Bus]) -> None:
+    """It is listed though it said its last status before; its beginning is looked up, not invented."""
+    server, _ = site
+    run = config(server.url, None)
+    status_handler(run, {"status": "starting"})
+    status_handler(run, {"status": "running"})
+    time.sleep(2.5)
+    event_handler(run, event(1))
+    wait_until(lambda: listed(server, "--since", "2s") != [])
+    [found] = listed(server, "--since", "2s")
+    assert (found["state"], found["started"]) == ("running", listed(server)[0]["started"])
+    status_handler(run, {"status": "failed"})
+    [found] = listed(server, "--since", "2s")
+    assert (found["state"], found["started"]) == ("failed", listed(server)[0]["started"])
+    assert 2 < found["duration"] < PATIENCE
+    assert listed(server, "--until", "1h") == []
+    assert len(listed(server, "--since", "yesterday", "--until", "now", "--state", "failed,error")) == 1
+    assert listed(server, "--state", "successful,canceled") == []
+
+
+def test_a_run_that_was_away_from_nats(site: tuple[Server, Bus], tmp_path: Path) -> None:
+    """What came late was said when it was said."""
+    server, _ = site
+    server.kill()
+    run = config(server.url, tmp_path, reconnect_time_wait=0.1)
+    status_handler(run, {"status": "starting"})
+    event_handler(run, event(1))
+    time.sleep(2.5)
+    server.start()
+    status_handler(run, {"status": "successful"})
+    [found] = listed(server)
+    assert 2 < found["duration"] < PATIENCE
+
+
+BROKEN = {
+    "a syntax error": ("- hosts: all\n  tasks: {\n", "ERROR"),
+    "a missing role": ("- hosts: all\n  roles: [nowhere]\n", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("why", BROKEN)
+def test_a_run_that_failed_though_no_task_did(site: tuple[Server, Bus], tmp_path: Path, why: str) -> None:
+    server, _ = site
+    playbook, reason = BROKEN[why]
+    run_job(tmp_path / "job", server, "r", playbook)
+    done = command("logs", "r", "--failed", "-s", server.url)
+    assert done.returncode == 0
+    assert done.stdout.startswith("failed: no task did: ")
+    assert reason in done.stdout
+    # One that went well has nothing to say.
+    run_job(tmp_path / "good", server, "good", "- hosts: all\n  gather_facts: false\n")
+    assert command("logs", "good", "--failed", "-s", server.url).stdout == ""
+
+
+def test_what_a_stream_has_let_go_is_said(site: tuple[Server, Bus]) -> None:
+    server, bus = site
+    run = config(server.url, None)
+    status_handler(run, {"status": "starting"})
+    for counter in range(1, 9):
+        event_handler(run, {**event(counter), "stdout": f"line {counter}"})
+    status_handler(run, {"status": "successful"})
+
+    async def delete() -> None:
+        for number in (2, 3, 6):
+            await bus.client.jetstream().delete_msg("RUNS", number)
+
+    bus.run(delete())
+    for more in ((), ("-f",)):
+        done = command("logs", "r", *more, "-s", server.url)
+        assert done.returncode == 0
+        assert done.stdout.splitlines() == [f"line {counter}" for counter in (3, 4, 6, 7, 8)]
+        assert "its first event there is number 3" in done.stderr
+        assert "1 events of this run are not in the stream" in done.stderr
+
+
+def test_another_subject_id_than_was_meant(site: tuple[Server, Bus]) -> None:
+    server, _ = site
+    run = config(server.url, None)
+    status_handler(run, {"status": "failed"})
+    done = command("logs", "r", "--subject-id", "other", "-s", server.url)
+    assert done.returncode == 1
+    assert "r is a run of id" in done.stderr
+
+
+def test_events_and_statuses_in_two_streams(
+    start_server: Callable[..., Server], connect: Callable[..., Bus]
+) -> None:
+    server = start_server(jetstream=True)
+    bus = connect(server)
+    bus.add_stream("EVENTS", ["pub.ansible.runner.*.*.event"])
+    bus.add_stream("STATUSES", ["pub.ansible.runner.*.*.status"])
+    run = config(server.url, None)
+    status_handler(run, {"status": "starting"})
+    for counter in range(1, 17):
+        event_handler(run, {**event(counter), "stdout": f"line {counter}"})
+    status_handler(run, {"status": "successful"})
+    done = command("logs", "-f", "r", "-s", server.url)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 16)
 
 
 def test_two_sites_with_one_ident(site: tuple[Server, Bus]) -> None:

@@ -61,7 +61,8 @@ def test_thousands_in_a_row_and_in_turn(stored: tuple[Server, Bus]) -> None:
         odd(bus, f"n{number}", status="failed")
     found = runs(server)
     assert len(found) == 800
-    assert bus.run(bus.client.jetstream().stream_info("RUNS")).state.consumer_count < 10
+    # Two questions, each through some connections: not one consumer for each of hundreds.
+    assert bus.run(bus.client.jetstream().stream_info("RUNS")).state.consumer_count < 20
 
 
 def test_whoever_follows(stored: tuple[Server, Bus]) -> None:

@@ -195,12 +195,11 @@ impl Runs {
         let last = self.latest.get(&name.whole).copied();
         // What was heard of it so far may have come without that header: from an older version, or by another way.
         if let Some(run) = last.and_then(|id| self.all.get_mut(&id))
+            && run.identity.is_none()
             && !run.is_over()
             && !is_another_run(run, payload, own)
-            // A worker and a processor may both publish: of one run, if one of them has nothing but statuses.
-            && (run.identity.is_none() || (payload.status.is_some() && run.has_events()))
         {
-            run.identity.get_or_insert(identity);
+            run.identity = Some(identity);
             let id = last.unwrap_or_default();
             self.known.insert(key, id);
             return id;

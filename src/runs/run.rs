@@ -1,6 +1,9 @@
 //! What is known of one run.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use serde::Deserialize;
 
@@ -69,6 +72,8 @@ pub(crate) struct Run {
     /// What it is at.
     pub(crate) play: String,
     pub(crate) task: String,
+    /// The counters of the events that say so, of the play and of the task.
+    named_at: [u64; 2],
     status: Option<String>,
     /// Its process is gone, and it had not ended.
     death: Option<Death>,
@@ -78,6 +83,8 @@ pub(crate) struct Run {
     /// How its tasks went: as ansible says, once it does.
     pub(crate) recap: Recap,
     has_stats: bool,
+    /// How often a `rescue` has dealt with a failure, by host, as ansible's recap says.
+    rescued: HashMap<String, u64>,
     /// Tasks that were started, and how many the last successful run of the same playbook had.
     pub(crate) task_count: u64,
     pub(crate) known_tasks: Option<u64>,
@@ -118,12 +125,14 @@ impl Run {
             playbook: String::new(),
             play: String::new(),
             task: String::new(),
+            named_at: [0; 2],
             status: None,
             death: None,
             nonce: None,
             is_again: false,
             recap: Recap::default(),
             has_stats: false,
+            rescued: HashMap::new(),
             task_count: 0,
             known_tasks: None,
             tasks: Vec::new(),
@@ -250,6 +259,11 @@ impl Run {
             self.death = None;
             self.ended = None;
         }
+        // A status without a time of its own was said when it was stored: of the end that is late for a beginning.
+        let has_time = created.is_some() || message.said.is_some();
+        if (!self.is_over() || payload.counter.is_some() || has_time) && !payload.says_killed() {
+            self.started = [self.started, when].into_iter().flatten().min();
+        }
         let mut news = if payload.says_killed() {
             self.on_killed(Death::Told)?
         } else if let Some(number) = payload.heartbeat {
@@ -266,9 +280,6 @@ impl Run {
         }
         if let Some(card) = message.card.as_deref() {
             self.read_card(card);
-        }
-        if !self.is_over() || payload.counter.is_some() {
-            self.started = [self.started, when].into_iter().flatten().min();
         }
         news.when = when;
         self.explain();
@@ -359,8 +370,9 @@ impl Run {
         };
         if status == STARTING {
             self.seen.from_start = true;
-            if self.playbook.is_empty() {
-                self.playbook = payload.job().map(|job| one_line(&job)).unwrap_or_default();
+            // What the command says, whatever came first.
+            if let Some(job) = payload.job() {
+                self.playbook = one_line(&job);
             }
         }
         if let Some(nonce) = nonce {
@@ -390,7 +402,6 @@ impl Run {
         when: Option<SystemTime>,
     ) -> Option<News> {
         let counter = payload.counter?;
-        let is_newest = self.seen.highest.is_none_or(|highest| counter >= highest);
         let hearing = self.seen.hear(counter, uuid_of(own));
         if hearing == Hearing::Repeat {
             return None;
@@ -401,13 +412,15 @@ impl Run {
         if let Some(playbook) = data.playbook.as_deref().filter(|_| self.playbook.is_empty()) {
             self.playbook = one_line(playbook);
         }
-        if is_newest {
-            if let Some(play) = &data.play {
-                self.play = one_line(play);
-            }
-            if let Some(task) = &data.task {
-                self.task = one_line(task);
-            }
+        // What it is at is said by the last event that names it.
+        let [play_at, task_at] = self.named_at;
+        if let Some(play) = data.play.as_deref().filter(|_| counter >= play_at) {
+            self.play = one_line(play);
+            self.named_at[0] = counter;
+        }
+        if let Some(task) = data.task.as_deref().filter(|_| counter >= task_at) {
+            self.task = one_line(task);
+            self.named_at[1] = counter;
         }
         let failure = self.count(name, counter, payload, &data, &result, when);
         let text = printed(payload.stdout.as_deref(), payload.start_line, payload.end_line).map(harmless);
@@ -432,11 +445,20 @@ impl Run {
             let place = self.failures.partition_point(|known| known.counter <= counter);
             self.failures.insert(place, failure);
             self.failures.truncate(FAILURES);
+            self.find_rescued();
         }
         if self.is_over() {
             self.ended = self.ended.max(when);
         }
         Some(news)
+    }
+
+    /// Which failures a `rescue` has dealt with, if ansible's recap says so already.
+    fn find_rescued(&mut self) {
+        for failure in self.failures.iter_mut().filter(|failure| failure.fate == Fate::Rescued) {
+            failure.fate = Fate::Failed;
+        }
+        find_rescued(&mut self.failures, &self.rescued);
     }
 
     /// What an event says of tasks and their results; a failure, if it is one.
@@ -453,7 +475,8 @@ impl Run {
             if let Some(stats) = payload.stats() {
                 self.recap = Recap::from(&stats);
                 self.has_stats = true;
-                find_rescued(&mut self.failures, &stats.rescued);
+                self.rescued = stats.rescued;
+                self.find_rescued();
             }
             return None;
         }
@@ -506,10 +529,14 @@ impl Run {
             place
         });
         if let Some(task) = self.tasks.get_mut(place) {
+            let is_earlier = counter < task.counter;
             task.counter = task.counter.min(counter);
             task.began = [task.began, when].into_iter().flatten().min();
             task.last = task.last.max(when);
             task.recap.add(one);
+            if is_earlier {
+                self.tasks.sort_by_key(|task| task.counter);
+            }
         }
         if self.tasks.len() > TASKS {
             self.tasks.remove(0);

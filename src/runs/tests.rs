@@ -300,3 +300,109 @@ fn whose_a_message_is_says_its_subject() {
         assert_eq!(found.as_deref(), expected, "{subject}");
     }
 }
+
+/// The messages of a run, as they were published one second after the other.
+fn published(run: crate::message::RunId, begin: u64, end: &Value) -> Vec<Received> {
+    let base = with(&json!({"task_uuid": "t"}));
+    let failed = |msg: &str| with(&json!({"res": {"msg": msg, "rc": 3}}));
+    let stats = json!({"ok": {"h": 2}, "failures": {"h": 1}, "rescued": {"h": 1}});
+    let events = [
+        ("playbook_on_start", json!({"playbook": "p.yml"})),
+        ("playbook_on_task_start", base.clone()),
+        ("runner_on_ok", base.clone()),
+        ("runner_on_failed", failed("mended")),
+        ("playbook_on_task_start", with(&json!({"task": "U", "task_uuid": "u"}))),
+        ("runner_on_failed", failed("not mended")),
+        ("playbook_on_stats", stats),
+    ];
+    let status = |status: &str| json!({"runner_ident": "r.1", "status": status, "command": ["ansible-playbook", "site.yml"]});
+    let mut payloads = vec![status("starting"), status("running")];
+    for (counter, (event, data)) in (1_u64..).zip(events) {
+        payloads.push(json!({
+            "runner_ident": "r.1", "counter": counter, "event": event, "event_data": data,
+            "created": in_utc(at(begin + 1 + counter)), "stdout": format!("line {counter}"),
+            "start_line": counter, "end_line": counter + 1,
+        }));
+    }
+    payloads.push(end.clone());
+    let messages = (0..).zip(payloads).map(|(number, payload)| {
+        let own = match payload["counter"].as_u64() {
+            Some(counter) => format!("{counter}.uuid-{begin}-{counter}"),
+            None => format!("status.{}.{number}", run.nonce()),
+        };
+        let is_event = payload["counter"].is_u64();
+        let kind = if payload["state"].is_string() {
+            "heartbeat"
+        } else if is_event {
+            "event"
+        } else {
+            "status"
+        };
+        Received {
+            subject: format!("pub.ansible.runner.site.a.r.1.{kind}"),
+            id: Some(format!("site.a.r.1.{own}")),
+            run: Some(run),
+            said: (!is_event).then(|| at(begin + number)),
+            payload: payload.to_string().into(),
+            ..Received::default()
+        }
+    });
+    messages.collect()
+}
+
+/// What is told of each run.
+fn stories(runs: &Runs) -> Vec<String> {
+    let mut stories: Vec<String> = runs
+        .all()
+        .map(|(_, run)| {
+            let Run { identity, playbook, play, task, recap, task_count, started, ended, last_event, .. } = run;
+            let failures: Vec<_> = run.failures.iter().map(|one| (&one.host, &one.task, one.fate, &one.why)).collect();
+            let output: Vec<&str> = run.output.lines().collect();
+            let tasks: Vec<_> = run.tasks.iter().map(|task| (&task.name, task.began, task.last)).collect();
+            format!(
+                "{identity:?} {} {playbook} {play} {task} {recap} {task_count} {started:?} {ended:?} {last_event:?} {} \
+                 {failures:?} {output:?} {tasks:?}",
+                run.status(),
+                run.missing(),
+            )
+        })
+        .collect();
+    stories.sort();
+    stories
+}
+
+#[test]
+fn in_whatever_order_messages_come_the_story_is_the_same() {
+    let of = crate::message::RunId::of_artifacts;
+    let killed = json!({"state": "killed", "runner_ident": "r.1", "host": "h", "pid": 1, "events": 7});
+    let end = |status: &str| json!({"runner_ident": "r.1", "status": status});
+    // An ident that is used again, also while the first run goes on.
+    let all: Vec<Received> = [
+        (of("a", ""), 100, end("failed")),
+        (of("b", ""), 104, killed),
+        (of("c", ""), 900, end("successful")),
+    ]
+    .into_iter()
+    .flat_map(|(run, begin, end)| published(run, begin, &end))
+    .collect();
+    let hear = |messages: &[Received], stored: bool| {
+        let mut runs = Runs::default();
+        for (number, message) in (0..).zip(messages) {
+            let stored = stored.then(|| at(5_000 + number));
+            runs.hear(&Received { stored, ..message.clone() }, at(10_000));
+        }
+        stories(&runs)
+    };
+    let expected = hear(&all, false);
+    assert_eq!(expected.len(), 3);
+    assert!(expected.iter().all(|one| one.contains("site.yml") && one.contains("Rescued")), "{expected:#?}");
+    for seed in 0..100 {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let mut some = all.clone();
+        for _ in 0..chance.usize(..20) {
+            some.push(all[chance.usize(..all.len())].clone());
+        }
+        chance.shuffle(&mut some);
+        assert_eq!(hear(&some, chance.bool()), expected, "seed {seed}");
+    }
+}

@@ -42,6 +42,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What to listen to, instead of all runs
+    #[arg(value_parser = subject)]
     subject: Option<String>,
     /// First what a stream has kept, from its beginning
     #[arg(long)]
@@ -63,6 +64,22 @@ pub(super) struct Arguments {
     runs: Option<u64>,
     #[command(flatten)]
     options: Options,
+}
+
+/// A subject with wildcards, as the server takes it: it says nothing of another one, and nothing comes.
+fn subject(text: &str) -> Result<String, String> {
+    let plain = |token: &str| !token.contains(|c: char| c.is_whitespace() || c.is_control());
+    let tokens: Vec<&str> = text.split('.').collect();
+    let fits = |(at, token): (usize, &&str)| {
+        !token.is_empty() && plain(token) && (*token != ">" || at + 1 == tokens.len())
+    };
+    if tokens.iter().enumerate().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a subject such as pub.ansible.runner.site-a.>: tokens with dots between them, * for one, > for all \
+             that follow"
+            .to_owned())
+    }
 }
 
 /// How far back the screen knows runs from the start.
@@ -191,6 +208,7 @@ impl Watch<'_> {
                 Wanted::Nothing => {}
                 Wanted::Run(id) => self.fetch(&[id])?,
                 Wanted::Quit => break,
+                Wanted::Interrupt => return Ok(Exit::Interrupted),
             }
         }
         Ok(Exit::Success)

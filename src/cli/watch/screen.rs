@@ -23,6 +23,8 @@ pub(super) enum Wanted {
     /// All that is known of this run.
     Run(RunKey),
     Quit,
+    /// The same, by Ctrl-C.
+    Interrupt,
 }
 
 /// A terminal that is given back as it was, whatever happens.
@@ -80,7 +82,7 @@ impl Screen {
         const PAGE: isize = 10;
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
-            KeyCode::Char('c') if is_control => return Wanted::Quit,
+            KeyCode::Char('c') if is_control => return Wanted::Interrupt,
             _ if self.help => self.help = false,
             _ if self.list.typing && self.detail.is_none() => self.typed(key.code),
             KeyCode::Char('?') => self.help = true,
