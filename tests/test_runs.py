@@ -248,8 +248,8 @@ def test_an_ident_that_is_used_again(site: tuple[Server, Bus]) -> None:
     assert [run["state"] for run in (later, earlier)] == ["successful", "failed"]
     # The others can be reached, too.
     assert f"before it: {earlier['run_id'][:13]} (failed)" in done.stderr
-    for run, number in ((earlier, 1), (later, 2)):
-        name = run["run_id"][:20]
+    for found, number in ((earlier, 1), (later, 2)):
+        name = found["run_id"][:20]
         done = command("logs", name, "-s", server.url)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"run {number}\n", "")
         assert command("wait", name, "-s", server.url).returncode == (3, 0)[number - 1]

@@ -34,7 +34,8 @@ fn at(text: &str, now: SystemTime) -> Option<SystemTime> {
     }
     let text = &text.replacen(' ', "T", usize::from(text.as_bytes().get(10) == Some(&b' ')));
     if let Ok(age) = humantime::parse_duration(text) {
-        return Some(now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH));
+        let begin = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        return Some(begin.max(SystemTime::UNIX_EPOCH));
     }
     if let Ok(day) = Date::parse(text, DATE) {
         return Some(day.midnight().assume_utc().into());

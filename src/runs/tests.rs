@@ -305,7 +305,7 @@ fn whose_a_message_is_says_its_subject() {
 fn published(run: crate::message::RunId, begin: u64, end: &Value) -> Vec<Received> {
     let base = with(&json!({"task_uuid": "t"}));
     let failed = |msg: &str| with(&json!({"res": {"msg": msg, "rc": 3}}));
-    let stats = json!({"ok": {"h": 2}, "failures": {"h": 1}, "rescued": {"h": 1}});
+    let counts = json!({"ok": {"h": 2}, "failures": {"h": 1}, "rescued": {"h": 1}});
     let events = [
         ("playbook_on_start", json!({"playbook": "p.yml"})),
         ("playbook_on_task_start", base.clone()),
@@ -313,7 +313,7 @@ fn published(run: crate::message::RunId, begin: u64, end: &Value) -> Vec<Receive
         ("runner_on_failed", failed("mended")),
         ("playbook_on_task_start", with(&json!({"task": "U", "task_uuid": "u"}))),
         ("runner_on_failed", failed("not mended")),
-        ("playbook_on_stats", stats),
+        ("playbook_on_stats", counts),
     ];
     let status = |status: &str| json!({"runner_ident": "r.1", "status": status, "command": ["ansible-playbook", "site.yml"]});
     let mut payloads = vec![status("starting"), status("running")];
