@@ -543,3 +543,25 @@ def test_many_processes_and_one_spool(stored: tuple[Server, Bus], tmp_path: Path
             mine = [one for one in ids if one.startswith(f"id.left{number}-{run}.")]
             assert len(mine) == 200, (number, run)
     assert list(spool.iterdir()) == [], last.stderr
+
+
+def test_only_a_run_of_the_same_subject_id_completes_it(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """Another one may leave less out."""
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    careful = options(server, RUNNER_NATS_SUBJECT_ID="careful", RUNNER_NATS_OMIT="stdout,event_data.res")
+    process = start(job, LONG, "killed", careful)
+    wait_until(lambda: len(events_in(job, "killed")) > 20, "some events")
+    server.kill()
+    wait_until(lambda: len(events_in(job, "killed")) > 30, "more events")
+    kill_tree(process.pid)
+    process.wait()
+    server.start()
+    short(job, "other", options(server))
+    assert told(bus.stream_messages()) == []
+    short(job, "next", careful)
+    messages = bus.stream_messages()
+    assert [word["state"] for word in told(messages)] == ["killed"]
+    events = [body(message) for message in of(messages, "killed") if message.subject.endswith(".event")]
+    assert len(events) > 30
+    assert not any("stdout" in event for event in events)

@@ -174,6 +174,27 @@ def test_what_is_missing_and_cut_and_silent_is_counted(stored: tuple[Server, Bus
         assert values(serve)['ansible_runner_runs{"state": "silent"}'] == 0
 
 
+def test_an_ident_that_is_used_again(stored: tuple[Server, Bus]) -> None:
+    """Each run has a row and a page of its own; the name alone is the last one's."""
+    server, _ = stored
+    with Serve(server) as serve:
+        publish(server, "nightly", task("t", fails=True, msg="the first night"), "failed")
+        publish(server, "nightly", task("t"), "successful")
+        serve.wait_for_run("nightly", "failed")
+        serve.wait_for_run("nightly", "successful")
+        page = serve.get("/").text
+        rows = re.findall(r'<tr id="([^"]+)"', page)
+        assert len(rows) == len(set(rows)) == 2
+        first, last = (serve.json("/api/runs?state=" + state)[0]["run_id"] for state in ("failed", "successful"))
+        assert f'href="/runs/id/nightly/{first}"' in page
+        assert 'href="/runs/id/nightly"' in page
+        assert "the first night" in serve.get(f"/runs/id/nightly/{first}").text
+        assert "the first night" not in serve.get("/runs/id/nightly").text
+        assert serve.json(f"/api/runs/id/nightly/{first}")["state"] == "failed"
+        assert serve.json("/api/runs/id/nightly")["run_id"] == last
+        assert serve.get("/runs/id/nightly/00000000-0000-7000-8000-000000000000").status == 404
+
+
 def test_playbooks_without_end_are_other(stored: tuple[Server, Bus]) -> None:
     server, _ = stored
     with Serve(server) as serve:

@@ -5,7 +5,7 @@
 //! finds goes through the courier's queue, behind everything that is live.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::{
@@ -42,7 +42,8 @@ pub(crate) struct Recipe {
 /// What a courier knows of the runs that are to be completed.
 #[derive(Debug, Default)]
 pub(super) struct Healer {
-    recipe: Mutex<Option<Recipe>>,
+    /// By subject id: whoever leaves something out or masks it would not want another one's options to apply.
+    recipes: Mutex<HashMap<String, Recipe>>,
     /// A run has begun whose place was not looked at yet.
     is_wanted: AtomicBool,
     is_at_work: AtomicBool,
@@ -61,13 +62,20 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 impl Healer {
     /// A run begins: what others like it have left is to be looked for.
     pub(super) fn learn(&self, recipe: Recipe) {
-        *lock(&self.recipe) = Some(recipe);
+        /// A service may have a subject id a tenant; the last ones must do.
+        const MOST: usize = 1_000;
+        let mut recipes = lock(&self.recipes);
+        if recipes.len() >= MOST {
+            recipes.clear();
+        }
+        recipes.insert(recipe.config.subject_id.clone(), recipe);
+        drop(recipes);
         self.is_wanted.store(true, SeqCst);
     }
 
     /// How long the end of a process may wait for it.
     pub(super) fn limit(&self) -> Duration {
-        lock(&self.recipe).as_ref().map_or(Duration::ZERO, |recipe| recipe.config.flush_timeout)
+        lock(&self.recipes).values().map(|recipe| recipe.config.flush_timeout).max().unwrap_or_default()
     }
 
     /// Is anything still to be done?
@@ -84,10 +92,7 @@ impl Healer {
         let theirs = Arc::clone(courier);
         let work = move || {
             while theirs.healer.is_wanted.swap(false, SeqCst) {
-                let recipe = lock(&theirs.healer.recipe).clone();
-                if let Some(recipe) = recipe {
-                    heal(&theirs, &recipe);
-                }
+                heal(&theirs);
             }
             theirs.healer.is_at_work.store(false, SeqCst);
         };
@@ -102,7 +107,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Looks through all places of this courier's runs, the newest folders first.
-fn heal(courier: &Arc<Courier>, recipe: &Recipe) {
+fn heal(courier: &Arc<Courier>) {
     let mut done = 0;
     for site in courier.recovery.sites() {
         for folder in site.folders().into_iter().rev() {
@@ -111,13 +116,15 @@ fn heal(courier: &Arc<Courier>, recipe: &Recipe) {
             }
             let killed = site.killed(&folder, courier.recovery.destination());
             let Some(record) = killed.first() else { continue };
+            let recipe = lock(&courier.healer.recipes).get(&record.record.subject_id).cloned();
+            let Some(recipe) = recipe else { continue };
             if !lock(&courier.healer.seen).insert(record.path.clone()) {
                 continue;
             }
             // Nobody else shall do the same at the same time.
             let Some(_locked) = claim(&record.path) else { continue };
             done += 1;
-            if let Err(reason) = complete(courier, recipe, &folder, record) {
+            if let Err(reason) = complete(courier, &recipe, &folder, record) {
                 let name = &record.record.runner_ident;
                 let text = format!("run {name}, which was killed, is not complete: {reason}");
                 courier.notices.warn(&format!("killed {}", folder.display()), text);
@@ -139,15 +146,15 @@ fn claim(path: &Path) -> Option<File> {
 /// Sends what is missing of a run. An error says why it is left to people.
 fn complete(courier: &Arc<Courier>, recipe: &Recipe, folder: &Path, found: &Found) -> Result<(), String> {
     let record = &found.record;
-    let config = Config { subject_id: record.subject_id.clone(), ..recipe.config.clone() };
+    let config = &recipe.config;
     let given = Given::Alike(recipe.values.clone());
     let wish = Wish { named: false, all: false, beside_live: true, given };
     let Decision::Send(mut plan) = Plan::of_folder(folder, &wish)? else { return Ok(()) };
-    plan.list(&config)?;
+    plan.list(config)?;
     let mut is_whole = true;
     let mut held_already = 0;
     if !plan.items.is_empty() {
-        match ask(courier, &config, &plan)? {
+        match ask(courier, config, &plan)? {
             Some(Held { ids, horizon }) => held_already = plan.leave_out(&ids, horizon).0,
             None => {
                 // What was heard of it nobody knows; what is in files surely was not.
@@ -156,7 +163,7 @@ fn complete(courier: &Arc<Courier>, recipe: &Recipe, folder: &Path, found: &Foun
             }
         }
     }
-    let (sent, left) = send(courier, &config, folder, &mut plan, is_whole)?;
+    let (sent, left) = send(courier, config, folder, &mut plan, is_whole)?;
     if !is_whole {
         return Err("no stream has its messages, so that nobody can tell what was heard; what had come to a file was sent, \
                     and `ansible-runner-nats replay` sends all of it once more"

@@ -334,15 +334,14 @@ impl Emitter {
         let is_start = kind == Kind::Status && is_starting(data);
         let cwd = is_start.then(|| short_text(data, intern!(py, "cwd"))).flatten();
         let card = is_start.then(|| self.card(config, lossy(cwd.as_ref()).as_deref()));
-        let now = SystemTime::now();
-        let said = (kind == Kind::Status).then(|| to_millis(now));
+        let said = (kind == Kind::Status).then(|| to_millis(SystemTime::now()));
 
         let mut state = self.lock();
         state.address(ident.as_deref().or(self.fallback_ident.as_deref()));
         if is_start && std::mem::take(&mut state.has_ended) {
             state.run = None;
         }
-        let channel = self.channel(&mut state, config, now, card.as_deref());
+        let channel = self.channel(&mut state, config, card.as_deref());
         let own_id = counter.as_deref().zip(uuid.as_deref());
         let created = said.as_deref().or(created.as_deref());
         let message = state.message(kind, &name, own_id, created, card.as_deref());
@@ -390,13 +389,7 @@ impl Emitter {
     }
 
     /// The way to the courier: an existing one, unless it belongs to our parent process.
-    fn channel(
-        &self,
-        state: &mut State,
-        config: &Config,
-        now: SystemTime,
-        card: Option<&str>,
-    ) -> Arc<Channel> {
+    fn channel(&self, state: &mut State, config: &Config, card: Option<&str>) -> Arc<Channel> {
         if let Some(channel) = &state.channel
             && channel.pid == process::id()
         {
@@ -407,6 +400,7 @@ impl Emitter {
             std::mem::forget(state.channel.take());
             state.nonce = message::nonce();
         }
+        let now = SystemTime::now();
         let run_id = state.identity(now);
         let process = Process::current();
         let courier = process.courier(&config.connection);

@@ -208,8 +208,13 @@ impl Runs {
         let id = self.add(name, Some(identity));
         self.known.insert(key, id);
         // It may be an earlier one that is heard of late: identities sort by time.
-        if let Some(last) = last.filter(|_| before > Some(identity)) {
-            self.latest.insert(name.whole.clone(), last);
+        let (earlier, later) = match last.filter(|_| before > Some(identity)) {
+            Some(last) => (Some(id), last),
+            None => (last, id),
+        };
+        self.latest.insert(name.whole.clone(), later);
+        if let Some(run) = earlier.and_then(|earlier| self.all.get_mut(&earlier)) {
+            run.is_superseded = true;
         }
         id
     }

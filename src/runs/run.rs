@@ -80,6 +80,8 @@ pub(crate) struct Run {
     nonce: Option<String>,
     /// An earlier run had the same name.
     pub(crate) is_again: bool,
+    /// A later run has the same name.
+    pub(crate) is_superseded: bool,
     /// How its tasks went: as ansible says, once it does.
     pub(crate) recap: Recap,
     has_stats: bool,
@@ -130,6 +132,7 @@ impl Run {
             death: None,
             nonce: None,
             is_again: false,
+            is_superseded: false,
             recap: Recap::default(),
             has_stats: false,
             rescued: HashMap::new(),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::broadcast;
 
 use super::metrics::Metrics;
@@ -20,6 +21,21 @@ use crate::{
 const ANNOUNCED: Duration = Duration::from_millis(250);
 /// Whoever is so many announcements behind is dropped.
 const BEHIND: usize = 64;
+
+/// Which run is meant: the last one of a name, unless its identity is there, too.
+#[derive(Debug, Deserialize)]
+pub(super) struct Name {
+    subject_id: String,
+    ident: String,
+    #[serde(default)]
+    run_id: Option<String>,
+}
+
+impl Name {
+    fn subject_id(&self) -> &str {
+        if self.subject_id == "-" { "" } else { &self.subject_id }
+    }
+}
 
 /// What is heard of, by whoever reads NATS, and shown, by whoever answers requests.
 pub(super) struct Shared {
@@ -125,9 +141,15 @@ impl Book {
         &self.link
     }
 
-    /// The last run of this name.
-    pub(super) fn find(&self, subject_id: &str, ident: &str) -> Option<&Run> {
-        let found = self.runs.all().filter(|(_, run)| run.ident == ident && run.subject_id == subject_id);
-        found.max_by_key(|(id, _)| *id).map(|(_, run)| run)
+    /// The run of this identity, or the last one of this name.
+    pub(super) fn find(&self, name: &Name) -> Option<&Run> {
+        let is_it = |run: &Run| {
+            let identity = || run.identity.map(|identity| identity.to_string());
+            run.ident == name.ident
+                && run.subject_id == name.subject_id()
+                && (name.run_id.is_none() || name.run_id == identity())
+        };
+        let found = self.runs.all().filter(|(_, run)| is_it(run));
+        found.max_by_key(|(id, run)| (run.identity, *id)).map(|(_, run)| run)
     }
 }

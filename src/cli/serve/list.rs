@@ -130,7 +130,7 @@ fn form(wanted: &Wanted) -> Markup {
 fn row(run: &Run, shared: &Shared, now: SystemTime) -> Markup {
     let state = shared.state(run, now);
     html! {
-        tr id={ "run-" (run.subject_id) "/" (run.ident) } {
+        tr id={ "run-" (run.subject_id) "/" (run.ident) "/" (run.identity.map(|one| one.to_string()).unwrap_or_default()) } {
             td { (badge(state)) }
             td.run {
                 a href=(address_of(run)) { (run.ident) }

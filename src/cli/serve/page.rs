@@ -24,10 +24,12 @@ pub(super) fn in_url(text: &str) -> String {
     }
 }
 
-/// The address of a run's page.
+/// The address of a run's page. Of an ident that is used again the last run has the name for itself.
 pub(super) fn address_of(run: &Run) -> String {
     let subject_id = if run.subject_id.is_empty() { "-" } else { &run.subject_id };
-    format!("/runs/{}/{}", in_url(subject_id), in_url(&run.ident))
+    let address = format!("/runs/{}/{}", in_url(subject_id), in_url(&run.ident));
+    let identity = run.identity.filter(|_| run.is_superseded);
+    identity.map_or_else(|| address.clone(), |identity| format!("{address}/{identity}"))
 }
 
 /// A page around its content. What has an id in it is kept up to date by `static/live.js`.

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    book::Shared,
+    book::{Name, Shared},
     detail,
     guard::{self, Guard, LOGIN},
     list::{self, Wanted},
@@ -87,11 +87,14 @@ pub(super) fn router(shared: &Arc<Shared>, guard: Guard, verbose: bool) -> Route
     let mut router = Router::new()
         .route("/", get(list_page))
         .route("/runs/{subject_id}/{ident}", get(run_page))
+        .route("/runs/{subject_id}/{ident}/{run_id}", get(run_page))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/api/runs", get(runs))
         .route("/api/runs/{subject_id}/{ident}", get(run))
         .route("/api/runs/{subject_id}/{ident}/log", get(log))
+        .route("/api/runs/{subject_id}/{ident}/{run_id}", get(run))
+        .route("/api/runs/{subject_id}/{ident}/{run_id}/log", get(log))
         .route("/api/events", get(events))
         .route(LOGIN, get(login_form).post(login));
     for (path, kind, content) in STATIC {
@@ -125,8 +128,6 @@ async fn list_page(State(App { shared, .. }): State<App>, Query(wanted): Query<W
 }
 
 /// A run's address. A subject id that nobody knows is a dash.
-type Name = Path<(String, String)>;
-
 /// What is wanted of a run.
 #[derive(Debug, Default, Deserialize)]
 struct After {
@@ -134,17 +135,13 @@ struct After {
     after: Option<u64>,
 }
 
-fn subject_id_of(name: &str) -> &str {
-    if name == "-" { "" } else { name }
-}
-
 async fn run_page(
     State(App { shared, .. }): State<App>,
-    Path((subject_id, ident)): Name,
+    Path(name): Path<Name>,
     Query(after): Query<After>,
 ) -> Response {
     let book = shared.book();
-    match book.find(subject_id_of(&subject_id), &ident) {
+    match book.find(&name) {
         Some(run) => detail::page(&shared, &book, run, after.after).into_response(),
         None => {
             (StatusCode::NOT_FOUND, page::nothing(&book, &shared, "There is no such run.")).into_response()
@@ -230,9 +227,9 @@ impl<'a> From<&'a Task> for ToldTask<'a> {
     }
 }
 
-async fn run(State(App { shared, .. }): State<App>, Path((subject_id, ident)): Name) -> Response {
+async fn run(State(App { shared, .. }): State<App>, Path(name): Path<Name>) -> Response {
     let book = shared.book();
-    let Some(run) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
+    let Some(run) = book.find(&name) else { return no_run() };
     Json(Told {
         listed: Listed::new(run, SystemTime::now(), shared.silent_after),
         play: &run.play,
@@ -254,10 +251,10 @@ fn no_run() -> Response {
 }
 
 /// All that a run printed: from the stream, or else what is remembered.
-async fn log(State(App { shared, logs, .. }): State<App>, Path((subject_id, ident)): Name) -> Response {
+async fn log(State(App { shared, logs, .. }): State<App>, Path(name): Path<Name>) -> Response {
     let (run, has_stream) = {
         let book = shared.book();
-        let Some(run) = book.find(subject_id_of(&subject_id), &ident) else { return no_run() };
+        let Some(run) = book.find(&name) else { return no_run() };
         (run.clone(), !book.streams.is_empty())
     };
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
