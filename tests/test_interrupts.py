@@ -121,7 +121,8 @@ def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def interrupt() -> None:
-        while not stop.wait(0.01):
+        # An event takes some milliseconds. Whoever interrupts it again and again gets what he wants.
+        while not stop.wait(0.03):
             signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

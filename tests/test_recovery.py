@@ -66,6 +66,8 @@ def options(server: Server, **more: str) -> dict[str, str]:
         "RUNNER_NATS_SUBJECT_ID": "id",
         "RUNNER_NATS_SERVERS": server.url,
         "RUNNER_NATS_RECONNECT_TIME_WAIT": "0.1",
+        # What earlier runs have left is waited for no longer at the end of a process.
+        "RUNNER_NATS_FLUSH_TIMEOUT": "20",
         **more,
     }
 

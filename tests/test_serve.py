@@ -185,7 +185,9 @@ def test_an_ident_that_is_used_again(stored: tuple[Server, Bus]) -> None:
         page = serve.get("/").text
         rows = re.findall(r'<tr id="([^"]+)"', page)
         assert len(rows) == len(set(rows)) == 2
-        first, last = (serve.json("/api/runs?state=" + state)[0]["run_id"] for state in ("failed", "successful"))
+        first, last = (
+            serve.json("/api/runs?state=" + state)[0]["run_id"] for state in ("failed", "successful")
+        )
         assert f'href="/runs/id/nightly/{first}"' in page
         assert 'href="/runs/id/nightly"' in page
         assert "the first night" in serve.get(f"/runs/id/nightly/{first}").text

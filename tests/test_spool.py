@@ -228,6 +228,8 @@ def test_killed_while_it_drains(stored: tuple[Server, Bus], tmp_path: Path) -> N
         "pub.ansible.runner.id.lost.event": total,
         "pub.ansible.runner.id.lost.status": 1,
         "pub.ansible.runner.id.live.event": 1,
+        # Both that were killed are told.
+        "pub.ansible.runner.id.live.heartbeat": 2,
         "pub.ansible.runner.id.late.event": 101,
         "pub.ansible.runner.id.late.status": 1,
     }

@@ -169,6 +169,9 @@ fn complete(courier: &Arc<Courier>, recipe: &Recipe, folder: &Path, found: &Foun
                     and `ansible-runner-nats replay` sends all of it once more"
             .to_owned());
     }
+    if let Some(unknown) = plan.bad.first() {
+        courier.notices.warn(&format!("killed {}", folder.display()), unknown.clone());
+    }
     if left > 0 {
         return Err(format!("{left} messages are left in {}", folder.display()));
     }

@@ -110,6 +110,14 @@ impl Recorded {
         Some(Self { folder: guarded, ident, record, until, values: OnceCell::new(), given, around, events })
     }
 
+    /// Is it the run of this record?
+    pub(super) fn is_of(&self, record: &Record) -> bool {
+        self.record.as_ref().is_some_and(|own| {
+            (own.run_id, &own.runner_ident, &own.started)
+                == (record.run_id, &record.runner_ident, &record.started)
+        })
+    }
+
     /// The run's identity, if its record has one.
     pub(super) fn known_run(&self) -> Option<RunId> {
         self.record.as_ref().and_then(|record| record.run_id)
@@ -281,8 +289,18 @@ impl Recorded {
     }
 }
 
+/// The same of a run of which only the record is there.
+pub(super) fn killed_without_artifacts(record: &Record, config: &Config, now: SystemTime) -> Message {
+    let mut composer = config.composer();
+    composer.address(&record.runner_ident);
+    if let Some(run) = record.run_id {
+        composer.identify(run);
+    }
+    killed(record, &mut composer, 0, now)
+}
+
 /// The word that a run was killed, for whoever follows its signs of life.
-pub(super) fn killed(record: &Record, composer: &mut Composer, events: u64, now: SystemTime) -> Message {
+fn killed(record: &Record, composer: &mut Composer, events: u64, now: SystemTime) -> Message {
     #[derive(Serialize)]
     struct Killed<'a> {
         state: &'static str,

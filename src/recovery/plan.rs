@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    artifacts::{Given, Kept, Recorded, StatusKind},
+    artifacts::{Given, Kept, Recorded, StatusKind, killed_without_artifacts},
     records::{Sent, leave, put},
     spill_file::{Span, SpillFile},
 };
@@ -272,6 +272,14 @@ impl Plan {
             }
         }
         let mut items = if self.needs_subject_id() { self.recorded_items(config) } else { Vec::new() };
+        let has_events = self.artifacts.as_ref().is_some_and(|(recorded, _)| !recorded.events.is_empty());
+        if self.records.iter().any(Found::is_killed) && !has_events {
+            self.bad.push(format!(
+                "{}: there are no events in job_events (the artifacts are gone, or the job's own event handler has kept \
+                 ansible-runner from writing them): what the killed run had published last cannot be told",
+                self.path.display()
+            ));
+        }
         if items.is_empty() {
             // In the order of the file: it is the run's.
             self.items = lines.into_iter().map(|(_, item)| item).collect();
@@ -314,13 +322,6 @@ impl Plan {
                 Ok(None) => {}
                 Err(reason) => self.bad.push(format!("{}: {reason}", path.display())),
             }
-        }
-        if self.records.iter().any(Found::is_killed) && recorded.events.is_empty() {
-            self.bad.push(format!(
-                "{}: there are no events in job_events (the job's own event handler may have kept ansible-runner from \
-                 writing them): what the killed run had published last cannot be told",
-                self.path.display()
-            ));
         }
         items
     }
@@ -394,9 +395,12 @@ impl Plan {
 
     /// The words that runs of this folder were killed, for whoever follows their signs of life.
     pub(crate) fn last_words(&self, config: &Config, now: SystemTime) -> Vec<Message> {
-        let words = |(recorded, _): &(Recorded, Wanted)| recorded.killed(config, now);
-        let is_killed = self.records.iter().any(Found::is_killed);
-        self.artifacts.iter().filter(|_| is_killed).filter_map(words).collect()
+        let killed = self.records.iter().filter(|found| found.is_killed()).map(|found| &found.record);
+        let words = |record: &Record| match &self.artifacts {
+            Some((recorded, _)) if recorded.is_of(record) => recorded.killed(config, now),
+            _ => Some(killed_without_artifacts(record, config, now)),
+        };
+        killed.filter_map(words).collect()
     }
 
     /// Lines that are no messages.
@@ -450,8 +454,8 @@ impl Plan {
                     left.streams.clone_from(&streams);
                 }
             }
-            if self.artifacts.is_some() {
-                let is_killed = found.is_killed();
+            let is_killed = found.is_killed();
+            if self.artifacts.is_some() || is_killed {
                 // What a killed run had published by then is in no record: all that is known of it is accounted for now.
                 let known = if is_one { self.accounted + recovered } else { left.accepted };
                 let accepted = left.accepted.max(left.confirmed).max(if is_killed { known } else { 0 });

@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::journal::{Acknowledged, DAMAGED, Found, Record, count_lines, spill_files_in};
-use crate::outbox::Run;
+use crate::{
+    journal::{Acknowledged, DAMAGED, Found, Record, count_lines, spill_files_in},
+    outbox::Run,
+};
 
 /// What became of messages that were sent later.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +44,21 @@ impl Sent {
             recovered: record.recovered + recovered,
             routed: record.routed + routed,
             stored: record.stored + recovered - routed,
+            streams: self.streams_with(&record.streams),
             ..record.clone()
         }
+    }
+
+    /// Streams that have stored some of a run before, and now.
+    fn streams_with(&self, before: &[Acknowledged]) -> Vec<Acknowledged> {
+        let mut streams = before.to_vec();
+        for new in &self.streams {
+            match streams.iter_mut().find(|known| known.name == new.name) {
+                Some(known) => known.last_sequence = known.last_sequence.max(new.last_sequence),
+                None => streams.push(new.clone()),
+            }
+        }
+        streams
     }
 }
 
