@@ -488,7 +488,7 @@ def test_a_stream_that_stores_under_other_subjects(
 SPOOLING = """
 import socket, sys, types
 from ansible_runner_nats import _native, event_handler, status_handler
-options = {'servers': URL, 'spill_dir': SPOOL, 'reconnect_time_wait': 0.1, 'flush_timeout': 20}
+options = {'servers': URL, 'spill_dir': SPOOL, 'reconnect_time_wait': 0.1, 'flush_timeout': SECONDS}
 for number in range(3):
     ident = f'{NAME}-{number}'
     settings = {'nats_subject_id': 'id', 'nats_options': options}
@@ -507,17 +507,17 @@ def test_many_processes_and_one_spool(stored: tuple[Server, Bus], tmp_path: Path
     chance = random.Random(1)
     spool = tmp_path / "spool"
 
-    def code(name: str, **more: object) -> str:
-        text = SPOOLING
-        names = {"URL": server.url, "SPOOL": str(spool), "NAME": name, "FOLDER": str(tmp_path), **more}
+    def code(name: str, seconds: float = 20) -> str:
+        text = SPOOLING.replace("SECONDS", str(seconds))
+        names = {"URL": server.url, "SPOOL": str(spool), "NAME": name, "FOLDER": str(tmp_path)}
         for word, value in names.items():
-            text = text.replace(f"{{{word}}}", str(value)).replace(word, repr(value))
-        return text.replace("20}", f"{more.get('timeout', 20)}}}")
+            text = text.replace(f"{{{word}}}", value).replace(word, repr(value))
+        return text
 
     server.kill()
     for number in range(4):
         left = subprocess.run(
-            [sys.executable, "-c", code(f"left{number}", timeout=0.1)],
+            [sys.executable, "-c", code(f"left{number}", 0.1)],
             env=clean_env(None), capture_output=True, check=True, timeout=PATIENCE,
         )  # fmt: skip
         assert b"kept in" in left.stderr

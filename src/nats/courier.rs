@@ -101,11 +101,14 @@ impl Courier {
     }
 
     /// A run begins. With a recipe what others like it have left is taken up, too.
-    pub(crate) fn open(&self, run: &Arc<Run>, recipe: Option<Recipe>) {
+    pub(crate) fn open(self: &Arc<Self>, run: &Arc<Run>, recipe: Option<Recipe>) {
         self.outbox.open(run);
         if let Some(recipe) = recipe {
-            self.recovery.learn(run);
-            self.healer.learn(recipe);
+            let is_due = self.recovery.learn(run);
+            self.healer.learn(recipe, is_due);
+            if self.is_connected() {
+                Healer::start(self);
+            }
         }
         if let Some(server) = &self.contact().server {
             run.meets(server);

@@ -60,8 +60,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_UP: Duration = Duration::from_millis(20);
 
 impl Healer {
-    /// A run begins: what others like it have left is to be looked for.
-    pub(super) fn learn(&self, recipe: Recipe) {
+    /// A run begins; `is_due`: what others like it have left is to be looked for.
+    pub(super) fn learn(&self, recipe: Recipe, is_due: bool) {
         /// A service may have a subject id a tenant; the last ones must do.
         const MOST: usize = 1_000;
         let mut recipes = lock(&self.recipes);
@@ -70,7 +70,9 @@ impl Healer {
         }
         recipes.insert(recipe.config.subject_id.clone(), recipe);
         drop(recipes);
-        self.is_wanted.store(true, SeqCst);
+        if is_due {
+            self.is_wanted.store(true, SeqCst);
+        }
     }
 
     /// How long the end of a process may wait for it.
@@ -91,10 +93,17 @@ impl Healer {
         }
         let theirs = Arc::clone(courier);
         let work = move || {
-            while theirs.healer.is_wanted.swap(false, SeqCst) {
-                heal(&theirs);
+            let Self { is_wanted, is_at_work, .. } = &theirs.healer;
+            loop {
+                while is_wanted.swap(false, SeqCst) {
+                    heal(&theirs);
+                }
+                is_at_work.store(false, SeqCst);
+                // A run may have begun just before that, and have found us at work.
+                if !is_wanted.load(SeqCst) || is_at_work.swap(true, SeqCst) {
+                    return;
+                }
             }
-            theirs.healer.is_at_work.store(false, SeqCst);
         };
         if thread::Builder::new().name("runner-nats-heal".to_owned()).spawn(work).is_err() {
             healer.is_at_work.store(false, SeqCst);

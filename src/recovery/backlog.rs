@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    records::{Sent, settle},
+    records::{Sent, leave, settle},
     site::Site,
 };
 use crate::{
@@ -76,7 +76,12 @@ impl Backlog {
         unheard: &HashSet<PathBuf>,
     ) -> Option<Self> {
         site.folders().iter().filter(|folder| is_for_files(folder, destination, site)).find_map(|folder| {
-            spill_files_in(folder)
+            let files = spill_files_in(folder);
+            if files.is_empty() {
+                // Somebody was killed before he had removed it.
+                leave(folder);
+            }
+            files
                 .into_iter()
                 .filter(|path| !refused.contains(path) && !unheard.contains(path))
                 .find_map(|path| Self::open(path, site))
@@ -192,20 +197,19 @@ impl Backlog {
         let Self { run, path, reader, read, .. } = self;
         let mut left = run.spill().close().1.files;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let error = match fs::remove_file(&path) {
-            Ok(()) => {
-                forget_progress(&path);
-                None
-            }
-            Err(error) => {
-                // What is known of it must stay known: all of it was sent.
-                let _ = note_progress(&path, reader.get_ref(), read);
-                let reason = format!("all of it was sent, and it cannot be removed: {error}");
-                left.push(path.clone());
-                Some(Error::LeftBehind { path: path.clone(), reason })
-            }
-        };
+        // Whoever is killed in the midst of this leaves something that the next one brings to its end: first it is known
+        // that all of it was sent, then the record says so, then the file goes, and what is left of the run last.
+        let _ = note_progress(&path, reader.get_ref(), read);
         settle(folder, &path, &left, &Sent::of(&run));
+        let error = fs::remove_file(&path).err().map(|error| {
+            let reason = format!("all of it was sent, and it cannot be removed: {error}");
+            left.push(path.clone());
+            Error::LeftBehind { path: path.clone(), reason }
+        });
+        if error.is_none() {
+            forget_progress(&path);
+            leave(folder);
+        }
         (left, error)
     }
 }

@@ -21,6 +21,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Instant,
 };
 
 use self::backlog::{Backlog, Next};
@@ -71,11 +72,12 @@ impl Recovery {
         }
     }
 
-    /// A run begins: what others like it have left is in its spool, and beside its artifacts.
-    pub(crate) fn learn(&self, run: &Run) {
+    /// A run begins: what others like it have left is in its spool, and beside its artifacts. Is there to be looked?
+    pub(crate) fn learn(&self, run: &Run) -> bool {
         let artifacts = run.artifacts().and_then(Path::parent);
         let places = [(run.spool(), SiteKind::Spool), (artifacts, SiteKind::Artifacts)];
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_due = false;
         for (path, kind) in places.into_iter().filter_map(|(path, kind)| Some((path?, kind))) {
             let at = sites.iter().position(|known| known.path == path).unwrap_or_else(|| {
                 sites.push(Site::new(path, kind));
@@ -83,11 +85,15 @@ impl Recovery {
             });
             if let Some(site) = sites.get_mut(at) {
                 site.learn(&run.identity);
+                is_due |= site.ask(Instant::now());
             }
         }
         drop(sites);
-        self.has_unheard.store(true, SeqCst);
-        self.may_be_left.store(true, SeqCst);
+        if is_due {
+            self.has_unheard.store(true, SeqCst);
+            self.may_be_left.store(true, SeqCst);
+        }
+        is_due
     }
 
     /// Is anything still to be sent?
@@ -103,6 +109,19 @@ impl Recovery {
     /// Where to look.
     pub(crate) fn sites(&self) -> Vec<Site> {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where to look next.
+    fn due(&self) -> Option<Site> {
+        self.sites().into_iter().find(|site| site.is_due)
+    }
+
+    /// There is nothing there any more.
+    fn is_looked_through(&self, site: &Site) {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        for known in sites.iter_mut().filter(|known| known.path == site.path) {
+            known.is_due = false;
+        }
     }
 
     fn taking(&self) -> MutexGuard<'_, Taking> {
@@ -132,10 +151,13 @@ impl Recovery {
                 outbox.forget(backlog.run());
                 taking.unheard.insert(backlog.path().to_owned());
             }
-            if taking.current.is_none() {
-                let claim =
-                    |site: &Site| Backlog::claim(site, &self.destination, &taking.refused, &taking.unheard);
-                taking.current = self.sites().iter().find_map(claim);
+            while taking.current.is_none()
+                && let Some(site) = self.due()
+            {
+                taking.current = Backlog::claim(&site, &self.destination, &taking.refused, &taking.unheard);
+                if taking.current.is_none() {
+                    self.is_looked_through(&site);
+                }
             }
             let Some(backlog) = &mut taking.current else { return Ok(()) };
             match backlog.next() {

@@ -62,8 +62,7 @@ impl Sent {
     }
 }
 
-/// Of the spill file `sent` all was sent but for what is in the files `rest`: its record says so. In a spool a record of
-/// which nothing is left goes, and so does the folder.
+/// Of the spill file `sent` all was sent but for what is in the files `rest`: its record says so. The file is there still.
 pub(super) fn settle(folder: &Path, sent: &Path, rest: &[PathBuf], fates: &Sent) {
     let found = Found::all_in(folder);
     let is_alone = found.len() == 1;
@@ -77,13 +76,13 @@ pub(super) fn settle(folder: &Path, sent: &Path, rest: &[PathBuf], fates: &Sent)
         if (is_alone || is_its) && damaged.exists() {
             files.push(damaged);
         }
+        files.retain(|file| file != sent);
         let undelivered = files.iter().map(|path| count_lines(path)).sum();
         let recovered = record.undelivered.saturating_sub(undelivered);
         let unheard = record.unheard.min(undelivered);
         let left = Record { undelivered, unheard, files, ..fates.count(&record, recovered) };
-        put(&path, &left);
+        let _ = left.write_to(&path);
     }
-    leave(folder);
 }
 
 /// The files of a record, as far as they are there: the folder may have been moved.
@@ -101,11 +100,17 @@ pub(super) fn put(path: &Path, record: &Record) {
     let _ = if in_spool && record.is_clean() { fs::remove_file(path) } else { record.write_to(path) };
 }
 
-/// In a spool a folder goes when it is empty.
+/// In a spool records of which nothing is left go, and a folder when it is empty.
 pub(super) fn leave(folder: &Path) {
-    if is_in_spool(folder) {
-        let _ = fs::remove_dir(folder);
+    if !is_in_spool(folder) {
+        return;
     }
+    if spill_files_in(folder).is_empty() && !folder.join(DAMAGED).exists() {
+        for Found { path, .. } in Found::all_in(folder).into_iter().filter(|found| found.record.is_clean()) {
+            let _ = fs::remove_file(path);
+        }
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 /// Is it the folder of a run in a spool, and no artifact directory? Those have files of ansible-runner's own, also where

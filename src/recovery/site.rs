@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
@@ -17,6 +17,10 @@ use crate::{
 pub(crate) struct Site {
     pub(super) path: PathBuf,
     pub(super) kind: Kind,
+    /// When it was looked through the last time, or was to be.
+    looked_at: Option<Instant>,
+    /// It is to be looked through.
+    pub(super) is_due: bool,
     /// Subject ids and templates of our runs: what these could not have made is not for us to send.
     ours: Vec<(String, Template)>,
 }
@@ -32,7 +36,19 @@ pub(crate) enum Kind {
 
 impl Site {
     pub(super) fn new(path: &Path, kind: Kind) -> Self {
-        Self { path: path.to_owned(), kind, ours: Vec::new() }
+        Self { path: path.to_owned(), kind, looked_at: None, is_due: false, ours: Vec::new() }
+    }
+
+    /// A run begins: is there to be looked? A spool is there for that; artifact directories may be many, and what others
+    /// leave there can wait for a while.
+    pub(super) fn ask(&mut self, now: Instant) -> bool {
+        const PAUSE: Duration = Duration::from_secs(60);
+        let is_late = self.looked_at.is_none_or(|then| now.duration_since(then) > PAUSE);
+        if self.kind == Kind::Spool || is_late {
+            self.looked_at = Some(now);
+            self.is_due = true;
+        }
+        self.is_due
     }
 
     /// A run of ours uses it.
