@@ -143,6 +143,9 @@ def test_a_killed_job(
             await bus.client.jetstream().delete_msg("RUNS", number)
 
     bus.run(delete())
+    # A server that begins anew knows no ids but of what it has.
+    server.restart()
+    bus = connect(server)
     short(job, "next", options(server, **more))
     messages = bus.stream_messages()
     mine = [message for message in of(messages, "killed") if not message.subject.endswith(".heartbeat")]
@@ -544,7 +547,8 @@ def test_many_processes_and_one_spool(stored: tuple[Server, Bus], tmp_path: Path
         for run in range(3):
             mine = [one for one in ids if one.startswith(f"id.left{number}-{run}.")]
             assert len(mine) == 200, (number, run)
-    assert list(spool.iterdir()) == [], last.stderr
+    # Of one that was killed at the very end an empty folder may be left.
+    assert [path for path in spool.rglob("*") if path.is_file()] == [], last.stderr
 
 
 def test_only_a_run_of_the_same_subject_id_completes_it(stored: tuple[Server, Bus], tmp_path: Path) -> None:
