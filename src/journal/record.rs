@@ -437,7 +437,8 @@ impl Found {
         /// A record has about a kilobyte.
         const MOST: u64 = 1 << 20;
         let file = files::open(path, Use::Read).ok()?;
-        let is_locked = matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock));
+        // Shared: whoever else looks at the same time must not take us for the run.
+        let is_locked = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
         let record: Record = serde_json::from_slice(&files::read_open(&file, MOST).ok()?).ok()?;
         // What a newer version means by it is not known.
         (record.version <= VERSION).then_some(())?;

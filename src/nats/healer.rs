@@ -144,12 +144,17 @@ fn heal(courier: &Arc<Courier>) {
 
 /// The lock of a record whose run was killed.
 fn claim(path: &Path) -> Option<File> {
+    /// Whoever only looks at it has it for a moment.
+    const TRIES: u32 = 20;
     let file = files::open(path, Use::Read).ok()?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => None,
-        // Not every file system has locks.
-        Ok(()) | Err(TryLockError::Error(_)) => Some(file),
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(LOOK_UP),
+            // Not every file system has locks.
+            Ok(()) | Err(TryLockError::Error(_)) => return Some(file),
+        }
     }
+    None
 }
 
 /// Sends what is missing of a run. An error says why it is left to people.
