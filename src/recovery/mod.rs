@@ -119,7 +119,7 @@ impl Recovery {
     /// There is nothing there any more.
     fn is_looked_through(&self, site: &Site) {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        for known in sites.iter_mut().filter(|known| known.path == site.path) {
+        for known in sites.iter_mut().filter(|known| known.path == site.path && known.asked == site.asked) {
             known.is_due = false;
         }
     }

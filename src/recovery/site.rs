@@ -21,6 +21,8 @@ pub(crate) struct Site {
     looked_at: Option<Instant>,
     /// It is to be looked through.
     pub(super) is_due: bool,
+    /// How often that was asked for: who has looked meanwhile has not seen all.
+    pub(super) asked: u64,
     /// Subject ids and templates of our runs: what these could not have made is not for us to send.
     ours: Vec<(String, Template)>,
 }
@@ -36,7 +38,7 @@ pub(crate) enum Kind {
 
 impl Site {
     pub(super) fn new(path: &Path, kind: Kind) -> Self {
-        Self { path: path.to_owned(), kind, looked_at: None, is_due: false, ours: Vec::new() }
+        Self { path: path.to_owned(), kind, looked_at: None, is_due: false, asked: 0, ours: Vec::new() }
     }
 
     /// A run begins: is there to be looked? A spool is there for that; artifact directories may be many, and what others
@@ -47,6 +49,7 @@ impl Site {
         if self.kind == Kind::Spool || is_late {
             self.looked_at = Some(now);
             self.is_due = true;
+            self.asked += 1;
         }
         self.is_due
     }
