@@ -368,9 +368,20 @@ def test_a_cluster(start_server: Callable[..., Server], connect: Callable[..., B
         return command("check", "-s", alive.url, env=env).returncode == 1
 
     wait_until(no_majority, "the leader to know that it is alone")
+    assert command("stream", "-s", alive.url).returncode == 1
     options = {"servers": alive.url, "flush_timeout": 2}
     sent = run({"nats_subject_id": "id", "nats_options": options}, tmp_path / "artifacts")
     assert len(lines_of(tmp_path / "artifacts")) == sent
+    # And with one again.
+    for node in followers:
+        node.start()
+
+    def well() -> bool:
+        checked = command("check", "-s", alive.url, env=env)
+        compared = command("stream", "-s", alive.url)
+        return (checked.returncode, compared.returncode) == (0, 0)
+
+    wait_until(well, "the replicas to be back")
 
 
 def test_one_replica_in_a_cluster(start_server: Callable[..., Server], connect: Callable[..., Bus]) -> None:

@@ -403,7 +403,14 @@ impl StreamState {
 #[serde(default)]
 pub(super) struct StreamCluster {
     pub(super) leader: String,
-    pub(super) replicas: Option<Vec<Replica>>,
+    replicas: Option<Vec<Replica>>,
+}
+
+impl StreamCluster {
+    /// The replicas that the leader does not hear.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().flatten().filter(|replica| replica.is_missing())
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -419,7 +426,7 @@ impl Replica {
     /// A leader's heartbeat is answered each second.
     const SILENT: Duration = Duration::from_secs(10);
 
-    pub(super) fn is_missing(&self) -> bool {
+    fn is_missing(&self) -> bool {
         self.offline || Duration::from_nanos(self.active) > Self::SILENT
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::State;
-use crate::nats::jetstream::{AccountInfo, StreamConfig, StreamInfo, Usage};
+use crate::nats::jetstream::{AccountInfo, StreamCluster, StreamConfig, StreamInfo, Usage};
 
 /// Messages of a small job: some tasks on some hosts.
 pub(in crate::nats) const SMALL_RUN: u64 = 100;
@@ -49,6 +49,14 @@ pub(in crate::nats) fn of_stream(
     }
     if config.sealed {
         problem("is sealed: it takes no message any more".to_owned());
+    }
+    if let Some(cluster) = info.cluster.as_ref().filter(|_| config.num_replicas > 1) {
+        let (replicas, missing) = (config.num_replicas, cluster.missing().count() as u64);
+        if cluster.leader.is_empty() {
+            problem("has no leader: it takes no message until its replicas have elected one".to_owned());
+        } else if missing * 2 >= replicas {
+            problem(format!("misses {missing} of {replicas} replicas: without a majority it stores nothing"));
+        }
     }
     let refuses_new = config.discard == "new";
     let state = &info.state;
@@ -138,8 +146,7 @@ fn note_surprises(config: &StreamConfig, info: &StreamInfo, load: Load, note: &m
                 .to_owned(),
         );
     }
-    let replicas = info.cluster.iter().flat_map(|cluster| cluster.replicas.iter().flatten());
-    for replica in replicas.filter(|replica| replica.is_missing()) {
+    for replica in info.cluster.iter().flat_map(StreamCluster::missing) {
         note(format!("misses its replica on {}, which is offline or cut off", replica.name));
     }
 }
@@ -277,6 +284,36 @@ mod tests {
                 .iter()
                 .all(|(is, _)| *is == State::Note)
         );
+    }
+
+    #[test]
+    fn a_majority_of_replicas() {
+        let problem = |replicas: u64, leader: &str, missing: u64| {
+            let others: Vec<String> = (1..replicas)
+                .map(|number| format!(r#"{{"name":"n{number}","offline":{}}}"#, number <= missing))
+                .collect();
+            let info: StreamInfo = serde_json::from_str(&format!(
+                r#"{{"config":{{"num_replicas":{replicas},"duplicate_window":120000000000}},
+                    "cluster":{{"leader":"{leader}","replicas":[{}]}}}}"#,
+                others.join(",")
+            ))
+            .unwrap();
+            let remarks = of_stream("S", info.config.as_ref().unwrap(), &info, LOAD);
+            let found: Vec<String> = remarks
+                .into_iter()
+                .filter(|(state, _)| *state == State::Problem)
+                .map(|(_, text)| text)
+                .collect();
+            found.join("; ")
+        };
+        for (replicas, missing) in [(1, 0), (3, 0), (3, 1), (5, 2)] {
+            assert_eq!(problem(replicas, "n0", missing), "", "{missing} of {replicas}");
+        }
+        for (replicas, missing) in [(2, 1), (3, 2), (5, 3)] {
+            let said = problem(replicas, "n0", missing);
+            assert!(said.starts_with(&format!("S misses {missing} of {replicas} replicas")), "{said}");
+        }
+        assert!(problem(3, "", 0).contains("has no leader"));
     }
 
     #[test]
