@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 PAGE = (Path(__file__).parent.parent / "docs/permissions.md").read_text()
 BLOCKS = re.findall(r"```conf\n(.*?)```", PAGE, re.DOTALL)
-KINDS = ("publisher", "watcher", "keeper", "consumer", "replayer")
-PASSWORDS = dict(re.findall(r'user: (\w+), password: "([^"]+)"', PAGE))
-[PREFIX] = set(re.findall(r"export RUNNER_NATS_INBOX_PREFIX=(\S+)", PAGE))
-#: Who has the inbox with that prefix.
-PUBLISHING = ("publisher", "replayer")
+KINDS = ("publisher", "watcher", "tenant", "keeper", "consumer", "replayer")
+#: Somebody who may do everything, whom the page does not have.
+ROOT = "root"
+PASSWORDS = {**dict(re.findall(r'user: (\w+), password: "([^"]+)"', PAGE)), ROOT: ROOT}
+PREFIX, TENANTS_PREFIX = re.findall(r"export RUNNER_NATS_INBOX_PREFIX=(\S+)", PAGE)
+#: Who has an inbox of their own.
+PREFIXES = {"publisher": PREFIX, "replayer": PREFIX, "tenant": TENANTS_PREFIX}
 OURS, THEIRS = "pub.ansible.runner.site-a.x.event", "pub.ansible.runner.site-b.x.event"
 IDENT = "rollout-1"
 [DURABLE] = set(re.findall(r"CONSUMER\.MSG\.NEXT\.RUNS\.([\w-]+)", PAGE))
@@ -44,7 +46,7 @@ class Place:
 
     def env(self, kind: str) -> dict[str, str]:
         """What a user sets, as variables."""
-        inbox = {"RUNNER_NATS_INBOX_PREFIX": PREFIX} if kind in PUBLISHING else {}
+        inbox = {"RUNNER_NATS_INBOX_PREFIX": PREFIXES[kind]} if kind in PREFIXES else {}
         return {
             "RUNNER_NATS_SERVERS": self.server.url,
             "RUNNER_NATS_SUBJECT_ID": "site-a",
@@ -57,7 +59,7 @@ class Place:
         return {"RUNNER_NATS_USERNAME": kind, "RUNNER_NATS_PASSWORD": PASSWORDS[kind]}
 
     def bus(self, kind: str, **options: Any) -> Bus:
-        return Bus(self.server.url, user=kind, password=PASSWORDS[kind], **options)
+        return Bus(self.server.url, user=kind, password=PASSWORDS[kind], **inbox_of(kind), **options)
 
     def does(self, kind: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
         """Our own command, by a user of this kind."""
@@ -85,7 +87,8 @@ class SignedPlace(Place):
         jobs = operator.sign(self.account, "jobs", {"type": "account", "limits": limits})
         sys = operator.sign(system, "SYS", {"type": "account", "limits": UNLIMITED})
         own = operator.sign(operator, "operator", {"type": "operator"})
-        self.creds = {user.name: self._write(folder, user) for user in users_of_the_nsc_lines()}
+        root = argparse.Namespace(name=ROOT, allow_pub=[">"], deny_pub=[], allow_sub=[">"])
+        self.creds = {user.name: self._write(folder, user) for user in [*users_of_the_nsc_lines(), root]}
         super().__init__(
             folder,
             f"operator: {own}\nresolver: MEMORY\nsystem_account: {system.public}\n"
@@ -94,7 +97,10 @@ class SignedPlace(Place):
 
     def _write(self, folder: Path, user: argparse.Namespace) -> str:
         key = Key(nkeys.PREFIX_BYTE_USER)
-        allowed = {"pub": {"allow": listed(user.allow_pub)}, "sub": {"allow": listed(user.allow_sub)}}
+        allowed = {
+            "pub": {"allow": listed(user.allow_pub), "deny": listed(user.deny_pub)},
+            "sub": {"allow": listed(user.allow_sub)},
+        }
         rights = {"type": "user", "subs": -1, "data": -1, "payload": -1, **allowed}
         path = folder / f"{user.name}.creds"
         path.write_text(
@@ -108,7 +114,12 @@ class SignedPlace(Place):
         return {"RUNNER_NATS_USER_CREDENTIALS": self.creds[kind]}
 
     def bus(self, kind: str, **options: Any) -> Bus:
-        return Bus(self.server.url, user_credentials=self.creds[kind], **options)
+        return Bus(self.server.url, user_credentials=self.creds[kind], **inbox_of(kind), **options)
+
+
+def inbox_of(kind: str) -> dict[str, bytes]:
+    """What a client of the tests has to be told."""
+    return {"inbox_prefix": PREFIXES[kind].encode()} if kind in PREFIXES else {}
 
 
 def users_of_the_nsc_lines() -> list[argparse.Namespace]:
@@ -117,6 +128,7 @@ def users_of_the_nsc_lines() -> list[argparse.Namespace]:
     parser.add_argument("--account", choices=["jobs"], required=True)
     parser.add_argument("--name", choices=KINDS, required=True)
     parser.add_argument("--allow-pub", action="append", required=True)
+    parser.add_argument("--deny-pub", action="append", default=[])
     parser.add_argument("--allow-sub", action="append", required=True)
     lines = re.findall(r"^\$ nsc add user (.*)$", PAGE.replace("\\\n", " "), re.MULTILINE)
     return [parser.parse_args(shlex.split(line)) for line in lines]
@@ -133,7 +145,7 @@ def config_with(kind: str | None = None, old: str = "", new: str = "") -> str:
         number = KINDS.index(kind)
         assert blocks[number].count(old) == 1
         blocks[number] = blocks[number].replace(old, new)
-    return "\n".join(blocks)
+    return "\n".join(blocks).replace("users: [\n", f"users: [\n{{ user: {ROOT}, password: {ROOT} }}\n")
 
 
 @pytest.fixture(scope="module", params=["configuration", "nsc"])
@@ -152,12 +164,16 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_the_page_says_the_same_twice() -> None:
     """The blocks, and the lines for nsc."""
-    users = {user.name: (listed(user.allow_pub), listed(user.allow_sub)) for user in users_of_the_nsc_lines()}
+    users = {
+        user.name: (listed(user.allow_pub), listed(user.deny_pub), listed(user.allow_sub))
+        for user in users_of_the_nsc_lines()
+    }
     assert list(users) == list(KINDS)
     for kind, block in zip(KINDS, BLOCKS):
         assert block.startswith(kind.upper())
         publish, subscribe = block.split("subscribe:")
-        assert users[kind] == (re.findall(r'"(.*?)"', publish), re.findall(r'"(.*?)"', subscribe))
+        allow, _, deny = publish.partition("deny:")
+        assert users[kind] == tuple(re.findall(r'"(.*?)"', part) for part in (allow, deny, subscribe))
 
 
 def test_the_publisher(place: Place) -> None:
@@ -175,8 +191,8 @@ def test_the_publisher(place: Place) -> None:
 
 
 def test_the_watcher(place: Place) -> None:
-    [run] = json.loads(place.does("watcher", "runs", "--json").stdout)
-    assert (run["runner_ident"], run["state"]) == (IDENT, "successful")
+    runs = json.loads(place.does("watcher", "runs", "--json").stdout)
+    assert {run["runner_ident"]: run["state"] for run in runs}[IDENT] == "successful"
     printed = place.folder / f"job/artifacts/{IDENT}/stdout"
     lines = place.does("watcher", "logs", IDENT).stdout.splitlines()
     assert len(lines) == len(printed.read_text().splitlines())
@@ -189,8 +205,102 @@ def test_the_watcher(place: Place) -> None:
     options = {"user": "watcher", "password": PASSWORDS["watcher"]}
     if isinstance(place, SignedPlace):
         options = {"user_credentials": place.creds["watcher"]}
+    done = place.does("watcher", "check", "--reading")
+    assert done.returncode == 0, done.stdout
+    assert "RUNS made, by name" in done.stdout
     with Serve(place.server, *(f"-o{key}={value}" for key, value in options.items())) as serve:
-        assert wait_until(lambda: json.loads(serve.get("/api/runs").text))[0]["runner_ident"] == IDENT
+        wait_until(lambda: IDENT in serve.get("/api/runs").text)
+
+
+SECRET = "rollout-of-b"
+
+
+def publish_a_run_of_another(place: Place) -> None:
+    """Its subject id is `site-b`; it goes on."""
+    bus = place.bus(ROOT)
+    said = {"status": "running", "runner_ident": SECRET}
+    bus.send(f"pub.ansible.runner.site-b.{SECRET}.status", json.dumps(said).encode())
+    printed = {"event": "verbose", "counter": 1, "uuid": "u", "runner_ident": SECRET, "stdout": SECRET}
+    bus.send(f"pub.ansible.runner.site-b.{SECRET}.event", json.dumps(printed).encode())
+    bus.close()
+
+
+def test_the_tenant(place: Place) -> None:
+    """Own runs as a watcher has them, and nobody else's."""
+    publish_a_run_of_another(place)
+    assert SECRET in place.does("watcher", "runs").stdout
+    own, others = ["--subject-id", "site-a"], ["--subject-id", "site-b"]
+    [run] = json.loads(place.does("tenant", "runs", "--json", *own).stdout)
+    assert (run["runner_ident"], run["state"]) == (IDENT, "successful")
+    printed = (place.folder / f"job/artifacts/{IDENT}/stdout").read_text().splitlines()
+    for args in (["logs"], ["logs", "-f"]):
+        done = place.does("tenant", *args, IDENT, *own)
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, len(printed)), done.stderr
+    for args in (
+        ["wait", IDENT, "--timeout", "20s", *own],
+        ["watch", "--plain", "--since", "1h", "--runs", "1", "pub.ansible.runner.site-a.>"],
+    ):
+        done = place.does("tenant", *args)
+        assert done.returncode == 0, (args, done.stderr)
+        assert SECRET not in done.stdout + done.stderr
+    done = place.does("tenant", "check", "--reading", *own)
+    assert done.returncode == 0, done.stdout
+    assert "STREAM.MSG.GET.RUNS" in done.stdout
+    done = place.does("tenant", "check", "--reading")
+    assert done.returncode == 1
+    assert "allow this user to publish to $JS.API.CONSUMER.CREATE.RUNS.*.pub.ansible.runner.>" in done.stdout
+    refused = "does not let this user publish to $JS.API.CONSUMER.CREATE.RUNS."
+    for args in (
+        ["runs"],
+        ["runs", *others],
+        ["logs", SECRET],
+        ["logs", SECRET, *others],
+        ["logs", "-f", SECRET, *others],
+        ["wait", SECRET, *others],
+        ["watch", "--plain", "--from-stream"],
+        ["watch", "--plain", "--from-stream", "pub.ansible.runner.*.>"],
+    ):
+        done = place.does("tenant", *args)
+        assert (done.returncode, done.stdout) == (1, ""), (args, done.stderr)
+        assert refused in done.stderr, (args, done.stderr)
+
+
+def test_a_filter_in_the_subject_alone_is_not_enough(place: Place) -> None:
+    """The consumer would have another filter, or another one beside it."""
+    bus = place.bus("tenant")
+    try:
+        for filters in (
+            {"filter_subject": "pub.ansible.runner.site-b.>"},
+            {"filter_subjects": ["pub.ansible.runner.site-a.>", "pub.ansible.runner.site-b.>"]},
+            {},
+        ):
+            config = {"ack_policy": "none", "name": "mine", "deliver_policy": "all", **filters}
+            subject = "$JS.API.CONSUMER.CREATE.RUNS.mine.pub.ansible.runner.site-a.>"
+            asked = json.dumps({"stream_name": "RUNS", "config": config}).encode()
+            answer = json.loads(bus.run(bus.client.request(subject, asked, timeout=5)).data)
+            assert answer["error"]["code"] == 400, answer
+    finally:
+        bus.close()
+
+
+@pytest.mark.parametrize("kind", ["watcher", "replayer"])
+def test_permissions_that_earlier_versions_asked_for(tmp_path: Path, kind: str) -> None:
+    """Consumers without a name, and the filters of all."""
+    [line] = [line for line, _ in lines_of(kind) if "CONSUMER.CREATE.RUNS.*" in line]
+    place = Place(tmp_path, config_with(kind, line, '"$JS.API.CONSUMER.CREATE.RUNS"'))
+    try:
+        assert place.does("keeper", "stream", "create").returncode == 0
+        job = place.run_job()
+        if kind == "replayer":
+            done = place.does("replayer", "replay", job.folder, "--all")
+            assert f"{place.record()['accepted']} were in the stream already" in done.stdout, done.stderr
+            return
+        [run] = json.loads(place.does("watcher", "runs", "--json").stdout)
+        assert (run["runner_ident"], run["state"]) == (IDENT, "successful")
+        done = place.does("watcher", "logs", "-f", IDENT)
+        assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        place.server.kill()
 
 
 def test_the_keeper(place: Place) -> None:
@@ -251,6 +361,15 @@ def recorded(folder: Path) -> Path:
         ("publisher", ["runs"], "does not let this user"),
         ("publisher", ["logs", IDENT], "does not let this user"),
         ("publisher", ["stream", "create", "--name", "MORE"], "does not let this user"),
+        (
+            "publisher",
+            ["check", "--reading"],
+            "does not let this user publish to $JS.API.CONSUMER.CREATE.RUNS",
+        ),
+        ("keeper", ["check", "--reading"], "does not let this user publish to $JS.API.CONSUMER.CREATE.RUNS"),
+        ("consumer", ["check", "--reading"], "does not let this user publish to $JS.API.STREAM.NAMES"),
+        ("tenant", ["check"], "may not publish to pub.ansible.runner.site-a"),
+        ("tenant", ["stream", "create", "--name", "MORE"], "does not let this user"),
         ("watcher", ["check"], "may not publish to pub.ansible.runner.site-a"),
         ("watcher", ["stream", "create", "--name", "MORE"], "does not let this user"),
         ("keeper", ["check"], "may not publish to pub.ansible.runner.site-a"),
@@ -262,6 +381,13 @@ def test_commands_for_others(place: Place, kind: str, args: list[str], said: str
     done = place.does(kind, *args)
     assert done.returncode == 1
     assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["watcher", "tenant", "keeper", "consumer"])
+def test_who_may_not_publish_is_told_for_each_kind_of_message(place: Place, kind: str) -> None:
+    lines = place.does(kind, "check").stdout.splitlines()
+    told = [line.split()[0] for line in lines if line.split()[1:2] == ["publish"]]
+    assert told == ["problem", "problem"]
 
 
 #: Whatever changes a stream, makes one, or takes messages out of it.
@@ -279,11 +405,30 @@ READS = [
     "$JS.API.DIRECT.GET.RUNS",
     f"$JS.API.DIRECT.GET.RUNS.{OURS}",
 ]
+#: What gives messages of others as well, and not by a consumer of one's own.
+READS_OF_ALL = [
+    "$JS.API.CONSUMER.CREATE.RUNS",
+    "$JS.API.CONSUMER.CREATE.RUNS.x",
+    "$JS.API.CONSUMER.CREATE.RUNS.x.>",
+    "$JS.API.CONSUMER.CREATE.RUNS.x.pub.ansible.runner.>",
+    "$JS.API.CONSUMER.CREATE.RUNS.x.pub.ansible.runner.*.>",
+    "$JS.API.CONSUMER.CREATE.RUNS.x.pub.ansible.runner.site-b.>",
+    *READS[3:4],
+    *READS[5:],
+]
+DURABLES = [
+    f"$JS.API.CONSUMER.CREATE.RUNS.{DURABLE}.pub.ansible.runner.site-a.>",
+    f"$JS.API.CONSUMER.MSG.NEXT.RUNS.{DURABLE}",
+]
 
 #: What each must not publish to, and not subscribe to.
 FORBIDDEN = {
     "publisher": ([THEIRS, *CHANGES, *DELETES, *MAKES, *READS], ["pub.>", OURS, "_INBOX.>", ">"]),
-    "watcher": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES], [f"{PREFIX}.>", "$JS.>", ">"]),
+    "watcher": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES, *DURABLES], [f"{PREFIX}.>", "$JS.>", ">"]),
+    "tenant": (
+        [OURS, THEIRS, *CHANGES, *DELETES, *MAKES, *READS_OF_ALL, *DURABLES],
+        ["pub.>", OURS, "_INBOX.>", f"{PREFIX}.>", "$JS.>", ">"],
+    ),
     "keeper": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES[1:], *READS], ["pub.>", f"{PREFIX}.>", ">"]),
     "consumer": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES, *READS], ["pub.>", f"{PREFIX}.>", ">"]),
     "replayer": ([THEIRS, *CHANGES, *DELETES, *MAKES], ["pub.>", OURS, "_INBOX.>", ">"]),
@@ -302,8 +447,7 @@ def test_what_it_must_not_do(place: Place, kind: str) -> None:
         said = f"permissions violation for {what}".lower()
         wait_until(lambda: any(said in line for line in refused), f"{said}; last: {refused[-1:]}", 5)
 
-    prefix = {"inbox_prefix": PREFIX.encode()} if kind in PUBLISHING else {}
-    bus = place.bus(kind, error_cb=note, **prefix)
+    bus = place.bus(kind, error_cb=note)
     publish, subscribe = FORBIDDEN[kind]
     try:
         for subject in publish:
@@ -349,23 +493,51 @@ def outcome(place: Place, kind: str) -> object:
             re.sub(rf"{re.escape(str(place.folder))}|:[0-9]+", "", one.stdout + one.stderr) for one in done
         ]
         return [one.returncode for one in done], said
+    if kind in WATCHING:
+        return watched(place, kind)
     bus = place.bus("publisher")
     bus.send(OURS.replace("event", "status"), b'{"status": "running", "runner_ident": "x"}')
+    bus.close()
+    bus = place.bus("consumer", error_cb=ignore)
+    subject = read_one(bus)
+    bus.close()
+    return subject
+
+
+async def ignore(_: Exception) -> None:
+    """The server says what it does not allow."""
+
+
+#: Who reads runs, and how they say of which.
+WATCHING = {"watcher": [], "tenant": ["--subject-id", "site-a"]}
+
+
+def watched(place: Place, kind: str) -> object:
+    """What a reader gets, and what it can do with another program's durable consumer."""
+    bus = place.bus(ROOT)
+    status = OURS.replace("event", "status")
+    # One for that program, and one that it does not get if somebody else takes it.
+    for _ in range(2):
+        bus.send(status, b'{"status": "running", "runner_ident": "x"}')
     if kind == "watcher":
         # What a client library cannot read as it comes: it is asked for by itself.
-        odd = OURS.replace("event", "status").replace(".x.", ".x\u00a0.")
-        bus.send(odd, b'{"status": "running"}', {"X": "y"})
+        bus.send(status.replace(".x.", ".x\u00a0."), b'{"status": "running"}', {"X": "y"})
+    assert read_one(bus) == status
     bus.close()
-    if kind == "consumer":
+    bus = place.bus(kind, error_cb=ignore)
 
-        async def ignore(_: Exception) -> None:
-            """The server says what it does not allow."""
+    async def is_answered(subject: str, asked: object) -> bool:
+        try:
+            await bus.client.request(subject, json.dumps(asked).encode(), timeout=1)
+        except asyncio.TimeoutError:
+            return False
+        return True
 
-        bus = place.bus("consumer", error_cb=ignore)
-        subject = read_one(bus)
-        bus.close()
-        return subject
-    return place.does("watcher", "runs", "--json").returncode
+    makes, takes = DURABLES
+    change = {"stream_name": "RUNS", "config": {"durable_name": DURABLE}}
+    can = [bus.run(is_answered(makes, change)), bus.run(is_answered(takes, {"batch": 1, "no_wait": True}))]
+    bus.close()
+    return place.does(kind, "runs", "--json", *WATCHING[kind]).returncode, can
 
 
 @pytest.mark.parametrize(("kind", "line"), [(kind, line) for kind in KINDS for line in lines_of(kind)])

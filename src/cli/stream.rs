@@ -11,7 +11,8 @@ use super::{
     terminal::{Tone, complain, json_text, printable, stdout},
 };
 use crate::nats::{
-    Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, State, create, look,
+    Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, State, block_on, create,
+    look,
 };
 
 /// Compare the streams that take our messages with the one that we recommend.
@@ -117,10 +118,7 @@ fn compare(arguments: &Arguments) -> io::Result<Exit> {
         duplicate_window: DUPLICATE_WINDOW,
         has_ttl: true,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let looked = runtime.block_on(look(&config.connection, &wanted));
-    runtime.shutdown_background();
-    let looks = match looked {
+    let looks = match block_on(look(&config.connection, &wanted))? {
         Ok((looks, _)) => looks,
         Err(reason) => {
             complain(&printable(&config.hidden(reason)));
@@ -182,15 +180,13 @@ fn make(arguments: &CreateArguments) -> io::Result<Exit> {
         duplicate_window: arguments.duplicate_window,
         has_ttl: true,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let made = runtime.block_on(async {
+    let made = block_on(async {
         if arguments.replicas.is_none() {
             let (_, is_cluster) = look(&config.connection, &wanted).await?;
             wanted.replicas = if is_cluster { 3 } else { 1 };
         }
         create(&config.connection, &wanted, arguments.dry_run).await
-    });
-    runtime.shutdown_background();
+    })?;
     let name = &wanted.name;
     match made {
         Ok(Made::New) => {

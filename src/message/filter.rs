@@ -4,7 +4,7 @@
 //! wildcard for "one or more tokens" but at the end. So there is a filter for each number of tokens, up to
 //! [`MOST_TOKENS`]; filters of different lengths never overlap.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Kind,
@@ -105,6 +105,45 @@ pub(crate) fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
+/// A filter that covers all of these.
+pub(crate) fn common_beginning(filters: &[String]) -> String {
+    let [first, others @ ..] = filters else { return ">".to_owned() };
+    if others.is_empty() {
+        return first.clone();
+    }
+    let tokens: Vec<&str> = first.split('.').collect();
+    let is_shared = |count: &usize| {
+        let shared = tokens.get(..*count).unwrap_or_default();
+        others.iter().all(|other| other.split('.').take(*count).eq(shared.iter().copied()))
+    };
+    let count = (0..tokens.len()).rev().find(is_shared).unwrap_or(0);
+    let mut start = tokens.get(..count).unwrap_or_default().to_vec();
+    start.push(">");
+    start.join(".")
+}
+
+/// No more filters than `most` that cover all of these, and as little else as that allows: where they differ, a `*` stands.
+pub(crate) fn merged(filters: &[String], most: usize) -> Vec<String> {
+    if filters.len() <= most {
+        return filters.to_vec();
+    }
+    let mut by_length: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for filter in filters {
+        let tokens: Vec<&str> = filter.split('.').collect();
+        let merged = by_length.entry(tokens.len()).or_insert_with(|| tokens.clone());
+        for (token, other) in merged.iter_mut().zip(tokens) {
+            if *token != other {
+                *token = "*";
+            }
+        }
+    }
+    // What has no end could overlap with others.
+    if by_length.len() > most || filters.iter().any(|filter| filter.ends_with('>')) {
+        return vec![common_beginning(filters)];
+    }
+    by_length.into_values().map(|tokens| tokens.join(".")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,5 +208,29 @@ mod tests {
             );
             assert_eq!(overlap(narrow, wide), is_shared);
         }
+    }
+
+    #[test]
+    fn what_filters_have_in_common() {
+        let common =
+            |filters: &[&str]| common_beginning(&filters.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(common(&["a.b.>"]), "a.b.>");
+        assert_eq!(common(&["a.b.*.x", "a.b.*.*.x"]), "a.b.*.>");
+        assert_eq!(common(&["a.b", "c"]), ">");
+        assert_eq!(common(&["a.b", "a.b.c"]), "a.>");
+    }
+
+    #[test]
+    fn few_filters_for_many() {
+        let merged = |filters: &[&str], most: usize| {
+            merged(&filters.iter().map(ToString::to_string).collect::<Vec<_>>(), most)
+        };
+        assert_eq!(merged(&["a.b.*", "a.c.*"], 2), ["a.b.*", "a.c.*"]);
+        assert_eq!(merged(&["a.b.x", "a.c.x", "a.c.d.x"], 2), ["a.*.x", "a.c.d.x"]);
+        assert_eq!(merged(&["a.b", "a.b.c", "a.b.c.d"], 2), ["a.>"]);
+        assert_eq!(merged(&["a.b.>", "a.c.>", "a.d"], 2), ["a.>"]);
+        // A tenant's filters stay the tenant's.
+        let of_runs: Vec<String> = (0..500).map(|run| format!("pub.site-a.r{run}.*")).collect();
+        assert_eq!(super::merged(&of_runs, 16), ["pub.site-a.*.*"]);
     }
 }

@@ -34,7 +34,7 @@ pub(crate) use self::{command::CommandLine, redact::Fate, sieve::Spot};
 pub(crate) use self::{
     composer::{About, Composer},
     cut::cut,
-    filter::{covers, overlap},
+    filter::{common_beginning, covers, merged, overlap},
     id::{Own, REPLAYED, counter_of, nonce, split_id},
     identity::RunId,
     loose::strict,

@@ -17,8 +17,9 @@ use std::{
 };
 
 use super::{
-    api::{Held, held},
+    api::block_on,
     courier::Courier,
+    verify::{Held, held},
 };
 use crate::{
     config::{Config, Delivery},
@@ -205,10 +206,7 @@ fn ask(courier: &Courier, config: &Config, plan: &Plan) -> Result<Option<Held>, 
     if courier.connection.delivery == Delivery::Core {
         return Ok(None);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    let found = runtime.block_on(held(&config.connection, &plan.subjects()));
-    runtime.shutdown_background();
+    let found = block_on(held(&config.connection, &plan.subjects())).map_err(|error| error.to_string())?;
     found.map_err(|reason| format!("the stream cannot be asked what it has of it: {reason}"))
 }
 

@@ -195,6 +195,16 @@ pub(super) fn about_stream(api: &str, name: &str, counted: Option<&str>) -> Ques
     (format!("{api}.STREAM.INFO.{name}"), request.unwrap_or_default())
 }
 
+/// The message of this number in a stream, if it has one.
+pub(super) fn message_at(api: &str, name: &str, number: u64) -> Question {
+    stored_message(api, name, &serde_json::json!({ "seq": number }))
+}
+
+/// A message of a stream, by what is asked for (`stream_msg_get_request`).
+pub(super) fn stored_message(api: &str, name: &str, request: &serde_json::Value) -> Question {
+    (format!("{api}.STREAM.MSG.GET.{name}"), request.to_string())
+}
+
 /// Is this where somebody asks [`about_stream`]?
 pub(super) fn is_about_stream(api: &str, subject: &str) -> bool {
     subject.strip_prefix(api).is_some_and(|rest| rest.starts_with(".STREAM.INFO."))
@@ -253,6 +263,9 @@ pub(super) struct StreamInfo {
     #[serde(default)]
     pub(super) created: Option<String>,
     pub(super) cluster: Option<StreamCluster>,
+    /// What time it is for the server that answers (RFC 3339; since nats-server 2.10).
+    #[serde(default)]
+    ts: String,
     error: Option<ApiError>,
 }
 
@@ -260,6 +273,11 @@ impl StreamInfo {
     /// What the API says instead, if it does.
     pub(super) fn refusal(&self) -> Option<&str> {
         self.error.as_ref().map(|error| error.description.as_str())
+    }
+
+    /// What time it was for the server when it answered.
+    pub(super) fn now(&self) -> Option<SystemTime> {
+        moment(&self.ts).map(|(_, now)| now)
     }
 
     /// What was published before this time it may have let go, by its own limits; `None`: nothing.
@@ -305,6 +323,22 @@ pub(super) struct StreamConfig {
     /// Where that time is over, a marker says so for this long, in nanoseconds.
     pub(super) subject_delete_marker_ttl: i64,
     pub(super) subject_transform: Option<Transform>,
+    pub(super) consumer_limits: ConsumerLimits,
+}
+
+/// What consumers of a stream may ask for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ConsumerLimits {
+    /// Nanoseconds; zero is no limit.
+    inactive_threshold: u64,
+}
+
+impl ConsumerLimits {
+    /// So long a consumer may stay at most that nobody asks for messages.
+    pub(super) fn inactive_threshold(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.inactive_threshold)).filter(|limit| !limit.is_zero())
+    }
 }
 
 /// Stored under another subject.
@@ -514,6 +548,16 @@ mod tests {
         for garbage in ["", "{}", "[]", "null", r#"{"seq":0}"#, "\u{0}", "ok"] {
             assert_eq!(read(garbage, None), None, "{garbage}");
         }
+    }
+
+    #[test]
+    fn the_servers_clock() {
+        let info = |answer: &str| serde_json::from_str::<StreamInfo>(answer).unwrap().now();
+        let noon = info(r#"{"ts":"2026-11-29T12:00:00.25Z"}"#).unwrap();
+        let later = info(r#"{"ts":"2026-11-29T15:00:00.250000001+01:00"}"#).unwrap();
+        assert_eq!(noon, SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_953_600_250));
+        assert_eq!(later.duration_since(noon).unwrap(), Duration::from_nanos(7_200_000_000_001));
+        assert_eq!((info("{}"), info(r#"{"ts":"noon"}"#)), (None, None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading what runs publish: what streams have kept, and what comes.
 //!
-//! Streams that take the subjects are read through a consumer each, from a place on and then live: after a break of the
+//! Streams that take the subjects are read through consumers, from a place on and then live: after a break of the
 //! connection nothing is missing. What no stream takes is subscribed to.
 
 use std::{
@@ -12,20 +12,15 @@ use std::{
 
 use async_nats::{
     Client, Event, Message,
-    jetstream::{
-        self,
-        consumer::{
-            DeliverPolicy,
-            pull::{Ordered, OrderedConfig},
-        },
-    },
+    jetstream::{self, consumer::DeliverPolicy},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, future::OptionFuture, stream::SelectAll};
 use tokio::time::{Duration, timeout};
 
 use super::{
-    api::{Stream, Trouble, taking, unless_forbidden},
+    api::{Stream, Trouble, holding},
+    consumer::{self, Form, Name, Order, Reading},
     dial::Attempts,
     link::{Link, Violation, hung_up},
     pool::Pool,
@@ -34,7 +29,7 @@ use super::{
 use crate::{
     config::{Connection, Server},
     error::Error,
-    message::{Received, covers, nonce},
+    message::{Received, covers, merged, nonce},
 };
 
 /// What to listen to.
@@ -72,6 +67,9 @@ pub(crate) enum Heard {
         server: String,
         /// The streams that are read.
         streams: Vec<String>,
+        /// What time it was for the server then; `None`: it was not asked, as no stream is read.
+        #[allow(dead_code, reason = "for commands that say how long ago something was")]
+        now: Option<SystemTime>,
     },
     /// All that streams had kept has been told.
     CaughtUp,
@@ -91,6 +89,8 @@ enum Stop {
     Enough,
     /// The connection is gone.
     Gone,
+    /// A consumer is gone; others can go on from where it was.
+    Broken(String),
     /// Something is in the way that may pass.
     NotNow(String),
     /// Something is in the way that will not pass.
@@ -108,8 +108,9 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
     let mut listener = Listener {
         connection,
         wish,
-        last: HashMap::new(),
+        places: HashMap::new(),
         stalls: 0,
+        form: Form::default(),
         consumers: Vec::new(),
         is_caught_up: false,
         heard,
@@ -122,9 +123,9 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
         let (stop, is_connected) = match link {
             Ok(link) => {
                 attempts = Attempts::new(connection);
-                let (began, last) = (Instant::now(), listener.last.clone());
+                let (began, places) = (Instant::now(), listener.places.clone());
                 let stop = listener.serve(&server, link, &mut pool).await;
-                let is_stall = began.elapsed() < SHORT && last == listener.last;
+                let is_stall = began.elapsed() < SHORT && places == listener.places;
                 listener.stalls = if is_stall { listener.stalls + 1 } else { 0 };
                 (stop.err().unwrap_or(Stop::Enough), true)
             }
@@ -157,7 +158,7 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
                 }
                 listener.tell(Heard::Lost(reason))
             }
-            Stop::NotNow(reason) | Stop::Never(reason) => {
+            Stop::Broken(reason) | Stop::NotNow(reason) | Stop::Never(reason) => {
                 failures += 1;
                 final_ones = if is_final { final_ones + 1 } else { 0 };
                 let is_over = final_ones >= tries || (!listener.wish.follow && failures >= tries);
@@ -176,34 +177,37 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
     let _ = listener.tell(Heard::Failed("no server left to try (max_reconnect_attempts)".to_owned()));
 }
 
-/// A connection that breaks within this time, before anything came, was of no use.
+/// A connection or a consumer that breaks within this time, before anything came, was of no use.
 const SHORT: Duration = Duration::from_secs(2);
 /// After so many of them in a row a command that does not follow gives up.
 const MOST_STALLS: u32 = 4;
 /// So many messages in a row that can be read from the wire: it is tried again.
 const CALM: u32 = 256;
 
+/// So many consumers read a stream at most.
+const MOST_CONSUMERS: usize = 16;
+
 struct Listener<'a> {
     connection: &'a Connection,
     wish: Wish,
-    /// The number of the message that was read last, by stream.
-    last: HashMap<String, u64>,
+    /// The number of the message that was read last.
+    places: HashMap<Part, u64>,
     /// Connections in a row that broke before anything came: perhaps because of what comes next.
     stalls: u32,
-    /// The consumers that we have made, and their streams.
-    consumers: Vec<(String, String)>,
+    /// How consumers are made here.
+    form: Form,
+    /// The consumers that we have made.
+    consumers: Vec<Name>,
     is_caught_up: bool,
     heard: SyncSender<Heard>,
 }
 
-/// A stream's messages, and how many were waiting when its consumer was made.
-struct Reading {
-    messages: Ordered,
-    pending: u64,
+/// What one consumer reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Part {
+    stream: String,
+    filters: Vec<String>,
 }
-
-/// What comes out of a stream: its place among those that are read, and a message or what went wrong.
-type Read = (usize, Result<jetstream::Message, String>);
 
 impl Listener<'_> {
     fn tell(&self, heard: Heard) -> Step<()> {
@@ -212,6 +216,9 @@ impl Listener<'_> {
 
     async fn serve(&mut self, server: &Server, mut link: Link, pool: &mut Pool) -> Step<()> {
         let told = self.tell_all(server, &mut link, pool).await;
+        if matches!(told, Err(Stop::Enough)) {
+            self.delete_consumers(&mut link).await;
+        }
         if !matches!(told, Err(Stop::Gone)) {
             return told;
         }
@@ -231,19 +238,15 @@ impl Listener<'_> {
             name.map_or_else(|| server.address.clone(), |name| format!("{name} at {}", server.address));
         self.delete_consumers(link).await;
         let streams = self.streams(link).await?;
+        let filters = merged(&self.wish.subjects, MOST_CONSUMERS);
         for stream in &streams {
-            // From now on is from this message on, however often the connection breaks.
-            let last = self.last.entry(stream.config.name.clone()).or_insert(match self.wish.from {
-                Start::Now => stream.state.last_seq,
-                _ => 0,
-            });
-            // A stream of this name that was made anew.
-            *last = if *last > stream.state.last_seq { 0 } else { *last };
+            self.begin(stream, &filters);
         }
-        let names: Vec<String> = streams.iter().map(|stream| stream.config.name.clone()).collect();
+        let names = streams.iter().map(|stream| stream.config.name.clone()).collect();
         // First of all, so that nothing is missed that comes while history is read.
         let mut live = self.subscribe(link, &streams).await?;
-        self.tell(Heard::Connected { server: name, streams: names.clone() })?;
+        let now = streams.iter().filter_map(|stream| stream.now).max();
+        self.tell(Heard::Connected { server: name, streams: names, now })?;
         if let Some((subjects, since)) = self.wish.before.take() {
             let told = self.history(link, &streams, &subjects, since);
             if let Err(stop) = told.await {
@@ -251,46 +254,91 @@ impl Listener<'_> {
                 return Err(stop);
             }
         }
-        let mut readings = SelectAll::new();
-        let mut waiting = HashSet::new();
-        for (place, stream) in streams.iter().enumerate() {
-            let subjects = self.wish.subjects.clone();
-            if self.stalls > 0 {
-                self.read_raw(link, stream, &subjects, self.wish.from, CALM).await?;
-            }
-            let policy = self.policy(&stream.config.name);
-            let Reading { messages, pending } = self.read(link, stream, &subjects, policy).await?;
-            readings.push(numbered(place, messages));
-            if pending > 0 {
-                waiting.insert(place);
+        loop {
+            let (began, places) = (Instant::now(), self.places.clone());
+            match self.read(link, &streams, &filters, &mut live).await {
+                Err(Stop::Broken(_)) if *link.gone.borrow() => return Err(Stop::Gone),
+                Err(Stop::Broken(_)) if began.elapsed() >= SHORT || places != self.places => {
+                    self.delete_consumers(link).await;
+                }
+                told => return told,
             }
         }
+    }
+
+    /// From where a stream is read: from now on is from this message on, however often the connection breaks.
+    fn begin(&mut self, stream: &Stream, filters: &[String]) {
+        let (name, last_seq) = (&stream.config.name, stream.state.last_seq);
+        for filters in [Form::Apart, Form::Together].into_iter().flat_map(|form| form.split(filters)) {
+            let part = Part { stream: name.clone(), filters };
+            let place = self.places.entry(part).or_insert(match self.wish.from {
+                Start::Now => last_seq,
+                _ => 0,
+            });
+            // A stream of this name that was made anew.
+            *place = if *place > last_seq { 0 } else { *place };
+        }
+    }
+
+    /// Tells what streams have, and what comes.
+    async fn read(
+        &mut self,
+        link: &mut Link,
+        streams: &[Stream],
+        filters: &[String],
+        live: &mut Option<Live>,
+    ) -> Step<()> {
+        let mut parts = Vec::new();
+        let mut readings = SelectAll::new();
+        let mut waiting = HashSet::new();
+        for stream in streams {
+            if self.stalls > 0 {
+                self.read_all_raw(link, stream, filters).await?;
+            }
+            let name = &stream.config.name;
+            for Reading { filters, messages, pending, .. } in self.open(link, stream, filters, None).await? {
+                let number = parts.len();
+                parts.push(Part { stream: name.clone(), filters });
+                readings.push(messages.map(move |message| (number, message)));
+                if pending > 0 {
+                    waiting.insert(number);
+                }
+            }
+        }
+        let subjects = self.wish.subjects.clone();
+        let is_wanted = wanted(&subjects, filters);
         loop {
+            let is_over = waiting.is_empty() && !self.wish.follow;
+            if is_over {
+                // Whoever knows that all is told may be gone at once.
+                self.delete_consumers(link).await;
+            }
             if waiting.is_empty() && !self.is_caught_up {
                 self.is_caught_up = true;
                 self.tell(Heard::CaughtUp)?;
             }
-            if waiting.is_empty() && !self.wish.follow {
+            if is_over {
                 return Ok(());
             }
             let subscribed: OptionFuture<_> = live.as_mut().map(StreamExt::next).into();
             tokio::select! {
                 biased;
                 Some(event) = link.events.recv() => on_event(&event, &self.connection.jetstream_api)?,
-                Some((place, message)) = readings.next(), if !readings.is_empty() => {
-                    let name = names.get(place).cloned().unwrap_or_default();
-                    let is_gone = *link.gone.borrow();
-                    let broken = |error| {
-                        if is_gone { Stop::Gone } else { Stop::NotNow(format!("stream {name}: {error}")) }
-                    };
+                Some((number, message)) = readings.next(), if !readings.is_empty() => {
+                    let Some(part) = parts.get(number) else { continue };
+                    let broken = |error| Stop::Broken(format!("stream {}: {error}", part.stream));
                     let message = message.map_err(broken)?;
                     if let Ok(info) = message.info() {
                         if info.pending == 0 {
-                            waiting.remove(&place);
+                            waiting.remove(&number);
                         }
-                        self.last.insert(name, info.stream_sequence);
+                        if let Some(place) = self.places.get_mut(part) {
+                            *place = info.stream_sequence;
+                        }
                     }
-                    self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
+                    if is_wanted(&message.subject) {
+                        self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
+                    }
                 }
                 Some(message) = subscribed => match message {
                     Some(message) => self.tell(Heard::Message(received(&message, None)))?,
@@ -305,7 +353,12 @@ impl Listener<'_> {
     /// The streams to be read. What needs one is told if there is none.
     async fn streams(&self, link: &mut Link) -> Step<Vec<Stream>> {
         let needs_one = self.wish.from != Start::Now;
-        let streams = match taking(link, &self.connection.jetstream_api, &self.wish.subjects).await {
+        let streams = match holding(link, self.connection, &self.wish.subjects).await {
+            // That it is made later nobody need wait for.
+            Err(Trouble::NoStream(reason)) if self.connection.stream.is_some() => {
+                let name = self.connection.stream.as_deref().unwrap_or_default();
+                return Err(Stop::Never(format!("stream {name} (option stream): {reason}")));
+            }
             // Whoever may not ask can still subscribe.
             Err(Trouble::Forbidden(_)) if !needs_one => Vec::new(),
             Err(Trouble::NotNow(_)) if !needs_one && !link.client.server_info().jetstream => Vec::new(),
@@ -317,28 +370,65 @@ impl Listener<'_> {
         Ok(streams)
     }
 
-    fn policy(&self, stream: &str) -> DeliverPolicy {
-        let last = self.last.get(stream).copied().unwrap_or(0);
+    /// Where a consumer of these filters begins.
+    fn policy(&self, stream: &str, filters: &[String]) -> DeliverPolicy {
+        let part = Part { stream: stream.to_owned(), filters: filters.to_vec() };
+        let place = self.places.get(&part).copied().unwrap_or(0);
         match self.wish.from {
-            _ if last > 0 => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+            _ if place > 0 => DeliverPolicy::ByStartSequence { start_sequence: place + 1 },
             Start::Now | Start::First => DeliverPolicy::All,
             Start::Since(when) => DeliverPolicy::ByStartTime { start_time: when.into() },
             Start::Last => DeliverPolicy::LastPerSubject,
         }
     }
 
-    /// Tells what a stream has, message by message, until so many in a row could have been read from the wire.
-    async fn read_raw(
+    /// Makes the consumers of a stream; `since`: of what it has kept since then, instead of what comes after our places.
+    async fn open(
         &mut self,
         link: &mut Link,
         stream: &Stream,
-        subjects: &[String],
+        filters: &[String],
+        since: Option<SystemTime>,
+    ) -> Step<Vec<Reading>> {
+        let config = &stream.config;
+        let order =
+            Order { api: &self.connection.jetstream_api, stream: config, filters, headers_only: false };
+        let mut form = self.form;
+        let policy = |filters: &[String]| match since {
+            Some(since) => DeliverPolicy::ByStartTime { start_time: since.into() },
+            None => self.policy(&config.name, filters),
+        };
+        let readings = consumer::open(link, order, &mut form, policy).await.map_err(stop)?;
+        self.form = form;
+        self.consumers.extend(readings.iter().map(|reading| reading.name.clone()));
+        Ok(readings)
+    }
+
+    /// Tells what a stream has, message by message, from our places on.
+    async fn read_all_raw(&mut self, link: &mut Link, stream: &Stream, filters: &[String]) -> Step<()> {
+        for filters in self.form.split(filters) {
+            let part = Part { stream: stream.config.name.clone(), filters };
+            let mut place = self.places.get(&part).copied().unwrap_or(0);
+            let told = self.read_raw(link, stream, &part.filters, self.wish.from, &mut place, CALM).await;
+            self.places.insert(part, place);
+            told?;
+        }
+        Ok(())
+    }
+
+    /// Tells what a stream has after a place, message by message, until so many in a row could have been read from the wire.
+    async fn read_raw(
+        &self,
+        link: &mut Link,
+        stream: &Stream,
+        filters: &[String],
         from: Start,
+        place: &mut u64,
         calm: u32,
     ) -> Step<()> {
         let name = stream.config.name.as_str();
-        let api = self.connection.jetstream_api.clone();
-        let last = self.last.get(name).copied().unwrap_or(0);
+        let api = self.connection.jetstream_api.as_str();
+        let last = *place;
         let explained = |trouble| match trouble {
             Trouble::Forbidden(reason) => Stop::Never(format!(
                 "stream {name}: what comes behind message {last} cannot be read as it comes over the wire, and {reason}; \
@@ -346,44 +436,38 @@ impl Listener<'_> {
             )),
             trouble => stop(trouble),
         };
+        let is_wanted = wanted(&self.wish.subjects, filters);
         let mut next = match from {
             _ if last > 0 => last + 1,
             Start::Now | Start::First => 1,
-            Start::Since(when) => Raw::first_since(link, &api, stream, when).await.map_err(explained)?,
+            Start::Since(when) => Raw::first_since(link, api, stream, when).await.map_err(explained)?,
             Start::Last => {
-                for raw in Raw::last_of_each(link, &api, name, subjects).await.map_err(explained)? {
-                    self.tell(Heard::Message(raw.received()))?;
+                for raw in Raw::last_of_each(link, api, name, filters).await.map_err(explained)? {
+                    if is_wanted(&raw.subject) {
+                        self.tell(Heard::Message(raw.received()))?;
+                    }
                 }
-                self.last.insert(name.to_owned(), stream.state.last_seq);
+                *place = stream.state.last_seq;
                 return Ok(());
             }
         };
         let mut readable = 0;
         while readable < calm
-            && let Some(raw) = Raw::next(link, &api, name, subjects, next).await.map_err(explained)?
+            && let Some(raw) = Raw::next(link, api, name, filters, next).await.map_err(explained)?
         {
             readable = if raw.is_readable() { readable + 1 } else { 0 };
             next = raw.seq + 1;
-            self.last.insert(name.to_owned(), raw.seq);
-            self.tell(Heard::Message(raw.received()))?;
+            *place = raw.seq;
+            if is_wanted(&raw.subject) {
+                self.tell(Heard::Message(raw.received()))?;
+            }
         }
         Ok(())
     }
 
-    /// Deletes the consumers of connections that broke. Whoever may not (who may could delete those of others, too) leaves
-    /// them to the server, as does an orderly end: it has them for half a minute.
+    /// Deletes the consumers that are not read any more.
     async fn delete_consumers(&mut self, link: &mut Link) {
-        const LIMIT: Duration = Duration::from_secs(1);
-        for (stream, consumer) in std::mem::take(&mut self.consumers) {
-            let api = self.connection.jetstream_api.as_str();
-            let deleted = unless_forbidden(link, async |client| {
-                let context = jetstream::with_prefix(client, api);
-                timeout(LIMIT, context.delete_consumer_from_stream(&consumer, &stream)).await
-            });
-            if !matches!(deleted.await, Ok(Ok(_))) {
-                return;
-            }
-        }
+        consumer::delete(link, &self.connection.jetstream_api, std::mem::take(&mut self.consumers)).await;
     }
 
     /// Tells what streams have kept.
@@ -394,26 +478,30 @@ impl Listener<'_> {
         subjects: &[String],
         since: SystemTime,
     ) -> Step<()> {
-        let policy = DeliverPolicy::ByStartTime { start_time: since.into() };
+        let filters = merged(subjects, MOST_CONSUMERS);
+        let is_wanted = wanted(subjects, &filters);
         for stream in streams {
             if self.stalls > 0 {
                 // Where in it that was is not known.
-                let last = self.last.remove(&stream.config.name);
-                let told = self.read_raw(link, stream, subjects, Start::Since(since), u32::MAX).await;
-                self.last.extend(last.map(|last| (stream.config.name.clone(), last)));
-                told?;
+                self.read_raw(link, stream, &filters, Start::Since(since), &mut 0, u32::MAX).await?;
                 continue;
             }
-            let Reading { mut messages, mut pending } = self.read(link, stream, subjects, policy).await?;
-            while pending > 0 {
-                tokio::select! {
-                    () = hung_up(&mut link.gone) => return Err(Stop::Gone),
-                    message = messages.next() => {
-                        let Some(Ok(message)) = message else {
-                            return Err(Stop::NotNow(format!("stream {}: its history broke off", stream.config.name)));
-                        };
-                        pending = message.info().map_or(0, |info| info.pending);
-                        self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
+            for Reading { mut messages, mut pending, .. } in
+                self.open(link, stream, &filters, Some(since)).await?
+            {
+                while pending > 0 {
+                    tokio::select! {
+                        () = hung_up(&mut link.gone) => return Err(Stop::Gone),
+                        message = messages.next() => {
+                            let Some(Ok(message)) = message else {
+                                let name = &stream.config.name;
+                                return Err(Stop::NotNow(format!("stream {name}: its history broke off")));
+                            };
+                            pending = message.info().map_or(0, |info| info.pending);
+                            if is_wanted(&message.subject) {
+                                self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
+                            }
+                        }
                     }
                 }
             }
@@ -421,41 +509,14 @@ impl Listener<'_> {
         Ok(())
     }
 
-    async fn read(
-        &mut self,
-        link: &mut Link,
-        stream: &Stream,
-        subjects: &[String],
-        deliver_policy: DeliverPolicy,
-    ) -> Step<Reading> {
-        let name = &stream.config.name;
-        let api = self.connection.jetstream_api.as_str();
-        let mut config = OrderedConfig { deliver_policy, ..OrderedConfig::default() };
-        match subjects {
-            [one] => one.clone_into(&mut config.filter_subject),
-            several => config.filter_subjects = several.to_vec(),
-        }
-        let opened = unless_forbidden(link, async |client| {
-            let context = jetstream::with_prefix(client, api);
-            let stream = context.get_stream_no_info(name).await.map_err(|error| error.to_string())?;
-            let consumer = stream.create_consumer(config).await.map_err(|error| error.to_string())?;
-            let about = consumer.cached_info();
-            let (pending, own_name) = (about.num_pending, about.name.clone());
-            let messages = consumer.messages().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((Reading { messages, pending }, own_name))
-        });
-        let opened = opened.await.map_err(stop)?;
-        let (reading, own_name) = opened.map_err(|error| Stop::NotNow(format!("stream {name}: {error}")))?;
-        self.consumers.push((name.clone(), own_name));
-        Ok(reading)
-    }
-
     /// Subscribes to what no stream takes, if anybody wants to know what comes. Returns when the server knows.
     async fn subscribe(&self, link: &Link, streams: &[Stream]) -> Step<Option<Live>> {
         let taken = |subject: &String| {
             streams.iter().flat_map(|stream| &stream.config.subjects).any(|wide| covers(wide, subject))
         };
-        if !self.wish.follow || self.wish.subjects.iter().all(taken) {
+        // A stream that is named has all: one that copies others takes no subject itself.
+        let is_named = self.connection.stream.is_some() && !streams.is_empty();
+        if !self.wish.follow || is_named || self.wish.subjects.iter().all(taken) {
             return Ok(None);
         }
         let mut all: Live = SelectAll::new();
@@ -467,6 +528,12 @@ impl Listener<'_> {
         until_subscribed(&link.client, &self.connection.inbox_prefix).await;
         Ok(Some(all))
     }
+}
+
+/// Filters may ask for more than is wanted: which subjects are?
+fn wanted<'a>(subjects: &'a [String], filters: &[String]) -> impl Fn(&str) -> bool + 'a {
+    let asks_for_more = filters.iter().any(|filter| !subjects.contains(filter));
+    move |subject| !asks_for_more || subjects.iter().any(|wide| covers(wide, subject))
 }
 
 type Live = SelectAll<Pin<Box<dyn futures_util::Stream<Item = Message> + Send>>>;
@@ -482,10 +549,6 @@ async fn until_subscribed(client: &Client, inbox_prefix: &str) {
         own.next().await
     };
     let _ = timeout(MOMENT, echo).await;
-}
-
-fn numbered(place: usize, messages: Ordered) -> Pin<Box<dyn futures_util::Stream<Item = Read> + Send>> {
-    messages.map(move |message| (place, message.map_err(|error| error.to_string()))).boxed()
 }
 
 /// `api`: where we ask for what streams have. Other than that we need not publish anything to listen.
@@ -505,7 +568,9 @@ fn stop(trouble: Trouble) -> Stop {
         Trouble::Forbidden(reason) => Stop::Never(reason),
         Trouble::Nobody => Stop::NotNow("nobody answers for JetStream".to_owned()),
         // Gone between two questions: the next look tells.
-        Trouble::NotNow(reason) | Trouble::NoStream(reason) => Stop::NotNow(reason),
+        Trouble::NotNow(reason) | Trouble::NoStream(reason) | Trouble::TooMany(reason) => {
+            Stop::NotNow(reason)
+        }
     }
 }
 

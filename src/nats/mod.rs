@@ -1,6 +1,7 @@
 //! Everything that talks to NATS: the only room that knows async-nats and rustls.
 
 mod api;
+mod consumer;
 mod courier;
 mod dial;
 mod driver;
@@ -18,7 +19,7 @@ mod verify;
 mod wire;
 
 pub(crate) use self::{
-    api::{Held, held},
+    api::block_on,
     courier::{Courier, destination_of},
     healer::Recipe,
     jetstream::read_answers,
@@ -27,5 +28,5 @@ pub(crate) use self::{
     recommended::{
         Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,
     },
-    verify::doubt,
+    verify::{Held, doubt, held},
 };

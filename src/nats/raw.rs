@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{
     api::{Stream, Trouble, about, ask},
+    jetstream,
     link::Link,
 };
 use crate::message::{Received, moment};
@@ -115,8 +116,7 @@ impl Raw {
         question: &serde_json::Value,
     ) -> Result<Option<Self>, Trouble> {
         const NOT_FOUND: u16 = 404;
-        let subject = format!("{api}.STREAM.MSG.GET.{stream}");
-        let answer = ask(link, (subject, question.to_string())).await?;
+        let answer = ask(link, jetstream::stored_message(api, stream, question)).await?;
         match serde_json::from_slice(&answer.payload) {
             Ok(Answer { error: Some(error), .. }) if error.code == NOT_FOUND => Ok(None),
             Ok(Answer { error: Some(error), .. }) => {

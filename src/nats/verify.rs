@@ -1,13 +1,29 @@
-//! Does a stream still hold what it has acknowledged? An acknowledgement says that a message was written, not that it is on
+//! What do streams hold of runs, and is it what they have acknowledged? An acknowledgement says that a message was written, not that it is on
 //! the platter: a power cut of a single server, a restored backup, or a stream made anew take back what was confirmed.
 
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
 use super::{
-    api::{Trouble, about, connect},
+    api::{Trouble, about, connect, names_for},
+    consumer::{self, Form, Order, Reading},
     jetstream::StreamInfo,
     link::{Link, close},
     raw::Raw,
 };
-use crate::{config::Connection, journal::Acknowledged, message::RunId};
+use crate::{
+    config::Connection,
+    journal::Acknowledged,
+    message::{MSG_ID, RunId},
+    outbox::Place,
+};
 
 /// Why what these streams have acknowledged of a run is to be looked for, message by message; `None`: it is there, as far as
 /// they have not let go of it by their own limits. An error says why they cannot be asked.
@@ -82,6 +98,81 @@ fn by_its_state(claim: &Acknowledged, info: &StreamInfo) -> Option<Option<String
     }
     // Let go, by the stream's own limits.
     (first > *last_sequence).then_some(None)
+}
+
+/// What streams hold of some subjects.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// The ids of their messages, and where these are.
+    pub(crate) ids: HashMap<String, Place>,
+    /// What was published before this time the streams may have let go, by their own limits.
+    pub(crate) horizon: Option<SystemTime>,
+}
+
+/// Asks the streams that take these subjects, through the first server that can be reached. Headers alone are read, and of
+/// these subjects alone, however large the streams are. `None`: no stream takes them. An error says why they cannot be
+/// asked.
+pub(crate) async fn held(connection: &Connection, subjects: &[String]) -> Result<Option<Held>, String> {
+    let mut link = connect(connection).await.map_err(|error| error.to_string())?;
+    let found = ids_of(&mut link, connection, subjects).await;
+    close(&link.client, &link.gone).await;
+    found
+}
+
+async fn ids_of(
+    link: &mut Link,
+    connection: &Connection,
+    subjects: &[String],
+) -> Result<Option<Held>, String> {
+    /// So many times `connect_timeout` a stream may take for its next message.
+    const SILENCE: u32 = 5;
+    let api = connection.jetstream_api.as_str();
+    let mut held = None;
+    let mut known: HashMap<String, StreamInfo> = HashMap::new();
+    let mut form = Form::default();
+    let mut made = Vec::new();
+    for subject in subjects {
+        let names = names_for(link, api, subject).await.map_err(|trouble| trouble.to_string())?;
+        let Some(name) = names.into_iter().next() else { continue };
+        let held = held.get_or_insert_with(Held::default);
+        let about = match known.entry(name.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let about = about(link, api, &name, None).await.map_err(|trouble| trouble.to_string())?;
+                held.horizon = held.horizon.max(about.horizon(about.now().unwrap_or_else(SystemTime::now)));
+                entry.insert(about)
+            }
+        };
+        let Some(config) = &about.config else { continue };
+        let created: Option<Arc<str>> = about.created.as_deref().map(Into::into);
+        let name: Arc<str> = name.into();
+        let transform = config.subject_transform.as_ref();
+        let stored = transform.map_or_else(|| subject.clone(), |transform| transform.stored(subject));
+        let order = Order { api, stream: config, filters: &[stored], headers_only: true };
+        let opened = consumer::open(link, order, &mut form, |_| DeliverPolicy::All).await;
+        let Some(reading) = opened.map_err(|trouble| trouble.to_string())?.pop() else { continue };
+        let Reading { mut messages, pending: mut left, .. } = reading;
+        made.push(reading.name);
+        while left > 0 {
+            // Where the user may not ask for messages, none come.
+            let Ok(next) = timeout(connection.connect_timeout * SILENCE, messages.next()).await else {
+                return Err(format!(
+                    "stream {name} sends nothing; allow this user to publish to {api}.CONSUMER.MSG.NEXT.{name}.*"
+                ));
+            };
+            let Some(message) = next else { return Err("the connection broke".to_owned()) };
+            let message = message.map_err(|error| format!("stream {name}: {error}"))?;
+            let info = message.info().map_err(|error| error.to_string())?;
+            left = info.pending;
+            let (stream, created) = (Arc::clone(&name), created.clone());
+            // It was there before.
+            let place = Place { stream, created, number: info.stream_sequence, is_repeat: true };
+            let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));
+            held.ids.extend(id.map(|id| (id.as_str().to_owned(), place)));
+        }
+    }
+    consumer::delete(link, api, made).await;
+    Ok(held)
 }
 
 #[cfg(test)]

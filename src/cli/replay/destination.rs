@@ -6,89 +6,83 @@ use super::Arguments;
 use crate::{
     cli::terminal::{complain, printable},
     config::{Config, Setting},
-    nats::doubt,
+    nats::{block_on, doubt},
     recovery::Plan,
 };
 
 /// Does a stream not have any more what it had acknowledged of these runs? Says why that is to be feared.
 pub(super) fn in_doubt(config: &Config, plan: &Plan) -> Result<Option<String>, String> {
-    let runtime = runtime()?;
-    let mut found = Ok(None);
-    for (run, claims) in plan.streams() {
-        found =
-            runtime.block_on(doubt(&config.connection, claims, run)).map_err(|error| config.hidden(error));
-        if !matches!(found, Ok(None)) {
-            break;
+    let found = block_on(async {
+        for (run, claims) in plan.streams() {
+            let found = doubt(&config.connection, claims, run).await;
+            if !matches!(found, Ok(None)) {
+                return found;
+            }
         }
+        Ok(None)
+    });
+    found.map_err(|error| error.to_string())?.map_err(|error| config.hidden(error))
+}
+
+/// The options for the runs of a path.
+pub(super) struct Destinations<'a> {
+    arguments: &'a Arguments,
+    settings: Map<String, Value>,
+    /// The servers that they name, if they name any.
+    servers: Option<Vec<String>>,
+}
+
+impl<'a> Destinations<'a> {
+    pub(super) fn new(arguments: &'a Arguments, settings: Map<String, Value>) -> Self {
+        let resolution = arguments.options.resolve(settings.clone(), Some("replay"));
+        let is_named = |setting: &Setting| setting.option == "servers" && setting.source != "default";
+        let named = resolution.config.filter(|_| resolution.settings.iter().any(is_named));
+        let servers =
+            named.map(|config| config.connection.servers.into_iter().map(|server| server.address).collect());
+        Self { arguments, settings, servers }
     }
-    runtime.shutdown_background();
-    found
-}
 
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())
-}
-
-/// Do the options lead to where the record says? They do if they name no server: then its own are taken.
-pub(super) fn may_go(arguments: &Arguments, settings: &Map<String, Value>, plan: &Plan) -> bool {
-    let Some(destination) = plan.destination().filter(|_| !arguments.elsewhere) else { return true };
-    match named_servers(arguments, settings) {
-        Some(servers) => servers.iter().any(|server| destination.servers.contains(server)),
-        None => true,
-    }
-}
-
-pub(super) fn elsewhere(
-    arguments: &Arguments,
-    settings: &Map<String, Value>,
-    plan: &Plan,
-) -> Result<String, String> {
-    let theirs = plan.destination().ok_or("there is no record")?.servers.join(", ");
-    let ours = named_servers(arguments, settings).unwrap_or_default().join(", ");
-    Ok(format!(
-        "its messages were to go to {theirs}, and the options say {ours}; nothing is sent (leave `servers` out to send \
-         where the record says, or use --elsewhere)"
-    ))
-}
-
-/// The servers that the options name, if they name any.
-fn named_servers(arguments: &Arguments, settings: &Map<String, Value>) -> Option<Vec<String>> {
-    let resolution = arguments.options.resolve(settings.clone(), Some("replay"));
-    let is_named = |setting: &Setting| setting.option == "servers" && setting.source != "default";
-    resolution.settings.iter().any(is_named).then_some(())?;
-    let servers = resolution.config?.connection.servers;
-    Some(servers.into_iter().map(|server| server.address).collect())
-}
-
-/// The options for a run: those of the environment and the settings, but for its subject id, which the record knows.
-pub(super) fn config_for(
-    arguments: &Arguments,
-    settings: &Map<String, Value>,
-    plan: &Plan,
-) -> Result<Config, String> {
-    let fallback = plan.subject_id().or((!plan.needs_subject_id()).then_some("replay"));
-    let mut settings = settings.clone();
-    let servers = plan.destination().filter(|_| named_servers(arguments, &settings).is_none());
-    if let Some(destination) = servers {
-        let options = settings.entry("nats_options").or_insert_with(|| Value::Object(Map::new()));
-        if let Value::Object(options) = options {
-            options.insert("servers".to_owned(), destination.servers.join(",").into());
+    /// The options for a run: those of the environment and the settings, but for what its record knows, its subject id and
+    /// its servers. An error says why it is not to be sent there; what is wrong with the options is said besides.
+    pub(super) fn config_for(&self, plan: &Plan) -> Result<Config, String> {
+        let fallback = plan.subject_id().or((!plan.needs_subject_id()).then_some("replay"));
+        let mut settings = self.settings.clone();
+        if let Some(destination) = plan.destination().filter(|_| self.servers.is_none()) {
+            let options = settings.entry("nats_options").or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(options) = options {
+                options.insert("servers".to_owned(), destination.servers.join(",").into());
+            }
         }
-    }
-    let resolution = arguments.options.resolve(settings, fallback);
-    for problem in &resolution.problems {
-        complain(&printable(problem));
-    }
-    let Some(mut config) = resolution.config else {
-        return Err(if resolution.problems.is_empty() {
-            "the run's subject id is needed (RUNNER_NATS_SUBJECT_ID, or nats_subject_id in env/settings)"
-        } else {
-            "the options are wrong"
+        let resolution = self.arguments.options.resolve(settings, fallback);
+        for problem in &resolution.problems {
+            complain(&printable(problem));
         }
-        .to_owned());
-    };
-    if let Some(id) = plan.subject_id() {
-        id.clone_into(&mut config.subject_id);
+        let Some(mut config) = resolution.config else {
+            return Err(if resolution.problems.is_empty() {
+                "the run's subject id is needed (RUNNER_NATS_SUBJECT_ID, or nats_subject_id in env/settings)"
+            } else {
+                "the options are wrong"
+            }
+            .to_owned());
+        };
+        if let Some(id) = plan.subject_id() {
+            id.clone_into(&mut config.subject_id);
+        }
+        Ok(config)
     }
-    Ok(config)
+
+    /// Why a run's messages are not sent to the servers that the options name: its record says others.
+    pub(super) fn objection(&self, plan: &Plan) -> Option<String> {
+        let theirs = &plan.destination().filter(|_| !self.arguments.elsewhere)?.servers;
+        let ours = self.servers.as_ref()?;
+        if ours.iter().any(|server| theirs.contains(server)) {
+            return None;
+        }
+        Some(format!(
+            "its messages were to go to {}, and the options say {}; nothing is sent (leave `servers` out to send where the \
+             record says, or use --elsewhere)",
+            theirs.join(", "),
+            ours.join(", ")
+        ))
+    }
 }

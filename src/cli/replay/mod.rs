@@ -17,7 +17,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use self::destination::{config_for, elsewhere, in_doubt, may_go, runtime};
+use self::destination::{Destinations, in_doubt};
 use super::{
     Exit,
     options::{Options, given_in, settings_of},
@@ -28,7 +28,7 @@ use crate::{
     files,
     journal::{Folder, Found, SHELTER, spill_files_in},
     message::Message,
-    nats::{Courier, Held, held},
+    nats::{Courier, Held, block_on, held},
     outbox::Run,
     recovery::{Decision, Given, Plan, Sent, Wish},
     report::Level,
@@ -118,6 +118,7 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
     let is_link = path.is_symlink() || path.parent().is_some_and(Path::is_symlink);
     let named = is_link.then(|| fs::canonicalize(path).ok()).flatten();
     let (plans, settings) = plans_of(named.as_deref().unwrap_or(path), arguments.all)?;
+    let destinations = Destinations::new(arguments, settings);
     let is_one = plans.len() == 1;
     if plans.is_empty() {
         say(|out| writeln!(out, "{}: nothing to send: it is empty", printable(&path.display().to_string())));
@@ -127,7 +128,8 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
     let mut exit = Exit::Success;
     for (folder, decision) in plans {
         let shown = printable(&folder.display().to_string());
-        let mut plan = match decision {
+        // Of a run that is whole by its record: how that is said.
+        let (mut plan, is_whole) = match decision {
             Err(reason) if is_one => return Err(reason.into()),
             // The others can be told and sent all the same.
             Err(reason) => {
@@ -135,27 +137,8 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
                 exit = exit.worse(Exit::Problem);
                 continue;
             }
-            Ok(Decision::Send(plan) | Decision::Verify(plan, _)) if !may_go(arguments, &settings, &plan) => {
-                complain(&printable(&format!("{shown}: {}", elsewhere(arguments, &settings, &plan)?)));
-                exit = exit.worse(Exit::Problem);
-                continue;
-            }
-            Ok(Decision::Send(plan)) => plan,
-            Ok(Decision::Verify(mut plan, why)) => {
-                match in_doubt(&config_for(arguments, &settings, &plan)?, &plan) {
-                    Ok(None) => {
-                        say(|out| writeln!(out, "{shown}: nothing to send: {why}"));
-                        continue;
-                    }
-                    Ok(Some(doubt)) => plan.why = doubt,
-                    Err(reason) => {
-                        let reason = format!("whether the stream still has them cannot be told: {reason}");
-                        say(|out| writeln!(out, "{shown}: nothing to send: {why}; {}", printable(&reason)));
-                        continue;
-                    }
-                }
-                plan
-            }
+            Ok(Decision::Send(plan)) => (plan, None),
+            Ok(Decision::Verify(plan, why)) => (plan, Some(why)),
             Ok(Decision::Nothing(why)) => {
                 say(|out| writeln!(out, "{shown}: nothing to send: {why}"));
                 continue;
@@ -165,7 +148,26 @@ fn replay(arguments: &Arguments, path: &Path, interrupted: &AtomicBool) -> Resul
                 continue;
             }
         };
-        let config = config_for(arguments, &settings, &plan)?;
+        if let Some(objection) = destinations.objection(&plan) {
+            complain(&printable(&format!("{shown}: {objection}")));
+            exit = exit.worse(Exit::Problem);
+            continue;
+        }
+        let config = destinations.config_for(&plan)?;
+        if let Some(why) = is_whole {
+            match in_doubt(&config, &plan) {
+                Ok(None) => {
+                    say(|out| writeln!(out, "{shown}: nothing to send: {why}"));
+                    continue;
+                }
+                Ok(Some(doubt)) => plan.why = doubt,
+                Err(reason) => {
+                    let reason = format!("whether the stream still has them cannot be told: {reason}");
+                    say(|out| writeln!(out, "{shown}: nothing to send: {why}; {}", printable(&reason)));
+                    continue;
+                }
+            }
+        }
         plan.list(&config)?;
         let at = replays.iter().position(|(connection, _)| *connection == config.connection);
         let at = at.unwrap_or_else(|| {
@@ -383,9 +385,8 @@ impl<'a> Replay<'a> {
         if plan.items.is_empty() || config.connection.delivery == Delivery::Core {
             return Ok(0);
         }
-        let runtime = runtime()?;
-        let found = runtime.block_on(held(&config.connection, &plan.subjects()));
-        runtime.shutdown_background();
+        let found =
+            block_on(held(&config.connection, &plan.subjects())).map_err(|error| error.to_string())?;
         Ok(match found {
             Ok(Some(Held { ids, horizon })) => {
                 let (held, gone) = plan.leave_out(&ids, horizon.filter(|_| !self.all));

@@ -154,7 +154,7 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Stopped {
         };
         let mut book = shared.book();
         match heard {
-            Heard::Connected { server, streams } => {
+            Heard::Connected { server, streams, .. } => {
                 let server = shared.source.hide(server);
                 let from = if streams.is_empty() {
                     String::new()

@@ -132,7 +132,7 @@ impl Watch<'_> {
     fn in_lines(&mut self) -> io::Result<Exit> {
         while !self.has_seen_enough() {
             match self.source.next(&self.heard, None) {
-                Ok(Heard::Connected { server, streams }) => {
+                Ok(Heard::Connected { server, streams, .. }) => {
                     let stream = match streams.as_slice() {
                         [] => String::new(),
                         names => format!(" from stream {}", names.join(", ")),
@@ -175,7 +175,7 @@ impl Watch<'_> {
             let began = Instant::now();
             while began.elapsed() < FRAME {
                 match self.heard.try_recv() {
-                    Ok(Heard::Connected { server, streams }) => {
+                    Ok(Heard::Connected { server, streams, .. }) => {
                         self.has_stream = !streams.is_empty();
                         screen.server = format!("connected to {}", self.source.hide(server));
                     }
