@@ -18,18 +18,24 @@ use super::{
 use crate::{
     config::{AUTH, Config, Setting},
     files,
-    nats::{Finding, State, probe},
+    nats::{Aim, Finding, State, block_on, probe},
 };
 
 /// Connect as a job would, try what it would do, and say what works and what does not.
 ///
 /// Reads the environment and, if a private data directory is given, its env/settings, by the same code as the
-/// plugin. Nothing is left in anybody's stream. Exit status: 0 a job's messages would be delivered, 1 there is a
-/// problem.
+/// plugin. Nothing is left in anybody's stream. Exit status: 0 a job's messages would be delivered (with --reading:
+/// runs can be read), 1 there is a problem.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// ansible-runner's private data directory
     private_data_dir: Option<PathBuf>,
+    /// Try what runs, logs, wait, watch and serve do, instead of what a job does
+    #[arg(long)]
+    reading: bool,
+    /// With --reading: only runs of this subject id
+    #[arg(long, value_name = "ID", requires = "reading")]
+    subject_id: Option<String>,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -72,12 +78,14 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     };
     let mut resolution = arguments.options.resolve(settings.clone(), None);
     if resolution.config.is_none() && resolution.problems.is_empty() {
-        problems.push(NO_SUBJECT_ID.to_owned());
+        if !arguments.reading {
+            problems.push(NO_SUBJECT_ID.to_owned());
+        }
         resolution = arguments.options.resolve(settings, Some("check"));
     }
     problems.extend(resolution.problems);
     let mut notes: Vec<String> = several_ways(&resolution.settings).into_iter().collect();
-    if let Some(config) = &resolution.config {
+    if let Some(config) = resolution.config.as_ref().filter(|_| !arguments.reading) {
         match spool(config, folder) {
             Some(Remark::Note(text)) => notes.push(config.hidden(text)),
             Some(Remark::Problem(text)) => problems.push(config.hidden(text)),
@@ -94,7 +102,12 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     let mut show = Show { silent: arguments.json, all: arguments.verbose };
     show.options(&report)?;
     if let Some(config) = &resolution.config {
-        probe_all(config, &mut report, &mut show)?;
+        let aim = if arguments.reading {
+            Aim::Read(config.subject.filters(arguments.subject_id.as_deref(), None, None))
+        } else {
+            Aim::Publish
+        };
+        probe_all(config, &aim, &mut report, &mut show)?;
     }
     if arguments.json {
         let json = json_text(&report)?;
@@ -194,24 +207,22 @@ fn try_to_write(folder: &Path) -> io::Result<()> {
     written
 }
 
-fn probe_all(config: &Config, report: &mut Report, show: &mut Show) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn probe_all(config: &Config, aim: &Aim, report: &mut Report, show: &mut Show) -> io::Result<()> {
     for server in &config.connection.servers {
         show.line(&format!("\n{}", Tone::Strong.paint(&server.address)))?;
         let mut steps: Vec<Finding> = Vec::new();
         let mut shown = Ok(());
-        runtime.block_on(probe(config, server, &mut |mut finding| {
+        block_on(probe(config, server, aim, &mut |mut finding| {
             finding.text = printable(&config.hidden(finding.text));
             if shown.is_ok() {
                 shown = show.finding(&finding);
             }
             steps.push(finding);
-        }));
+        }))?;
         shown?;
         report.ok &= steps.iter().all(|finding| finding.state != State::Problem);
         report.servers.push(Probed { server: server.address.clone(), steps });
     }
-    runtime.shutdown_background();
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub(crate) use self::{
     healer::Recipe,
     jetstream::read_answers,
     listen::{Heard, Start, Wish, listen},
-    probe::{Finding, State, probe},
+    probe::{Aim, Finding, State, probe},
     recommended::{
         Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,
     },

@@ -21,6 +21,7 @@ use crate::{
 };
 
 pub(super) const NO_ANSWER: &str = "no answer";
+const CLOSED: &str = "connection closed";
 
 /// Where a user asks what he may do.
 const USER_INFO: &str = "$SYS.REQ.USER.INFO";
@@ -115,11 +116,34 @@ impl Dialogue {
         let mut headers = self.untouchable();
         headers.insert(EXPECTED_STREAM, NO_STREAM);
         self.publish(subject, None, Bytes::from_static(b"{\"status\":\"check\"}"), Some(headers)).await?;
-        match self.echo().await {
-            // Without an inbox we only know that nothing was said against it.
-            Err(reason) if reason.contains(subject) => Err(reason),
-            _ => Ok(()),
-        }
+        self.is_refused(subject).await.map_or(Ok(()), Err)
+    }
+
+    /// Listens, and no more; an error if the server forbids it.
+    pub(super) async fn may_subscribe(&mut self, subject: &str) -> Result<(), String> {
+        let subscribed = self.link.client.subscribe(subject.to_owned()).await;
+        let _subscribed = subscribed.map_err(|error| error.to_string())?;
+        self.is_refused(subject).await.map_or(Ok(()), Err)
+    }
+
+    /// What the server has against this subject, which we have just used. It answers in the order in which it is asked: when
+    /// our own message comes back, or is refused, nothing more will be said of what came before.
+    async fn is_refused(&mut self, subject: &str) -> Option<String> {
+        let last = self.next_inbox();
+        self.publish(&last, None, Bytes::new(), None).await.ok()?;
+        let limit = self.limit;
+        let waiting = async {
+            loop {
+                match self.next().await {
+                    Err(reason) if reason.ends_with(subject) => return Some(reason),
+                    Err(reason) if reason.ends_with(&last) || reason == CLOSED => return None,
+                    Ok(message) if message.subject.as_str() == last => return None,
+                    // What is left of earlier questions.
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        };
+        timeout(limit, waiting).await.ok().flatten()
     }
 
     /// What this user may do, if he may ask.
@@ -292,9 +316,9 @@ impl Dialogue {
                         return Err(refusal);
                     }
                 }
-                () = hung_up(&mut self.link.gone) => return Err("connection closed".to_owned()),
+                () = hung_up(&mut self.link.gone) => return Err(CLOSED.to_owned()),
                 message = self.inbound.next() => {
-                    let Some(message) = message else { return Err("connection closed".to_owned()) };
+                    let Some(message) = message else { return Err(CLOSED.to_owned()) };
                     // A refusal came before it, but on another way: let async-nats' event task speak first.
                     tokio::task::yield_now().await;
                     while let Ok(event) = self.link.events.try_recv() {

@@ -4,12 +4,14 @@
 //!
 //! - here: the way to the server, and to our inbox;
 //! - `delivery`: what would become of the messages of a run, kind by kind;
+//! - `reading`: whether runs could be read;
 //! - `limits`: what the way a stream is made means for them;
 //! - `dialogue`: asking, and trying what leaves nothing behind.
 
 mod delivery;
 mod dialogue;
 mod limits;
+mod reading;
 
 use std::{
     collections::HashSet,
@@ -64,11 +66,20 @@ pub(crate) struct Finding {
     pub text: String,
 }
 
+/// What is to work.
+#[derive(Clone, Debug)]
+pub(crate) enum Aim {
+    /// Publishing, as a job does.
+    Publish,
+    /// Reading what runs have published: messages on subjects that match these filters.
+    Read(Vec<String>),
+}
+
 /// Takes every step with one server; each is told as soon as it is known. Stops where it goes no further.
-pub(crate) async fn probe(config: &Config, server: &Server, tell: &mut dyn FnMut(Finding)) {
+pub(crate) async fn probe(config: &Config, server: &Server, aim: &Aim, tell: &mut dyn FnMut(Finding)) {
     let mut probe = Probe { config, server, tell, problems: 0, told: HashSet::new() };
     // A step that fails has been told.
-    let _ = probe.run().await;
+    let _ = probe.run(aim).await;
 }
 
 struct Probe<'a> {
@@ -87,7 +98,7 @@ struct Stop;
 type Step<T> = Result<T, Stop>;
 
 impl Probe<'_> {
-    async fn run(&mut self) -> Step<()> {
+    async fn run(&mut self, aim: &Aim) -> Step<()> {
         let url = Url::parse(&self.server.address).map_err(|_| Stop)?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or(4222);
@@ -95,8 +106,13 @@ impl Probe<'_> {
         let stream = self.connect(&addresses).await?;
         self.handshake(url.scheme(), &host, stream).await?;
         let mut dialogue = self.log_in().await?;
-        dialogue.is_heard = self.inbox(&mut dialogue).await;
-        self.deliveries(&mut dialogue).await;
+        match aim {
+            Aim::Publish => {
+                dialogue.is_heard = self.inbox(&mut dialogue).await;
+                self.deliveries(&mut dialogue).await;
+            }
+            Aim::Read(filters) => self.reading(&mut dialogue, filters).await,
+        }
         close(&dialogue.link.client, &dialogue.link.gone).await;
         Ok(())
     }
