@@ -45,11 +45,14 @@ impl Streams {
 
     /// Messages were stored there, too.
     pub(crate) fn join(&mut self, others: &[Acknowledged]) {
-        for Acknowledged { name, created, last_sequence, .. } in others {
+        for Acknowledged { name, created, last_sequence, went_back } in others {
             let created = created.as_deref().map(Into::into);
             let place =
                 Place { stream: name.as_str().into(), created, number: *last_sequence, is_repeat: true };
             self.note(&place);
+            if let Some(known) = self.0.iter_mut().find(|known| known.name == *name) {
+                known.went_back |= went_back;
+            }
         }
     }
 
@@ -72,6 +75,22 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_known_of_a_run_from_two_sides() {
+        let known = |name: &str, last_sequence: u64, went_back: bool| Acknowledged {
+            name: name.into(),
+            created: Some("then".into()),
+            last_sequence,
+            went_back,
+        };
+        let mut streams = Streams::default();
+        streams.join(&[known("A", 7, false), known("B", 3, true)]);
+        streams.join(&[known("A", 5, false), known("B", 9, false), known("C", 1, false)]);
+        assert_eq!(streams.to_vec(), [known("A", 7, false), known("B", 9, true), known("C", 1, false)]);
+        streams.join(&[known("A", 8, true)]);
+        assert_eq!(streams.to_vec().first(), Some(&known("A", 8, true)));
+    }
 
     fn place(number: u64, is_repeat: bool) -> Place {
         Place { stream: "S".into(), created: None, number, is_repeat }

@@ -112,10 +112,7 @@ impl Recorded {
 
     /// Is it the run of this record?
     pub(super) fn is_of(&self, record: &Record) -> bool {
-        self.record.as_ref().is_some_and(|own| {
-            (own.run_id, &own.runner_ident, &own.started)
-                == (record.run_id, &record.runner_ident, &record.started)
-        })
+        self.record.as_ref().is_some_and(|own| own.run_id == record.run_id)
     }
 
     /// The run's identity, if its record has one.
@@ -277,30 +274,24 @@ impl Recorded {
         self.folder.written(Path::new(name)).ok().map(to_millis)
     }
 
-    /// The word that this run was killed, on the subject of its signs of life. `events`: its last counter.
-    pub(super) fn killed(&self, config: &Config, now: SystemTime) -> Option<Message> {
-        let record = self.record.as_ref()?;
-        Some(killed(
-            record,
-            &mut self.composer(config),
-            self.events.last().map_or(0, |(counter, _)| *counter),
-            now,
-        ))
+    /// The counter of its last event; 0 if it has none.
+    pub(super) fn last_counter(&self) -> u64 {
+        self.events.last().map_or(0, |(counter, _)| *counter)
     }
 }
 
-/// The same of a run of which only the record is there.
-pub(super) fn killed_without_artifacts(record: &Record, config: &Config, now: SystemTime) -> Message {
+/// What makes the messages of a run of which only the record is there.
+pub(super) fn composer_of(record: &Record, config: &Config) -> Composer {
     let mut composer = config.composer();
     composer.address(&record.runner_ident);
     if let Some(run) = record.run_id {
         composer.identify(run);
     }
-    killed(record, &mut composer, 0, now)
+    composer
 }
 
-/// The word that a run was killed, for whoever follows its signs of life.
-fn killed(record: &Record, composer: &mut Composer, events: u64, now: SystemTime) -> Message {
+/// The word that a run was killed, for whoever follows its signs of life. `events`: the counter of its last event.
+pub(super) fn killed(record: &Record, composer: &mut Composer, events: u64, now: SystemTime) -> Message {
     #[derive(Serialize)]
     struct Killed<'a> {
         state: &'static str,

@@ -11,8 +11,8 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    artifacts::{Given, Kept, Recorded, StatusKind, killed_without_artifacts},
-    records::{Sent, leave, put},
+    artifacts::{self, Given, Kept, Recorded, StatusKind, composer_of},
+    records::{Sent, leave},
     spill_file::{Span, SpillFile},
 };
 use crate::{
@@ -396,11 +396,16 @@ impl Plan {
     /// The words that runs of this folder were killed, for whoever follows their signs of life.
     pub(crate) fn last_words(&self, config: &Config, now: SystemTime) -> Vec<Message> {
         let killed = self.records.iter().filter(|found| found.is_killed()).map(|found| &found.record);
-        let words = |record: &Record| match &self.artifacts {
-            Some((recorded, _)) if recorded.is_of(record) => recorded.killed(config, now),
-            _ => Some(killed_without_artifacts(record, config, now)),
+        let words = |record: &Record| {
+            let (mut composer, events) = match &self.artifacts {
+                Some((recorded, _)) if recorded.is_of(record) => {
+                    (recorded.composer(config), recorded.last_counter())
+                }
+                _ => (composer_of(record, config), 0),
+            };
+            artifacts::killed(record, &mut composer, events, now)
         };
-        killed.filter_map(words).collect()
+        killed.map(words).collect()
     }
 
     /// Lines that are no messages.
@@ -478,7 +483,7 @@ impl Plan {
                     ..left
                 };
             }
-            put(path, &left);
+            let _ = left.write_to(path);
             leave(folder);
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     journal::{Acknowledged, DAMAGED, Found, Record, count_lines, spill_files_in},
-    outbox::Run,
+    outbox::{Run, Streams},
 };
 
 /// What became of messages that were sent later.
@@ -39,26 +39,17 @@ impl Sent {
     /// A record that counts so many messages more as confirmed.
     pub(super) fn count(&self, record: &Record, recovered: u64) -> Record {
         let routed = self.routed.min(recovered);
+        let mut streams = Streams::default();
+        streams.join(&record.streams);
+        streams.join(&self.streams);
         Record {
             confirmed: record.confirmed + recovered,
             recovered: record.recovered + recovered,
             routed: record.routed + routed,
             stored: record.stored + recovered - routed,
-            streams: self.streams_with(&record.streams),
+            streams: streams.to_vec(),
             ..record.clone()
         }
-    }
-
-    /// Streams that have stored some of a run before, and now.
-    fn streams_with(&self, before: &[Acknowledged]) -> Vec<Acknowledged> {
-        let mut streams = before.to_vec();
-        for new in &self.streams {
-            match streams.iter_mut().find(|known| known.name == new.name) {
-                Some(known) => known.last_sequence = known.last_sequence.max(new.last_sequence),
-                None => streams.push(new.clone()),
-            }
-        }
-        streams
     }
 }
 
@@ -92,12 +83,6 @@ fn own_files(folder: &Path, record: &Record) -> Vec<PathBuf> {
         .into_iter()
         .filter(|file| file.file_name().is_some_and(|name| names.contains(name)))
         .collect()
-}
-
-/// Writes a record anew; in a spool one of which nothing is left goes.
-pub(super) fn put(path: &Path, record: &Record) {
-    let in_spool = path.parent().is_some_and(is_in_spool);
-    let _ = if in_spool && record.is_clean() { fs::remove_file(path) } else { record.write_to(path) };
 }
 
 /// In a spool records of which nothing is left go, and a folder when it is empty.
