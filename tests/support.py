@@ -298,6 +298,11 @@ def statuses_of(messages: Iterable[Msg]) -> list[Any]:
     return [body(message).get("status") for message in messages if message.subject.endswith(".status")]
 
 
+def of_run(messages: Iterable[Msg], ident: str) -> list[Msg]:
+    """The messages of this run, by the default subject and a subject id without dots."""
+    return [message for message in messages if message.subject.split(".")[4] == ident]
+
+
 def counters(messages: list[Any]) -> list[int]:
     return [data["counter"] for data in events_of(messages)]
 

@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
-from support import Bus, Job, Server, clean_env, cli, command, config, counters, event, python, wait_until
-from test_spool import of, run_once, undelivered
+from support import (
+    Bus,
+    Job,
+    Server,
+    clean_env,
+    cli,
+    command,
+    config,
+    counters,
+    event,
+    of_run,
+    python,
+    wait_until,
+)
+from test_spool import run_once, undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +83,7 @@ def test_how_far_it_was_sent_stands_elsewhere(
     run_once(server, spool, "live", tmp_path)
     wait_until(lambda: undelivered(spool) == [], "the spool to be drained")
     assert victim.read_text() == "precious"
-    assert counters(of(bus.stream_messages(), "lost")) == list(range(20))
+    assert counters(of_run(bus.stream_messages(), "lost")) == list(range(20))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -79,10 +92,10 @@ def test_a_folder_of_somebody_else(left: tuple[Server, Bus, Path], tmp_path: Pat
     (folder,) = spool.iterdir()
     os.chown(folder, NOBODY, NOBODY)
     run_once(server, spool, "live", tmp_path)
-    wait_until(lambda: len(of(bus.stream_messages(), "live")) == 2)
+    wait_until(lambda: len(of_run(bus.stream_messages(), "live")) == 2)
     run_once(server, spool, "live2", tmp_path)
-    wait_until(lambda: len(of(bus.stream_messages(), "live2")) == 2)
-    assert of(bus.stream_messages(), "lost") == []
+    wait_until(lambda: len(of_run(bus.stream_messages(), "live2")) == 2)
+    assert of_run(bus.stream_messages(), "lost") == []
     assert undelivered(spool) != []
 
 
@@ -93,8 +106,8 @@ def test_a_record_without_end(left: tuple[Server, Bus, Path], tmp_path: Path) ->
     with (folder / "nats-run.json").open("r+b") as record:
         record.truncate(3 << 30)
     run_once(server, spool, "live", tmp_path)
-    wait_until(lambda: len(of(bus.stream_messages(), "live")) == 2)
-    assert of(bus.stream_messages(), "lost") == []
+    wait_until(lambda: len(of_run(bus.stream_messages(), "live")) == 2)
+    assert of_run(bus.stream_messages(), "lost") == []
 
 
 @pytest.mark.parametrize("put", [a_link, a_fifo, endless])
@@ -141,7 +154,7 @@ def drain(server: Server, bus: Bus, spool: Path, tmp_path: Path, lost: int) -> s
     """What a live run says that finds the spool; so many of the lost messages are in the stream then."""
     done = python(DRAIN.format(server=server, spool=str(spool), folder=tmp_path, lost=lost))
     assert done.returncode == 0, done.stderr
-    assert len(of(bus.stream_messages(), "lost")) == lost
+    assert len(of_run(bus.stream_messages(), "lost")) == lost
     return done.stderr
 
 
@@ -230,7 +243,7 @@ def test_a_line_without_end(left: tuple[Server, Bus, Path], tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "a line of more than 128 MiB" in done.stderr
     assert int(done.stdout) < 700
-    assert len(of(bus.stream_messages(), "lost")) == 21
+    assert len(of_run(bus.stream_messages(), "lost")) == 21
     assert path.stat().st_size == 3 << 30
 
 

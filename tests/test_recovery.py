@@ -27,6 +27,7 @@ from support import (
     command,
     counters,
     kill_tree,
+    of_run,
     statuses_of,
     wait_until,
 )
@@ -89,10 +90,6 @@ def short(job: Job, ident: str, env: dict[str, str]) -> str:
     return done.stderr
 
 
-def of(messages: list[Msg], ident: str) -> list[Msg]:
-    return [message for message in messages if f".{ident}." in message.subject]
-
-
 def events_in(job: Job, ident: str) -> list[dict[str, Any]]:
     files = (job.folder / f"artifacts/{ident}/job_events").glob("*.json")
     found = []
@@ -131,7 +128,7 @@ def test_a_killed_job(
     wait_until(lambda: len(events_in(job, "killed")) > 40, "some events")
     kill_tree(process.pid)
     process.wait()
-    before = len(of(bus.stream_messages(), "killed"))
+    before = len(of_run(bus.stream_messages(), "killed"))
     record = next(path for path in tmp_path.rglob("nats-run*.json"))
     assert json.loads(record.read_text())["state"] == "running"
     events = events_in(job, "killed")
@@ -148,7 +145,7 @@ def test_a_killed_job(
     bus = connect(server)
     short(job, "next", options(server, **more))
     messages = bus.stream_messages()
-    mine = [message for message in of(messages, "killed") if not message.subject.endswith(".heartbeat")]
+    mine = [message for message in of_run(messages, "killed") if not message.subject.endswith(".heartbeat")]
     found = sorted(counters(mine))
     # The plugin is told of an event before ansible-runner writes its file.
     assert found[: len(events)] == [event["counter"] for event in events]
@@ -160,7 +157,7 @@ def test_a_killed_job(
         "pid": word["pid"], "events": events[-1]["counter"],
     }  # fmt: skip
     assert len({message.headers[RUN] for message in mine if message.headers}) == 1
-    assert len(statuses_of(of(messages, "next"))) == 3
+    assert len(statuses_of(of_run(messages, "next"))) == 3
     if spool:
         assert list((tmp_path / "spool").iterdir()) == []
     else:
@@ -170,7 +167,7 @@ def test_a_killed_job(
         assert after["recovered"] == len(gone) + len(mine) - before
     # Once.
     short(job, "third", options(server, **more))
-    assert len(of(bus.stream_messages(), "killed")) == len(mine) + 1
+    assert len(of_run(bus.stream_messages(), "killed")) == len(mine) + 1
     states = {run["runner_ident"]: run for run in runs(server)}
     assert {ident: run["state"] for ident, run in states.items()} == {
         "killed": "killed", "next": "successful", "third": "successful",
@@ -193,8 +190,10 @@ def test_what_a_run_could_not_deliver_is_taken_up_from_beside_its_artifacts(
     server.start()
     short(job, "next", options(server))
     messages = bus.stream_messages()
-    assert sorted(counters(of(messages, "lost"))) == [event["counter"] for event in events_in(job, "lost")]
-    assert statuses_of(of(messages, "lost")) == ["starting", "running", "successful"]
+    assert sorted(counters(of_run(messages, "lost"))) == [
+        event["counter"] for event in events_in(job, "lost")
+    ]
+    assert statuses_of(of_run(messages, "lost")) == ["starting", "running", "successful"]
     folder = job.folder / "artifacts/lost"
     assert list(folder.glob("nats-*.jsonl")) == []
     record = json.loads((folder / "nats-run.json").read_text())
@@ -228,7 +227,7 @@ for ident in ("a", "b", "c"):
     assert done.returncode == 0, done.stderr
     messages = bus.stream_messages()
     for ident in ("a", "b", "c"):
-        assert statuses_of(of(messages, ident)) == ["starting", "running", "successful"], ident
+        assert statuses_of(of_run(messages, ident)) == ["starting", "running", "successful"], ident
     assert list((job.folder / "nats-spool").iterdir()) == []
 
 
@@ -258,7 +257,7 @@ def test_killed_at_any_time(stored: tuple[Server, Bus], tmp_path: Path, seed: in
         server.start()
     short(job, "next", options(server, **more))
     messages = bus.stream_messages()
-    mine = of(messages, "killed")
+    mine = of_run(messages, "killed")
     expected = [event["counter"] for event in events_in(job, "killed")]
     found = sorted(counters(mine))
     # The plugin is told of an event before ansible-runner writes its file.
@@ -568,6 +567,6 @@ def test_only_a_run_of_the_same_subject_id_completes_it(stored: tuple[Server, Bu
     short(job, "next", careful)
     messages = bus.stream_messages()
     assert [word["state"] for word in told(messages)] == ["killed"]
-    events = [body(message) for message in of(messages, "killed") if message.subject.endswith(".event")]
+    events = [body(message) for message in of_run(messages, "killed") if message.subject.endswith(".event")]
     assert len(events) > 30
     assert not any("stdout" in event for event in events)

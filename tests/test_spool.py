@@ -21,6 +21,7 @@ from support import (
     counters,
     event,
     free_port,
+    of_run,
     statuses_of,
     wait_until,
 )  # fmt: skip
@@ -56,10 +57,6 @@ def undelivered(spool: Path) -> list[str]:
     return [name for _, _, names in os.walk(spool) for name in names if name.endswith(".jsonl")]
 
 
-def of(messages: list[Any], ident: str) -> list[Any]:
-    return [message for message in messages if message.subject.split(".")[4] == ident]
-
-
 def test_what_earlier_runs_left(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, bus = stored
     spool = tmp_path / "spool"
@@ -74,10 +71,10 @@ def test_what_earlier_runs_left(stored: tuple[Server, Bus], tmp_path: Path) -> N
     wait_until(lambda: list(spool.iterdir()) == [], "the spool to be empty")
     messages = bus.stream_messages()
     for number in range(3):
-        mine = of(messages, f"lost{number}")
+        mine = of_run(messages, f"lost{number}")
         assert counters(mine) == list(range(20))
         assert statuses_of(mine) == ["successful"]
-    assert counters(of(messages, "live")) == [0]
+    assert counters(of_run(messages, "live")) == [0]
     assert len(messages) == 3 * 21 + 2
 
 
@@ -147,8 +144,8 @@ def test_what_no_server_takes_stays(stored: tuple[Server, Bus], tmp_path: Path) 
     wait_until(lambda: bus.client.is_connected)
     bus.run(shrink())
     run_once(server, spool, "live", tmp_path, count=0)
-    wait_until(lambda: len(of(bus.stream_messages(), "small")) == 1)
-    wait_until(lambda: len(of(bus.stream_messages(), "big")) == 1)
+    wait_until(lambda: len(of_run(bus.stream_messages(), "small")) == 1)
+    wait_until(lambda: len(of_run(bus.stream_messages(), "big")) == 1)
     folder = next(path for path in spool.iterdir() if path.name.startswith("big"))
 
     def left() -> Any:
@@ -182,13 +179,13 @@ def test_what_nobody_hears_holds_up_nothing(
     bus = connect(server)
     bus.subscribe("pub.ansible.runner.id.b-good.>").subscribe("pub.ansible.runner.id.live.>")
     run_once(server, spool, "live", tmp_path)
-    bus.wait_for(lambda messages: len(of(messages, "b-good")) == 21)
+    bus.wait_for(lambda messages: len(of_run(messages, "b-good")) == 21)
     wait_until(lambda: len(undelivered(spool)) == 1, "what was heard to go")
-    assert of(bus.received, "a-bad") == []
+    assert of_run(bus.received, "a-bad") == []
     bus.subscribe("pub.ansible.runner.id.a-bad.>")
     run_once(server, spool, "live", tmp_path)
-    messages = bus.wait_for(lambda messages: len(of(messages, "a-bad")) >= 21)
-    assert counters(of(messages, "a-bad")) == list(range(20))
+    messages = bus.wait_for(lambda messages: len(of_run(messages, "a-bad")) >= 21)
+    assert counters(of_run(messages, "a-bad")) == list(range(20))
     wait_until(lambda: list(spool.iterdir()) == [], "the spool to be empty")
 
 
@@ -253,5 +250,5 @@ def test_two_processes_drain_one_spool(stored: tuple[Server, Bus], tmp_path: Pat
         process.communicate()
     messages = bus.stream_messages()
     for number in range(20):
-        assert counters(of(messages, f"lost{number}")) == list(range(50))
+        assert counters(of_run(messages, f"lost{number}")) == list(range(50))
     assert list(spool.iterdir()) == []
