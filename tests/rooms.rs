@@ -1,8 +1,9 @@
 //! The rule about arrows: a room uses only the rooms below it, and none of them knows what is another's business.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, reason = "helpers of tests")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -60,6 +61,14 @@ const ALONE: &[(&str, &[&str])] = &[
     ("prometheus_client", &["cli"]),
 ];
 
+/// Modules of one room that still use each other.
+const CIRCLES: &[&[&str]] = &[
+    &["cli::serve", "cli::serve::guard", "cli::serve::routes"],
+    &["config::auth", "config::context", "config::model", "config::reader", "config::servers"],
+    &["message::buffer", "message::json"],
+    &["nats::courier", "nats::healer"],
+];
+
 /// A file that is longer is two.
 const LONGEST: usize = 620;
 
@@ -95,32 +104,95 @@ fn files() -> Vec<(PathBuf, String, String)> {
     files
 }
 
-/// Every `crate::NAME`, and `NAME` of every `use crate::{...}`.
-fn used(text: &str) -> Vec<String> {
-    let mut used = Vec::new();
-    for (_, rest) in text.match_indices("crate::").map(|(at, _)| text.split_at(at + "crate::".len())) {
-        if let Some(list) = rest.strip_prefix('{') {
-            let mut depth = 0;
-            let mut name = String::new();
-            for c in list.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => used.push(std::mem::take(&mut name)),
-                    _ if depth == 0 => name.push(c),
-                    _ => {}
-                }
+/// Every path that begins with `crate`, `self` or `super`: those of a list in braces one by one.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for start in ["crate::", "self::", "super::"] {
+        for (at, _) in text.match_indices(start) {
+            let is_inside = |c: char| c.is_alphanumeric() || "_:".contains(c);
+            if !text[..at].ends_with(is_inside) {
+                branch(&text[at..], &[], &mut found);
             }
-            used.push(name);
-        } else {
-            used.push(rest.to_owned());
         }
     }
-    let first = |path: &String| -> String {
-        path.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    found
+}
+
+/// The paths that begin here, behind what stands before the braces; returns what follows.
+fn branch<'a>(text: &'a str, before: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
+    let mut path = before.to_vec();
+    let mut rest = text.trim_start();
+    loop {
+        if let Some(list) = rest.strip_prefix('{') {
+            rest = list;
+            loop {
+                rest = branch(rest, &path, found).trim_start();
+                match rest.strip_prefix(',') {
+                    Some(more) => rest = more,
+                    None => return rest.strip_prefix('}').unwrap_or(rest),
+                }
+            }
+        }
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        if !name.is_empty() {
+            path.push(name.to_owned());
+        }
+        match after.strip_prefix("::") {
+            Some(more) => rest = more,
+            None => {
+                if path.len() > before.len() {
+                    found.push(path);
+                }
+                // The new name behind `as` leads nowhere.
+                return after.find([',', '}', ';', '(']).map_or("", |at| &after[at..]);
+            }
+        }
+    }
+}
+
+/// The rooms that a text uses.
+fn used(text: &str) -> Vec<String> {
+    let paths = paths(text).into_iter().filter(|path| path[0] == "crate");
+    paths.filter_map(|path| path.into_iter().nth(1)).collect()
+}
+
+/// The module of a file of `src`, from its room on.
+fn module(path: &Path) -> Vec<String> {
+    let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let inside = inside.with_extension("");
+    let names = inside.iter().map(|name| name.to_str().unwrap().to_owned());
+    names.filter(|name| name != "mod").collect()
+}
+
+/// What each module of a room uses beside it. A folder's own file declares what is in the folder, and has what all of that
+/// share: these may use each other. What tests use is their own business.
+fn arrows() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    let texts: BTreeMap<Vec<String>, String> = files()
+        .into_iter()
+        .map(|(path, _, text)| {
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            (module(&path), code.to_owned())
+        })
+        .filter(|(module, _)| module.last().unwrap() != "tests")
+        .collect();
+    let lead_to = |from: &Vec<String>, path: &Vec<String>| {
+        let ups = path.iter().take_while(|name| *name == "super").count();
+        let mut whole =
+            if path[0] == "crate" { Vec::new() } else { from[..from.len().checked_sub(ups)?].to_vec() };
+        whole
+            .extend(path.iter().filter(|name| !["crate", "self", "super"].contains(&name.as_str())).cloned());
+        (1..=whole.len()).rev().map(|count| whole[..count].to_vec()).find(|module| texts.contains_key(module))
     };
-    used.iter().map(first).filter(|name| !name.is_empty()).collect()
+    texts
+        .iter()
+        .map(|(from, text)| {
+            let to = paths(text).into_iter().filter_map(|path| lead_to(from, &path));
+            let is_beside =
+                |to: &Vec<String>| !to.starts_with(from) && !from.starts_with(to) && to[0] == from[0];
+            (from.clone(), to.filter(is_beside).collect())
+        })
+        .collect()
 }
 
 #[test]
@@ -136,6 +208,30 @@ fn arrows_only_go_down() {
         }
     }
     assert!(seen > 50);
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn no_circle_is_inside_a_room() {
+    let arrows = arrows();
+    let reached_from = |start: &Vec<String>| {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![start.clone()];
+        while let Some(module) = next.pop() {
+            next.extend(arrows[&module].iter().filter(|to| reached.insert((*to).clone())).cloned());
+        }
+        reached
+    };
+    let reached: BTreeMap<_, _> = arrows.keys().map(|module| (module, reached_from(module))).collect();
+    let is_known = |module: &str| CIRCLES.iter().any(|circle| circle.contains(&module));
+    let mut wrong = Vec::new();
+    for (from, to) in arrows.iter().flat_map(|(from, all)| all.iter().map(move |to| (from, to))) {
+        let (one, other) = (from.join("::"), to.join("::"));
+        if reached[to].contains(from) && !(is_known(&one) && is_known(&other)) {
+            wrong.push(format!("{one} -> {other}"));
+        }
+    }
+    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 100);
     assert_eq!(wrong, Vec::<String>::new());
 }
 
@@ -170,5 +266,10 @@ fn no_file_is_too_long() {
 #[test]
 fn what_is_used_is_found() {
     let text = "use crate::{\n    a::{B, C},\n    d,\n};\nuse crate::e::f; fn g() { crate::h() }";
-    assert_eq!(used(text), ["a", "d", "e", "h"]);
+    assert_eq!(used(text), ["a", "a", "d", "e", "h"]);
+    let text = "use super::{self as up, a::{B as C, d::{e}}, f};\nfn g() -> super::super::h::I { self::j() } mysuper::k";
+    let found: Vec<String> = paths(text).iter().map(|path| path.join("::")).collect();
+    let expected =
+        ["self::j", "super::self", "super::a::B", "super::a::d::e", "super::f", "super::super::h::I"];
+    assert_eq!(found, expected);
 }

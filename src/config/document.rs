@@ -2,8 +2,9 @@
 
 use std::{env, fmt::Write, fs, path::Path};
 
-use super::options::{
-    CALLABLE, FIRST, FLUSH_TIMEOUT, GROUPS, INBOX_PREFIX, Opt, Place, Shown, Takes, USER_CREDENTIALS, all,
+use super::{
+    entry::{FIRST, Opt, Place, Shown, Takes},
+    options::{CALLABLE, FLUSH_TIMEOUT, GROUPS, INBOX_PREFIX, USER_CREDENTIALS, all},
 };
 
 /// What ruff allows in the stub, less its indent and quotes.

@@ -8,6 +8,7 @@ mod auth;
 mod context;
 #[cfg(test)]
 mod document;
+mod entry;
 mod headers;
 mod model;
 mod nats_py;
@@ -26,6 +27,7 @@ use url::Host;
 
 use self::{
     auth::lines_of,
+    entry::Opt,
     options as opt,
     reader::Reader,
     values::{as_integer, as_text, as_texts, shorten},
@@ -39,10 +41,7 @@ pub(crate) use self::{
     values::is_off,
 };
 #[cfg(feature = "python")]
-pub(crate) use self::{
-    near::is_ours,
-    options::{CALLABLE, TRUE},
-};
+pub(crate) use self::{entry::TRUE, near::is_ours, options::CALLABLE};
 use crate::{
     message::{self, Events, Kind, Redaction, StatusEnv, Template},
     secret::Masks,
@@ -256,7 +255,7 @@ impl Reader<'_> {
     }
 
     /// The beginning of a subject.
-    fn prefix(&mut self, opt: &opt::Opt) -> String {
+    fn prefix(&mut self, opt: &Opt) -> String {
         self.read(opt, as_prefix).unwrap_or_else(|| opt.takes.default())
     }
 

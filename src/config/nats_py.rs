@@ -1,7 +1,7 @@
 //! Options that nats-py's `connect` has, and that have no effect or cannot be served here: known by name, so that whoever
 //! comes from 0.4.0 is told what becomes of each.
 
-use super::options::{FIRST, Opt, Takes, guarded, tuning};
+use super::entry::{FIRST, Opt, Takes, guarded, tuning};
 
 pub(super) const NO_ECHO: Opt = tuning(
     "no_echo",

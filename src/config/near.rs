@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    options::{self, Opt, Place, Takes},
+    entry::{Opt, Place, Takes},
+    options,
     reader::Reader,
     values::shorten,
 };

@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{
     context::{Context, Env},
+    entry::{Opt, Shown, Takes},
     model::Setting,
-    options::{self, Opt, Shown, Takes},
+    options,
     values::{as_bool, as_integer, as_number, as_text, as_texts, is_off, plain, shorten},
 };
 use crate::{

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::*;
+use super::{entry::Takes, *};
 use crate::secret::Secret;
 
 fn resolve_with(settings: &Value, env: &[(&str, &str)]) -> Resolution {
@@ -210,7 +210,7 @@ fn every_option_is_read() {
     let resolution = resolve_with(&json!({}), &[ON, ("RUNNER_NATS_HEADERS", "a=b")]);
     let read: Vec<&str> = resolution.settings.iter().map(|setting| setting.option).collect();
     for opt in opt::all() {
-        let is_for_nothing = matches!(opt.takes, opt::Takes::WithoutEffect(..) | opt::Takes::CannotServe(_));
+        let is_for_nothing = matches!(opt.takes, Takes::WithoutEffect(..) | Takes::CannotServe(_));
         // What authenticates is one setting: see `every_way_to_authenticate`.
         let is_authentication = opt::AUTH.iter().any(|auth| auth.key == opt.key);
         if !is_for_nothing && !is_authentication {

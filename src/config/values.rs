@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::options::{FALSE, TRUE};
+use super::entry::{FALSE, TRUE};
 
 /// YAML gives `4222` and `true` where a user means text.
 pub(super) fn as_text(value: &Value) -> Option<String> {

@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::json::OutOfMemory;
+/// The one thing that can go wrong while JSON is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutOfMemory;
 
 /// What payloads share, in bytes.
 const SEGMENT: usize = 64 << 10;

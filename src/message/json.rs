@@ -2,11 +2,7 @@
 
 use wide::u8x16;
 
-use super::buffer::Buffer;
-
-/// The one thing that can go wrong while JSON is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OutOfMemory;
+use super::buffer::{Buffer, OutOfMemory};
 
 /// Appends JSON to a buffer. What memory there is not is an error, where `Vec` would abort the process.
 pub(crate) struct Writer<'a> {

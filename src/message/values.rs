@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::{
     END_STATES, OPEN_STATES,
-    buffer::Buffer,
+    buffer::{Buffer, OutOfMemory},
     command::values_in,
     forms::has_secret_form,
-    json::{OutOfMemory, Writer},
+    json::Writer,
     shell::{script as script_words, unquoted},
     telling::{is_password_name, name_says_secret},
 };

@@ -29,8 +29,9 @@ use crate::{
     fault,
     journal::{Folder, Identity, Record},
     message::{
-        self, About, Composer, Kind, Message, RunId, STARTING, Template, Values, buffer::Buffer,
-        json::OutOfMemory, to_millis,
+        self, About, Composer, Kind, Message, RunId, STARTING, Template, Values,
+        buffer::{Buffer, OutOfMemory},
+        to_millis,
     },
     nats::{Recipe, destination_of},
     outbox::{Pulse, Run},

@@ -33,8 +33,8 @@ use crate::{
     error::Error,
     message::{
         CommandLine, Fate, Sieve, Spot,
-        buffer::Buffer,
-        json::{OutOfMemory, Writer},
+        buffer::{Buffer, OutOfMemory},
+        json::Writer,
     },
     secret::{MASK, Masks},
 };

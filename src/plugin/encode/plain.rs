@@ -36,7 +36,7 @@ use std::{ffi::c_int, ptr, slice, str};
 use pyo3::{ffi, prelude::*};
 
 use super::{MAX_BYTES, MAX_DEPTH, PIECE};
-use crate::message::json::{OutOfMemory, Writer};
+use crate::message::{buffer::OutOfMemory, json::Writer};
 
 /// Why the plain walk ends early.
 enum Stop {

@@ -13,7 +13,7 @@ use pyo3::{
 };
 
 use super::MAX_DEPTH;
-use crate::message::json::OutOfMemory;
+use crate::message::buffer::OutOfMemory;
 
 /// The decimal digits of a number with more hexadecimal ones than this take seconds, and soon minutes.
 const MAX_HEX_DIGITS: usize = 100_000;
