@@ -3,7 +3,10 @@
 use std::{future::pending, pin::Pin, time::Instant};
 
 use async_nats::Event;
-use tokio::time::{Duration, sleep, sleep_until};
+use tokio::{
+    task::coop::consume_budget,
+    time::{Duration, sleep, sleep_until},
+};
 
 use super::{
     dial::look_elsewhere,
@@ -159,6 +162,8 @@ impl<'a> Driver<'a> {
             let wakes_at = self.machine.wakes_at(now).into_iter().chain(self.beats_at).min();
             let has_room = self.machine.has_room(now);
             let outbox = self.around.outbox;
+            // Whatever is at hand again and again: async-nats' task must have its turn, and timers theirs.
+            consume_budget().await;
             tokio::select! {
                 incoming = self.wire.next() => self.on_incoming(incoming).await,
                 () = until(wakes_at) => self.on_time(wakes_at).await,

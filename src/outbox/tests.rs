@@ -53,6 +53,19 @@ fn what_is_unconfirmed_is_sent_again_in_order() {
 }
 
 #[test]
+fn only_messages_wake_whoever_delivers() {
+    use futures_util::FutureExt;
+    let (outbox, run) = (Outbox::new(1 << 20), run(None));
+    outbox.open(&run);
+    let mut sleeping = Box::pin(outbox.work(None));
+    assert!(sleeping.as_mut().now_or_never().is_none());
+    outbox.offer(&run, Vec::new());
+    assert!(sleeping.as_mut().now_or_never().is_none());
+    outbox.offer(&run, vec![message(0)]);
+    assert_eq!(sleeping.now_or_never(), Some(true));
+}
+
+#[test]
 fn confirmations_of_what_is_gone_change_nothing() {
     let (outbox, run) = (Outbox::new(1 << 20), run(None));
     outbox.push(&run, message(0), false).unwrap();

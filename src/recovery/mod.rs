@@ -88,11 +88,12 @@ impl Recovery {
                 is_due |= site.ask(Instant::now());
             }
         }
-        drop(sites);
+        // Before the lock is given back: whoever sees that a site is due must see this, too.
         if is_due {
             self.has_unheard.store(true, SeqCst);
             self.may_be_left.store(true, SeqCst);
         }
+        drop(sites);
         is_due
     }
 
@@ -128,6 +129,17 @@ impl Recovery {
         self.taking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// If a run has begun, what nobody heard is tried once more.
+    fn forgive(&self, taking: &mut Taking) {
+        if self.has_unheard.swap(false, SeqCst) {
+            taking.unheard.clear();
+            // What is just being tried is tried for this run, too.
+            if let Some(backlog) = &mut taking.current {
+                backlog.renew_patience();
+            }
+        }
+    }
+
     /// There is a connection: takes up what earlier runs have left in files, a little at a time and behind everything that
     /// is live. An error is about what is not sent by itself.
     pub(crate) fn feed(&self, outbox: &Outbox) -> Result<(), Error> {
@@ -138,13 +150,7 @@ impl Recovery {
         let taking = &mut *guard;
         // Before the look, so that a run that begins during it is not missed.
         self.may_be_left.store(false, SeqCst);
-        if self.has_unheard.swap(false, SeqCst) {
-            taking.unheard.clear();
-            // What is just being tried is tried for this run, too.
-            if let Some(backlog) = &mut taking.current {
-                backlog.renew_patience();
-            }
-        }
+        self.forgive(taking);
         loop {
             if let Some(backlog) = taking.current.take_if(|backlog| backlog.is_unheard()) {
                 // It must hold up neither the other files nor the end of the thread.
@@ -154,6 +160,8 @@ impl Recovery {
             while taking.current.is_none()
                 && let Some(site) = self.due()
             {
+                // A run may have begun since: it is for that one that the site is due.
+                self.forgive(taking);
                 taking.current = Backlog::claim(&site, &self.destination, &taking.refused, &taking.unheard);
                 if taking.current.is_none() {
                     self.is_looked_through(&site);
