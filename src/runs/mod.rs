@@ -7,7 +7,8 @@
 //! - `payload`: a message, as far as it is understood;
 //! - `run`: what is known of one run;
 //! - `seen`: which of its events were heard: repeats, and gaps;
-//! - `recap`, `failure`: how its tasks went, and what went wrong;
+//! - `tasks`: its tasks, on each host, and for whom it waits;
+//! - `recap`, `failure`: how they went, and what went wrong;
 //! - `output`: what it printed.
 
 mod failure;
@@ -17,6 +18,7 @@ mod recap;
 mod run;
 mod seen;
 mod style;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +31,9 @@ pub(crate) use self::{
     failure::{Failure, Fate},
     output::{Line, Printer},
     recap::Recap,
-    run::{Run, SILENT, Task},
+    run::{Run, SILENT},
     style::{Color, Look, harmless, pieces},
+    tasks::{Outcome, Step, Task, Waiting},
 };
 use self::{payload::Payload, seen::Hearing};
 use crate::{

@@ -15,6 +15,7 @@ use super::{
     recap::Recap,
     seen::{Hearing, Seen},
     style::{harmless, without_colors},
+    tasks::{Outcome, Task, Tasks, Told, Waiting, What},
 };
 use crate::{
     harmless::one_line,
@@ -26,24 +27,8 @@ pub(crate) const SILENT: &str = "silent";
 
 /// A run that says nothing for this long is silent, unless it gives signs of life at a pace of its own.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
-/// How many failures of a run are kept, and how many tasks.
+/// How many failures of a run are kept.
 const FAILURES: usize = 1_000;
-const TASKS: usize = 5_000;
-
-/// A task of a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Task {
-    /// Of its first event.
-    counter: u64,
-    uuid: String,
-    /// Its name.
-    pub(crate) name: String,
-    /// When its first and its last event were.
-    pub(crate) began: Option<SystemTime>,
-    pub(crate) last: Option<SystemTime>,
-    /// How it went on the hosts so far.
-    pub(crate) recap: Recap,
-}
 
 /// How it is known that the process of a run is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +76,7 @@ pub(crate) struct Run {
     pub(crate) task_count: u64,
     pub(crate) known_tasks: Option<u64>,
     /// The tasks, in order.
-    pub(crate) tasks: Vec<Task>,
+    pub(crate) tasks: Tasks,
     /// What went wrong, in order.
     pub(crate) failures: Vec<Failure>,
     /// When it began and ended, as far as messages say.
@@ -138,7 +123,7 @@ impl Run {
             rescued: HashMap::new(),
             task_count: 0,
             known_tasks: None,
-            tasks: Vec::new(),
+            tasks: Tasks::default(),
             failures: Vec::new(),
             started: None,
             ended: None,
@@ -190,6 +175,24 @@ impl Run {
     pub(crate) fn duration(&self, now: SystemTime) -> Option<Duration> {
         let end = if self.is_over() { self.ended? } else { now };
         Some(end.duration_since(self.started?).unwrap_or_default())
+    }
+
+    /// How long one of its tasks took, or takes so far.
+    pub(crate) fn duration_of(&self, task: &Task, now: SystemTime) -> Option<Duration> {
+        let end = if self.is_over() { self.ended.or(self.last_event).unwrap_or(now) } else { now };
+        self.tasks.duration(task, end)
+    }
+
+    /// For whom it waits: hosts that have begun with a task and have told nothing since, who has waited the longest first.
+    /// Of a run that is over: for whom it waited in the end. Empty where that is not known.
+    pub(crate) fn waiting(&self) -> Vec<Waiting<'_>> {
+        let Some(since) = self.tasks.waits_since() else { return Vec::new() };
+        if self.has_stats {
+            // ansible's last word.
+            return Vec::new();
+        }
+        let missing = if self.selects { None } else { self.seen.last_gap_after(since) };
+        self.tasks.waiting(missing)
     }
 
     /// Events that did not arrive (yet). Of a run that publishes only some nobody can know.
@@ -485,65 +488,35 @@ impl Run {
         }
         let is_start = name == "playbook_on_task_start";
         self.task_count += u64::from(is_start);
-        let mut one = Recap::default();
-        let fate = match name {
-            "runner_on_ok" => {
-                one.ok = 1;
-                one.changed = u64::from(result.changed == Some(true));
-                None
-            }
-            "runner_on_skipped" => {
-                one.skipped = 1;
-                None
-            }
+        let is_changed = result.changed == Some(true);
+        let (outcome, fate) = match name {
+            "runner_on_ok" if is_changed => (Some(Outcome::Changed), None),
+            "runner_on_ok" => (Some(Outcome::Ok), None),
+            "runner_on_skipped" => (Some(Outcome::Skipped), None),
             "runner_on_failed" if data.ignore_errors == Some(true) => {
-                (one.ok, one.ignored) = (1, 1);
-                one.changed = u64::from(result.changed == Some(true));
-                Some(Fate::Ignored)
+                (Some(Outcome::Ignored), Some(Fate::Ignored))
             }
-            "runner_on_failed" => {
-                one.failed = 1;
-                Some(Fate::Failed)
-            }
-            "runner_on_unreachable" => {
-                one.unreachable = 1;
-                Some(Fate::Unreachable)
-            }
-            _ => None,
+            "runner_on_failed" => (Some(Outcome::Failed), Some(Fate::Failed)),
+            "runner_on_unreachable" => (Some(Outcome::Unreachable), Some(Fate::Unreachable)),
+            _ => (None, None),
         };
+        let counts = outcome.map(|outcome| Recap::of(outcome, is_changed)).unwrap_or_default();
         if !self.has_stats {
-            self.recap.add(&one);
+            self.recap.add(&counts);
         }
         if data.task_uuid.is_some() || is_start {
-            self.on_task(counter, data, &one, when);
+            let host = one_line(data.host.as_deref().unwrap_or_default());
+            let what = match (name, outcome) {
+                _ if is_start => What::Start,
+                ("runner_on_start", _) => What::Begins(&host),
+                (_, Some(outcome)) => What::Ends(&host, outcome),
+                _ => What::Other,
+            };
+            let uuid = data.task_uuid.as_deref().unwrap_or_default();
+            let name = one_line(data.task.as_deref().unwrap_or_default());
+            self.tasks.hear(Told { counter, uuid, name: &name, when, what, counts: &counts });
         }
         fate.map(|fate| Failure::new(counter, data, result, fate))
-    }
-
-    fn on_task(&mut self, counter: u64, data: &Data<'_>, one: &Recap, when: Option<SystemTime>) {
-        let uuid = data.task_uuid.as_deref().unwrap_or_default();
-        let known = self.tasks.iter().rposition(|task| task.uuid == uuid && !uuid.is_empty());
-        let place = known.unwrap_or_else(|| {
-            let place = self.tasks.partition_point(|task| task.counter <= counter);
-            let name = one_line(data.task.as_deref().unwrap_or_default());
-            let recap = Recap::default();
-            let task = Task { counter, uuid: uuid.to_owned(), name, began: when, last: when, recap };
-            self.tasks.insert(place, task);
-            place
-        });
-        if let Some(task) = self.tasks.get_mut(place) {
-            let is_earlier = counter < task.counter;
-            task.counter = task.counter.min(counter);
-            task.began = [task.began, when].into_iter().flatten().min();
-            task.last = task.last.max(when);
-            task.recap.add(one);
-            if is_earlier {
-                self.tasks.sort_by_key(|task| task.counter);
-            }
-        }
-        if self.tasks.len() > TASKS {
-            self.tasks.remove(0);
-        }
     }
 
     fn describe(&self, name: &str, data: &Data<'_>, result: &Res, failure: Option<&Failure>) -> News {
@@ -570,26 +543,6 @@ impl Run {
             }
         };
         News::of(word, text)
-    }
-}
-
-impl Recap {
-    fn add(&mut self, more: &Self) {
-        let Self { ok, changed, unreachable, failed, skipped, rescued, ignored } = more;
-        self.ok += ok;
-        self.changed += changed;
-        self.unreachable += unreachable;
-        self.failed += failed;
-        self.skipped += skipped;
-        self.rescued += rescued;
-        self.ignored += ignored;
-    }
-}
-
-impl Task {
-    /// How long it took, or takes so far.
-    pub(crate) fn duration(&self) -> Option<Duration> {
-        self.last?.duration_since(self.began?).ok()
     }
 }
 

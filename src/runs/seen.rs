@@ -85,6 +85,16 @@ impl Seen {
         (highest - lowest).saturating_add(1).saturating_sub(self.distinct)
     }
 
+    /// The last counter above this one that was not heard though a higher one was.
+    pub(super) fn last_gap_after(&self, counter: u64) -> Option<u64> {
+        let highest = self.highest?.min(MOST as u64);
+        let is_missing = |counter: &u64| {
+            let place = usize::try_from(*counter).unwrap_or(usize::MAX);
+            self.first.get(place).is_none_or(|trace| *trace == 0)
+        };
+        (counter.saturating_add(1)..highest).rev().find(is_missing)
+    }
+
     /// Was the first event heard?
     pub(super) fn has_first(&self) -> bool {
         self.lowest.is_some_and(|lowest| lowest <= 1)

@@ -82,7 +82,7 @@ fn a_run_from_start_to_end() {
     let counted = Recap { ok: 4, changed: 1, unreachable: 1, failed: 1, skipped: 1, rescued: 0, ignored: 1 };
     assert_eq!(run.recap, counted);
     assert_eq!((run.task_count, run.missing(), run.tasks.len()), (1, 0, 1));
-    assert_eq!(run.tasks[0].duration(), Some(Duration::from_secs(6)));
+    assert_eq!(run.duration_of(run.tasks.iter().next().unwrap(), at(99)), Some(Duration::from_secs(6)));
     assert_eq!((run.started, run.ended), (Some(at(1)), Some(at(9))));
     // Its clock has stopped, whatever the reader's says.
     assert_eq!(run.duration(at(1000)), Some(Duration::from_secs(8)));
@@ -301,6 +301,87 @@ fn whose_a_message_is_says_its_subject() {
     }
 }
 
+/// A run of which each event is a word, a task's number and a host, told second by second.
+fn played(events: &[(u64, &str, &str, &str)]) -> Run {
+    let mut heard = Heard::default();
+    for (counter, (second, word, task, host)) in (1_u64..).zip(events) {
+        if word.is_empty() {
+            continue;
+        }
+        let data = json!({"task": format!("task {task}"), "task_uuid": task, "host": host, "res": {}});
+        let payload = json!({
+            "runner_ident": "r.1", "counter": counter, "event": word, "event_data": data, "created": in_utc(at(*second)),
+        });
+        heard.message(&format!("site.a.r.1.{counter}.uuid-{counter}"), &payload);
+    }
+    heard.only().clone()
+}
+
+const TASK: &str = "playbook_on_task_start";
+const BEGINS: &str = "runner_on_start";
+const OK: &str = "runner_on_ok";
+
+#[test]
+fn for_whom_a_run_waits() {
+    let waiting = |events: &[(u64, &str, &str, &str)]| -> Vec<(String, String, Option<SystemTime>)> {
+        let run = played(events);
+        run.waiting().iter().map(|one| (one.host.to_owned(), one.task.to_owned(), one.since)).collect()
+    };
+    let hung = [(1, TASK, "1", ""), (1, BEGINS, "1", "a"), (2, BEGINS, "1", "b"), (3, OK, "1", "a")];
+    assert_eq!(waiting(&hung), [("b".to_owned(), "task 1".to_owned(), Some(at(2)))]);
+    // Nobody: it has ended there, or the host is at something else.
+    assert_eq!(waiting(&[&hung[..], &[(9, OK, "1", "b")]].concat()), []);
+    assert_eq!(waiting(&[&hung[..], &[(9, OK, "2", "b")]].concat()), []);
+    // With the strategy `free` each host is at a task of its own; who waits the longest comes first.
+    let free = [(1, BEGINS, "1", "b"), (2, BEGINS, "1", "a"), (3, OK, "1", "b"), (4, BEGINS, "2", "b")];
+    let names: Vec<String> = waiting(&free).into_iter().map(|(host, task, _)| host + " " + &task).collect();
+    assert_eq!(names, ["a task 1", "b task 2"]);
+    // The result may be among what is missing: nobody knows. What is missing before it says nothing.
+    assert_eq!(waiting(&[&hung[..], &[(4, "", "", ""), (5, "verbose", "", "")]].concat()), []);
+    assert_eq!(waiting(&[&[(0, "verbose", "", ""), (0, "", "", "")], &hung[..]].concat()).len(), 1);
+    // ansible's last word.
+    assert_eq!(waiting(&[&hung[..], &[(5, "playbook_on_stats", "", "")]].concat()), []);
+}
+
+#[test]
+fn how_long_a_task_takes() {
+    let took = |events: &[(u64, &str, &str, &str)], now: u64| -> Vec<Option<u64>> {
+        let run = played(events);
+        run.tasks.iter().map(|task| run.duration_of(task, at(now)).map(|time| time.as_secs())).collect()
+    };
+    // One of two hosts hangs.
+    let hung = [(1, TASK, "1", ""), (1, BEGINS, "1", "a"), (1, BEGINS, "1", "b"), (5, OK, "1", "a")];
+    assert_eq!(took(&hung, 109), [Some(108)]);
+    // In batches (`serial`) it is one task, and what lies between them is another one's.
+    let serial = [
+        (0, TASK, "1", ""),
+        (0, BEGINS, "1", "a"),
+        (3, OK, "1", "a"),
+        (3, TASK, "2", ""),
+        (3, BEGINS, "2", "a"),
+        (12, OK, "2", "a"),
+        (12, TASK, "1", ""),
+        (12, BEGINS, "1", "b"),
+        (15, OK, "1", "b"),
+    ];
+    assert_eq!(took(&serial, 99), [Some(6), Some(9)]);
+    // The same where nobody tells when it begins on a host.
+    let untold: Vec<_> = serial
+        .into_iter()
+        .map(|(at, word, task, host)| if word == BEGINS { (at, "", "", "") } else { (at, word, task, host) })
+        .collect();
+    assert_eq!(took(&untold, 99), [Some(6), Some(9)]);
+    // A handler that is notified again.
+    let again = [(0, BEGINS, "1", "a"), (1, OK, "1", "a"), (5, BEGINS, "1", "a"), (7, OK, "1", "a")];
+    assert_eq!(took(&again, 99), [Some(3)]);
+    let run = played(&again);
+    let steps = run.tasks.steps(run.tasks.iter().next().unwrap());
+    assert_eq!(steps.iter().map(|step| step.duration().unwrap().as_secs()).collect::<Vec<_>>(), [1, 2]);
+    assert!(steps.iter().all(|step| step.outcome == Some(Outcome::Ok)));
+    // Nothing was heard of a host yet.
+    assert_eq!(took(&[(1, TASK, "1", ""), (4, TASK, "2", "")], 9), [Some(0), Some(5)]);
+}
+
 /// The messages of a run, as they were published one second after the other.
 fn published(run: crate::message::RunId, begin: u64, end: &Value) -> Vec<Received> {
     let base = with(&json!({"task_uuid": "t"}));
@@ -312,6 +393,7 @@ fn published(run: crate::message::RunId, begin: u64, end: &Value) -> Vec<Receive
         ("runner_on_ok", base.clone()),
         ("runner_on_failed", failed("mended")),
         ("playbook_on_task_start", with(&json!({"task": "U", "task_uuid": "u"}))),
+        ("runner_on_start", with(&json!({"task": "U", "task_uuid": "u", "host": "hung"}))),
         ("runner_on_failed", failed("not mended")),
         ("playbook_on_stats", counts),
     ];
@@ -358,7 +440,11 @@ fn stories(runs: &Runs) -> Vec<String> {
             let Run { identity, playbook, play, task, recap, task_count, started, ended, last_event, .. } = run;
             let failures: Vec<_> = run.failures.iter().map(|one| (&one.host, &one.task, one.fate, &one.why)).collect();
             let output: Vec<&str> = run.output.lines().collect();
-            let tasks: Vec<_> = run.tasks.iter().map(|task| (&task.name, task.began, task.last)).collect();
+            let tasks: Vec<_> = run
+                .tasks
+                .iter()
+                .map(|task| (&task.name, task.began, task.last, run.tasks.steps(task), run.duration_of(task, at(9_000))))
+                .collect();
             format!(
                 "{identity:?} {} {playbook} {play} {task} {recap} {task_count} {started:?} {ended:?} {last_event:?} {} \
                  {failures:?} {output:?} {tasks:?}",
@@ -374,7 +460,7 @@ fn stories(runs: &Runs) -> Vec<String> {
 #[test]
 fn in_whatever_order_messages_come_the_story_is_the_same() {
     let of = crate::message::RunId::of_artifacts;
-    let killed = json!({"state": "killed", "runner_ident": "r.1", "host": "h", "pid": 1, "events": 7});
+    let killed = json!({"state": "killed", "runner_ident": "r.1", "host": "h", "pid": 1, "events": 8});
     let end = |status: &str| json!({"runner_ident": "r.1", "status": status});
     // An ident that is used again, also while the first run goes on.
     let all: Vec<Received> = [

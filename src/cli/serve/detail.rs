@@ -50,7 +50,7 @@ pub(super) fn page(shared: &Shared, book: &Book, run: &Run, after: Option<u64>) 
             @if run.is_again { dt { "again" } dd { "an earlier run had this ident" } }
         }
         (failures(run))
-        (task_table(run))
+        (task_table(run, now))
         section aria-label="Output" {
             h2 { "Output " a.more href={ "/api" (address) "/log" } { "all of it, as text" } }
             (output(run, after))
@@ -80,7 +80,7 @@ fn failures(run: &Run) -> Markup {
     }
 }
 
-fn task_table(run: &Run) -> Markup {
+fn task_table(run: &Run, now: SystemTime) -> Markup {
     html! {
         section #tasks aria-label="Tasks" {
             @if !run.tasks.is_empty() {
@@ -90,11 +90,11 @@ fn task_table(run: &Run) -> Markup {
                         table {
                             thead { tr { th scope="col" { "task" } th scope="col" { "began" } th scope="col" { "took" } th scope="col" { "hosts" } } }
                             tbody {
-                                @for task in &run.tasks {
+                                @for task in run.tasks.iter() {
                                     tr {
                                         td { (task.name) }
                                         td.when { (time(task.began)) }
-                                        td.number { @if let Some(took) = task.duration() { (format!("{:.1}", took.as_secs_f64())) " s" } }
+                                        td.number { @if let Some(took) = run.duration_of(task, now) { (format!("{:.1}", took.as_secs_f64())) " s" } }
                                         td.counts { (counts(&task.recap)) }
                                     }
                                 }

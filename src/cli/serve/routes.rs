@@ -220,9 +220,9 @@ impl<'a> From<&'a Failure> for ToldFailure<'a> {
     }
 }
 
-impl<'a> From<&'a Task> for ToldTask<'a> {
-    fn from(task: &'a Task) -> Self {
-        let duration = task.duration().map(|duration| duration.as_secs_f64());
+impl<'a> ToldTask<'a> {
+    fn new(run: &Run, task: &'a Task, now: SystemTime) -> Self {
+        let duration = run.duration_of(task, now).map(|duration| duration.as_secs_f64());
         Self { name: &task.name, began: task.began.map(in_utc), duration, recap: task.recap }
     }
 }
@@ -230,8 +230,9 @@ impl<'a> From<&'a Task> for ToldTask<'a> {
 async fn run(State(App { shared, .. }): State<App>, Path(name): Path<Name>) -> Response {
     let book = shared.book();
     let Some(run) = book.find(&name) else { return no_run() };
+    let now = SystemTime::now();
     Json(Told {
-        listed: Listed::new(run, SystemTime::now(), shared.silent_after),
+        listed: Listed::new(run, now, shared.silent_after),
         play: &run.play,
         task: &run.task,
         task_count: run.task_count,
@@ -240,7 +241,7 @@ async fn run(State(App { shared, .. }): State<App>, Path(name): Path<Name>) -> R
         events_missing: run.missing(),
         messages_cut: run.cut,
         failures: run.failures.iter().map(ToldFailure::from).collect(),
-        tasks: run.tasks.iter().map(ToldTask::from).collect(),
+        tasks: run.tasks.iter().map(|task| ToldTask::new(run, task, now)).collect(),
     })
     .into_response()
 }

@@ -84,7 +84,7 @@ impl Detail {
         let body = Rect { y: area.y + used, height: area.height - used, ..area };
         for (pane, height, y) in self.layout(body, run) {
             let place = Rect { y, height, ..body };
-            self.draw_pane(frame, place, pane, run);
+            self.draw_pane(frame, place, pane, run, now);
         }
     }
 
@@ -109,7 +109,7 @@ impl Detail {
         ]
     }
 
-    fn draw_pane(&mut self, frame: &mut Frame<'_>, area: Rect, pane: Pane, run: &Run) {
+    fn draw_pane(&mut self, frame: &mut Frame<'_>, area: Rect, pane: Pane, run: &Run, now: SystemTime) {
         let wide = usize::from(area.width);
         let height = usize::from(area.height).saturating_sub(1);
         let top = self.tops.get(pane as usize).copied().flatten();
@@ -124,7 +124,11 @@ impl Detail {
                 let rows = run.tasks.len();
                 let first = top.unwrap_or(usize::MAX).min(rows.saturating_sub(height));
                 let shown = run.tasks.iter().skip(first).take(height);
-                (format!("tasks {}", run.task_count), rows, shown.map(|one| task(one, wide)).collect())
+                (
+                    format!("tasks {}", run.task_count),
+                    rows,
+                    shown.map(|one| task(run, one, now, wide)).collect(),
+                )
             }
             Pane::Output => output(run, wide, height, top),
         };
@@ -177,7 +181,27 @@ fn about(run: &Run, now: SystemTime, silent_after: Option<Duration>, wide: usize
     if !run.is_over() && !run.task.is_empty() {
         lines.push(Line::from(clipped(&format!("at {} · {}", run.play, run.task), wide)));
     }
+    let waiting = waiting(run, now);
+    if !waiting.is_empty() {
+        lines.push(Line::from(clipped(&waiting, wide)).fg(Color::Yellow));
+    }
     lines
+}
+
+/// For whom it waits, or waited when it ended.
+fn waiting(run: &Run, now: SystemTime) -> String {
+    /// More hosts are counted.
+    const NAMED: usize = 3;
+    let all = run.waiting();
+    let Some(first) = all.first() else { return String::new() };
+    let named: Vec<&str> = all.iter().take(NAMED).map(|one| one.host).collect();
+    let more = all.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let until = if run.is_over() { run.ended.unwrap_or(now) } else { now };
+    let time = first.since.and_then(|since| until.duration_since(since).ok()).map(in_short);
+    let time = time.map_or_else(String::new, |time| format!(" for {time}"));
+    let word = if run.is_over() { "waited" } else { "waits" };
+    format!("{word} for {}{more}{time} at {}", named.join(", "), first.task)
 }
 
 fn failure(failure: &Failure, wide: usize) -> Vec<Line<'static>> {
@@ -199,8 +223,8 @@ fn failure(failure: &Failure, wide: usize) -> Vec<Line<'static>> {
     lines
 }
 
-fn task(task: &Task, wide: usize) -> Line<'static> {
-    let time = task.duration().map_or_else(|| "-".to_owned(), in_short);
+fn task(run: &Run, task: &Task, now: SystemTime, wide: usize) -> Line<'static> {
+    let time = run.duration_of(task, now).map_or_else(|| "-".to_owned(), in_short);
     let counts: Vec<String> = task
         .recap
         .parts()
