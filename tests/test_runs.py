@@ -233,6 +233,12 @@ def test_it_goes_on_while_the_server_restarts(site: tuple[Server, Bus], tmp_path
     assert "lost" in said
 
 
+def listens(bus: Bus) -> bool:
+    """Somebody reads from where he has found the last run on."""
+    consumers = bus.run(bus.client.jetstream().consumers_info("RUNS"))
+    return any(consumer.config.deliver_policy == DeliverPolicy.BY_START_TIME for consumer in consumers)
+
+
 def test_an_ident_that_is_used_again(site: tuple[Server, Bus]) -> None:
     server, _ = site
     for number in (1, 2):
@@ -258,8 +264,7 @@ def test_an_ident_that_is_used_again(site: tuple[Server, Bus]) -> None:
     # A run that is still to come, and not yesterday's.
     waiting = subprocess.Popen([OURS, "wait", "r", "--next", "-s", server.url], env=clean_env(None))
     bus = site[1]
-    wait_until(lambda: bus.run(bus.client.jetstream().stream_info("RUNS")).state.consumer_count > 0)
-    time.sleep(0.5)
+    wait_until(lambda: listens(bus))
     assert waiting.poll() is None
     run = config(server.url, None)
     status_handler(run, {"status": "starting"})

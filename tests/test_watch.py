@@ -96,9 +96,10 @@ def test_lines_of_a_real_job(server: Server, tmp_path: Path) -> None:
     status, lines = watch.end()
     assert status == 0
     assert len(lines) == len(job.events()) + 3
-    assert all(line.split()[1] == "x" for line in lines)
-    assert lines[0].endswith(" x starting")
-    assert lines[-1].endswith(" x successful")
+    assert all(line.split()[1:3] == ["site.a", "x"] for line in lines)
+    # A run that failed is something else than a task that did.
+    assert lines[0].endswith(" x RUN starting")
+    assert lines[-1].endswith(" x RUN successful")
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line) for line in lines)
     assert any(re.search(r"Z x failed +one · break · ", line) for line in lines)
     assert any(re.search(r"Z x changed +one · mend", line) for line in lines)
@@ -133,9 +134,9 @@ def test_one_end_is_one_end_and_others_change_nothing(server: Server, bus: Bus) 
     publish(server, "y", task("second"))
     status, lines = watch.end()
     assert status == 0
-    ends = [line.split()[1:] for line in lines if line.split()[2] in ("successful", "check", "gone")]
-    assert ends == [["x", "successful"], ["y", "successful"]]
-    assert {line.split()[1] for line in lines} == {"x", "y"}
+    ends = [line.split()[2:] for line in lines if line.split()[-1] in ("successful", "check", "gone")]
+    assert ends == [["x", "RUN", "successful"], ["y", "RUN", "successful"]]
+    assert {line.split()[2] for line in lines} == {"x", "y"}
 
 
 @pytest.mark.parametrize("how", [("--from-stream",), ("--since", "1h")])

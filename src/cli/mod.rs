@@ -3,12 +3,14 @@
 mod check;
 mod logs;
 mod options;
+mod reading;
 mod replay;
 mod runs;
 mod serve;
-mod source;
+mod stop;
 mod stream;
 mod terminal;
+mod wait;
 mod watch;
 mod when;
 
@@ -18,6 +20,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use self::options::Readers;
+use self::stop::Stop;
+use crate::runs::Status;
 
 /// How a command ended; the process's exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +46,11 @@ enum Exit {
 
 impl Exit {
     /// What it means to have waited for a run that ended with this status.
-    fn of_status(status: &str) -> Self {
+    fn of_status(status: Status) -> Self {
         match status {
-            "successful" => Self::Success,
-            "canceled" => Self::Canceled,
-            "timeout" => Self::Timeout,
+            Status::Successful => Self::Success,
+            Status::Canceled => Self::Canceled,
+            Status::Timeout => Self::Timeout,
             _ => Self::Failed,
         }
     }
@@ -64,6 +68,9 @@ impl Exit {
 #[derive(Debug, Parser)]
 #[command(name = "ansible-runner-nats", version = env!("PACKAGE_VERSION"), arg_required_else_help = true, after_help = EXITS)]
 struct Arguments {
+    /// Colours: auto (on a terminal), always (for a pager such as less -R) or never
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: terminal::Colors,
     #[command(subcommand)]
     command: Command,
 }
@@ -77,8 +84,8 @@ enum Command {
     Check(check::Arguments),
     Stream(stream::Arguments),
     Runs(runs::Arguments),
-    Logs(logs::LogsArguments),
-    Wait(logs::WaitArguments),
+    Logs(logs::Arguments),
+    Wait(wait::Arguments),
     Watch(watch::Arguments),
     Serve(serve::Arguments),
     Replay(replay::Arguments),
@@ -108,29 +115,26 @@ pub(crate) fn main(args: impl IntoIterator<Item = OsString>, readers: Readers) -
             return u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8);
         }
     };
-    let exit = match arguments.command {
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Stream(arguments) => stream::run(&arguments),
+    arguments.color.choose();
+    run(arguments.command).unwrap_or_else(Stop::exit) as u8
+}
+
+fn run(command: Command) -> Result<Exit, Stop> {
+    match command {
+        Command::Check(arguments) => Ok(check::run(&arguments)?),
+        Command::Stream(arguments) => Ok(stream::run(&arguments)?),
         Command::Runs(arguments) => runs::run(&arguments),
-        Command::Logs(arguments) => logs::logs(&arguments),
-        Command::Wait(arguments) => logs::wait(&arguments),
+        Command::Logs(arguments) => logs::run(&arguments),
+        Command::Wait(arguments) => wait::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Replay(arguments) => Ok(replay::run(&arguments)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "ansible-runner-nats", &mut script);
             let script = String::from_utf8_lossy(&script).replace(WRONG_LABEL, LABEL);
-            terminal::stdout(|out| out.write_all(script.as_bytes())).map(|()| Exit::Success)
-        }
-    };
-    match exit {
-        Ok(exit) => exit as u8,
-        // Whoever read our output has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Success as u8,
-        Err(error) => {
-            terminal::complain(&format!("cannot write: {error}"));
-            Exit::Problem as u8
+            terminal::stdout(|out| out.write_all(script.as_bytes()))?;
+            Ok(Exit::Success)
         }
     }
 }

@@ -12,14 +12,15 @@ use wildmatch::WildMatch;
 use super::{
     Exit,
     options::Options,
-    source::{Source, Stopped},
+    reading::Source,
+    stop::Stop,
     terminal::{Tone, json_text, remark, stdout, tone_of},
-    when,
+    when::{self, When},
 };
 use crate::{
-    message::{END_STATES, KILLED, Kind, OPEN_STATES, in_utc},
+    message::{Kind, in_utc},
     nats::Start,
-    runs::{Run, Runs, SILENT, in_short},
+    runs::{Run, Runs, Status, in_short},
 };
 
 /// List past and present runs, the newest first.
@@ -30,12 +31,12 @@ use crate::{
 pub(super) struct Arguments {
     /// Runs that went on at any time since then: an age, a day, a time in UTC, today or yesterday
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = when::parse)]
-    since: SystemTime,
+    since: When,
     /// And that had begun by then
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
-    until: Option<SystemTime>,
+    until: Option<When>,
     /// Only runs in these states (starting, running, silent, successful, failed, canceled, timeout, error, killed)
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = PossibleValuesParser::new(states()))]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     state: Vec<String>,
     /// Only runs of this playbook; * and ? match anything
     #[arg(long, value_name = "NAME")]
@@ -57,11 +58,6 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     options: Options,
-}
-
-/// All states that a run can be in, as they are shown.
-pub(super) fn states() -> impl Iterator<Item = &'static str> {
-    OPEN_STATES.into_iter().chain([SILENT]).chain(END_STATES).chain([KILLED])
 }
 
 /// A run, for scripts. Times in RFC 3339, durations in seconds; `null` where nobody knows.
@@ -87,8 +83,8 @@ impl<'a> Listed<'a> {
             runner_ident: &run.ident,
             run_id: run.identity.map(|identity| identity.to_string()),
             playbook: &run.playbook,
-            state: run.state(now, silent_after),
-            started: run.started.map(in_utc),
+            state: run.state(now, silent_after).as_str(),
+            started: run.started.filter(|_| run.has_beginning()).map(in_utc),
             ended: run.ended.map(in_utc),
             duration: run.duration(now).map(|duration| (duration.as_secs_f64() * 1e3).round() / 1e3),
             last_heard: run.last_event.map(in_utc),
@@ -98,23 +94,22 @@ impl<'a> Listed<'a> {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
-    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
+    let source = Source::open(&arguments.options)?;
     let began = Instant::now();
-    let (runs, streams) = match known_runs(&source, arguments.subject_id.as_deref(), arguments.since)? {
-        Ok(known) => known,
-        Err(stopped) => return Ok(stopped.exit()),
-    };
-    let now = SystemTime::now();
+    let (runs, streams) = known_runs(&source, arguments.subject_id.as_deref(), arguments.since)?;
+    let now = source.now();
+    let since = arguments.since.at(now);
+    let until = arguments.until.map(|until| until.at(now));
     let playbook = arguments.playbook.as_deref().map(WildMatch::new);
     let actor = arguments.actor.as_deref().map(WildMatch::new);
     let is_wanted = |run: &&Run| {
         let name = run.playbook.rsplit('/').next().unwrap_or_default();
         let fits = |pattern: &WildMatch| pattern.matches(&run.playbook) || pattern.matches(name);
         let state = run.state(now, arguments.silent_after);
-        (arguments.state.is_empty() || arguments.state.iter().any(|wanted| wanted == state))
-            && run.last_event.is_none_or(|last| last >= arguments.since)
-            && arguments.until.is_none_or(|until| run.started.is_some_and(|started| started <= until))
+        (arguments.state.is_empty() || arguments.state.iter().any(|wanted| wanted == state.as_str()))
+            && run.last_event.is_none_or(|last| last >= since)
+            && until.is_none_or(|until| run.started.is_some_and(|started| started <= until))
             && actor.as_ref().is_none_or(|actor| run.actor.as_deref().is_some_and(|one| actor.matches(one)))
             && playbook.as_ref().is_none_or(fits)
             && arguments.subject_id.as_deref().is_none_or(|id| run.subject_id == id)
@@ -135,7 +130,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
         remark(&format!(
             "{shown} run{} since {}, from stream {}, in {:.2} s",
             if count == 1 { "" } else { "s" },
-            in_utc(arguments.since),
+            in_utc(since),
             streams.join(", "),
             began.elapsed().as_secs_f64()
         ));
@@ -148,35 +143,26 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
 pub(super) fn known_runs(
     source: &Source,
     subject_id: Option<&str>,
-    since: SystemTime,
-) -> io::Result<Result<(Runs, Vec<String>), Stopped>> {
+    since: When,
+) -> Result<(Runs, Vec<String>), Stop> {
     /// So many runs are asked about at once.
     const AT_ONCE: usize = 100;
     let mut runs = source.runs();
     let statuses = source.filters(subject_id, None, Some(Kind::Status));
-    let read = source.history(statuses.clone(), Start::Since(since), |message| {
-        runs.hear(message, SystemTime::now());
-        Ok(())
-    })?;
-    let streams = match read {
-        Ok(streams) => streams,
-        Err(stopped) => return Ok(Err(stopped)),
-    };
+    let streams = source.take_in(&mut runs, statuses.clone(), since.start())?;
+    let since = since.at(source.now());
     // What has gone on for longer has said its last status before.
     let mut older = source.runs();
-    let read = source.history(statuses, Start::Last, |message| {
+    source.history(statuses, Start::Last, |message| {
         if message.stored.is_none_or(|stored| stored < since) {
-            older.hear(message, SystemTime::now());
+            older.hear(message, source.now());
         }
         Ok(())
     })?;
-    if let Err(stopped) = read {
-        return Ok(Err(stopped));
-    }
     runs.take_in(older, |run| !run.is_over());
     // What goes on says more than statuses; of what began earlier the beginning is not known yet.
     let open = |run: &Run| !run.is_over();
-    let late = |run: &Run| !run.is_whole() && run.is_over();
+    let late = |run: &Run| !run.has_beginning();
     let asked = |kind, is_it: &dyn Fn(&Run) -> bool| -> Vec<Vec<String>> {
         let all: Vec<Vec<String>> = runs
             .all()
@@ -192,15 +178,9 @@ pub(super) fn known_runs(
     for (mut subjects, start) in questions.collect::<Vec<_>>() {
         subjects.sort();
         subjects.dedup();
-        let read = source.history(subjects, start, |message| {
-            runs.hear(message, SystemTime::now());
-            Ok(())
-        })?;
-        if let Err(stopped) = read {
-            return Ok(Err(stopped));
-        }
+        source.take_in(&mut runs, subjects, start)?;
     }
-    Ok(Ok((runs, streams)))
+    Ok((runs, streams))
 }
 
 fn table(runs: &[&Run], now: SystemTime, silent_after: Option<Duration>) -> io::Result<()> {
@@ -214,8 +194,8 @@ fn table(runs: &[&Run], now: SystemTime, silent_after: Option<Duration>) -> io::
                 text(&run.subject_id),
                 text(&run.ident),
                 text(&run.playbook),
-                run.state(now, silent_after).to_owned(),
-                run.started.map_or_else(none, in_utc),
+                run.state(now, silent_after).as_str().to_owned(),
+                run.started.filter(|_| run.has_beginning()).map_or_else(none, in_utc),
                 run.duration(now).map_or_else(none, in_short),
                 run.last_event.map_or_else(none, in_utc),
             ]

@@ -2,14 +2,38 @@
 
 use std::io::{self, Write};
 
-use clap::builder::styling::{AnsiColor, Style};
+use anstream::ColorChoice;
+use clap::{
+    ValueEnum,
+    builder::styling::{AnsiColor, Style},
+};
 use serde::Serialize;
 
 use crate::{
     harmless::{self, one_line},
-    message::{KILLED, start_of},
-    runs::{self, RECAP, SILENT},
+    message::start_of,
+    runs::{self, RECAP, Status},
 };
+
+/// Where there are colours.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Colors {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Colors {
+    /// For all that is written from now on.
+    pub(super) fn choose(self) {
+        let choice = match self {
+            Self::Auto => ColorChoice::Auto,
+            Self::Always => ColorChoice::Always,
+            Self::Never => ColorChoice::Never,
+        };
+        choice.write_global();
+    }
+}
 
 /// What a text means.
 #[derive(Clone, Copy, Debug)]
@@ -65,11 +89,11 @@ fn bounded(text: &str) -> String {
 
 /// What a state, or a result of a task, means.
 pub(super) fn tone_of(word: &str) -> Tone {
-    match word {
-        "failed" | "unreachable" | "timeout" | "error" | "canceled" | KILLED => Tone::Bad,
-        "ok" | "successful" => Tone::Good,
-        SILENT | "changed" | "rescued" | "ignored" => Tone::Odd,
-        "PLAY" | "TASK" | RECAP | "starting" | "running" => Tone::Strong,
+    match (Status::parse(word), word) {
+        (Some(Status::Starting | Status::Running), _) | (_, "PLAY" | "TASK" | RECAP) => Tone::Strong,
+        (Some(Status::Silent), _) | (_, "changed" | "rescued" | "ignored") => Tone::Odd,
+        (Some(Status::Successful), _) | (_, "ok") => Tone::Good,
+        (Some(_), _) | (_, "unreachable") => Tone::Bad,
         _ => Tone::Faint,
     }
 }

@@ -7,12 +7,40 @@ use time::{
     macros::format_description,
 };
 
-use crate::message::moment;
+use crate::{message::moment, nats::Start};
+
+/// A point in time. An age counts from the server's now, which is not known while the command line is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    Ago(Duration),
+    At(SystemTime),
+}
+
+impl When {
+    pub(super) fn at(self, now: SystemTime) -> SystemTime {
+        match self {
+            Self::Ago(age) => {
+                now.checked_sub(age).map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
+            }
+            Self::At(when) => when,
+        }
+    }
+
+    /// To read from then on.
+    pub(super) fn start(self) -> Start {
+        match self {
+            Self::Ago(age) => Start::Ago(age),
+            Self::At(when) => Start::Since(when),
+        }
+    }
+}
 
 /// How far back: an age (`90s`, `24h`, `7d`), a day or a time of it in UTC (`2026-11-29`, `2026-11-29T03:00`), RFC 3339,
 /// `today` or `yesterday`, which begin at midnight in UTC.
-pub(super) fn parse(text: &str) -> Result<SystemTime, String> {
-    at(text.trim(), SystemTime::now()).ok_or_else(|| {
+pub(super) fn parse(text: &str) -> Result<When, String> {
+    let text = text.trim();
+    let age = humantime::parse_duration(text).ok().map(When::Ago);
+    age.or_else(|| at(text, SystemTime::now()).map(When::At)).ok_or_else(|| {
         "expected an age such as 90s, 24h or 7d, a day such as 2026-11-29, a time such as \
                         2026-11-29T03:00 (UTC), today or yesterday"
             .to_owned()
@@ -33,10 +61,6 @@ fn at(text: &str, now: SystemTime) -> Option<SystemTime> {
         _ => {}
     }
     let text = &text.replacen(' ', "T", usize::from(text.as_bytes().get(10) == Some(&b' ')));
-    if let Ok(age) = humantime::parse_duration(text) {
-        let begin = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        return Some(begin.max(SystemTime::UNIX_EPOCH));
-    }
     if let Ok(day) = Date::parse(text, DATE) {
         return Some(day.midnight().assume_utc().into());
     }
@@ -53,10 +77,6 @@ mod tests {
     fn as_people_write_them() {
         let (_, now) = moment("2026-11-29T12:34:56Z").unwrap();
         for (text, expected) in [
-            ("90s", "2026-11-29T12:33:26Z"),
-            ("30m", "2026-11-29T12:04:56Z"),
-            ("7d", "2026-11-22T12:34:56Z"),
-            ("30days", "2026-10-30T12:34:56Z"),
             ("today", "2026-11-29T00:00:00Z"),
             ("yesterday", "2026-11-28T00:00:00Z"),
             ("now", "2026-11-29T12:34:56Z"),
@@ -65,9 +85,17 @@ mod tests {
             ("2026-11-29 03:00", "2026-11-29T03:00:00Z"),
             ("2026-11-29T03:00:07", "2026-11-29T03:00:07Z"),
             ("2026-11-29T03:00:07+02:00", "2026-11-29T01:00:07Z"),
-            ("99999999d", "1970-01-01T00:00:00Z"),
         ] {
             assert_eq!(at(text, now).map(in_utc).as_deref(), Some(expected), "{text}");
+        }
+        for (text, expected) in [
+            ("90s", "2026-11-29T12:33:26Z"),
+            ("30m", "2026-11-29T12:04:56Z"),
+            ("7d", "2026-11-22T12:34:56Z"),
+            ("30days", "2026-10-30T12:34:56Z"),
+            ("99999999d", "1970-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(parse(text).map(|when| in_utc(when.at(now))).as_deref(), Ok(expected), "{text}");
         }
         for text in ["", "soon", "2026-13-01", "-1h", "29.11.2026"] {
             assert_eq!(at(text, now), None, "{text}");

@@ -41,8 +41,8 @@ pub(crate) struct Wish {
     pub(crate) from: Start,
     /// Go on when all has been told that streams had kept.
     pub(crate) follow: bool,
-    /// Before all else, what streams have kept of these since then.
-    pub(crate) before: Option<(Vec<String>, SystemTime)>,
+    /// Before all else, what streams have kept of these in so long.
+    pub(crate) before: Option<(Vec<String>, Duration)>,
 }
 
 /// Where to begin.
@@ -54,6 +54,8 @@ pub(crate) enum Start {
     First,
     /// With a stream's messages since this time.
     Since(SystemTime),
+    /// With those of so long, by the server's clock.
+    Ago(Duration),
     /// With the last message of each subject.
     Last,
 }
@@ -68,7 +70,6 @@ pub(crate) enum Heard {
         /// The streams that are read.
         streams: Vec<String>,
         /// What time it was for the server then; `None`: it was not asked, as no stream is read.
-        #[allow(dead_code, reason = "for commands that say how long ago something was")]
         now: Option<SystemTime>,
     },
     /// All that streams had kept has been told.
@@ -246,11 +247,15 @@ impl Listener<'_> {
         // First of all, so that nothing is missed that comes while history is read.
         let mut live = self.subscribe(link, &streams).await?;
         let now = streams.iter().filter_map(|stream| stream.now).max();
+        if let Start::Ago(age) = self.wish.from {
+            // The same place, should the connection break.
+            self.wish.from = Start::Since(before(now, age));
+        }
         self.tell(Heard::Connected { server: name, streams: names, now })?;
-        if let Some((subjects, since)) = self.wish.before.take() {
-            let told = self.history(link, &streams, &subjects, since);
+        if let Some((subjects, age)) = self.wish.before.take() {
+            let told = self.history(link, &streams, &subjects, before(now, age));
             if let Err(stop) = told.await {
-                self.wish.before = Some((subjects, since));
+                self.wish.before = Some((subjects, age));
                 return Err(stop);
             }
         }
@@ -378,6 +383,7 @@ impl Listener<'_> {
             _ if place > 0 => DeliverPolicy::ByStartSequence { start_sequence: place + 1 },
             Start::Now | Start::First => DeliverPolicy::All,
             Start::Since(when) => DeliverPolicy::ByStartTime { start_time: when.into() },
+            Start::Ago(age) => DeliverPolicy::ByStartTime { start_time: before(None, age).into() },
             Start::Last => DeliverPolicy::LastPerSubject,
         }
     }
@@ -441,6 +447,9 @@ impl Listener<'_> {
             _ if last > 0 => last + 1,
             Start::Now | Start::First => 1,
             Start::Since(when) => Raw::first_since(link, api, stream, when).await.map_err(explained)?,
+            Start::Ago(age) => {
+                Raw::first_since(link, api, stream, before(None, age)).await.map_err(explained)?
+            }
             Start::Last => {
                 for raw in Raw::last_of_each(link, api, name, filters).await.map_err(explained)? {
                     if is_wanted(&raw.subject) {
@@ -537,6 +546,11 @@ fn wanted<'a>(subjects: &'a [String], filters: &[String]) -> impl Fn(&str) -> bo
 }
 
 type Live = SelectAll<Pin<Box<dyn futures_util::Stream<Item = Message> + Send>>>;
+
+/// So long before now, by the server's clock if it has told the time.
+fn before(now: Option<SystemTime>, age: Duration) -> SystemTime {
+    now.unwrap_or_else(SystemTime::now).checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+}
 
 /// The server knows our subscriptions: it has then handled what we sent after them, too. Where we may not send to an
 /// inbox, a moment has to do.

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use super::{
     payload::{Data, Res},
+    status::Status,
     style::without_colors,
 };
-use crate::{harmless::one_line, message::KILLED};
+use crate::harmless::one_line;
 
 /// What became of a failed result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Failure {
 
     /// Why a run ended with this status. `lines` is what it printed, the last line first; `task` what it was at.
     pub(super) fn of_run<'a>(
-        status: &str,
+        status: Status,
         task: &str,
         lines: impl Iterator<Item = &'a str>,
         counter: u64,
@@ -87,8 +88,8 @@ impl Failure {
         let details: Vec<String> = last.into_iter().skip(begin).take(TOLD).collect();
         let at = if task.is_empty() { String::new() } else { format!(" at: {task}") };
         let why = match (status, details.first()) {
-            ("timeout", _) => format!("it ran out of time{at}"),
-            (KILLED, _) => format!("its process was killed{at}"),
+            (Status::Timeout, _) => format!("it ran out of time{at}"),
+            (Status::Killed, _) => format!("its process was killed{at}"),
             (_, Some(line)) => line.clone(),
             (_, None) => format!("it ended without a word{at}"),
         };

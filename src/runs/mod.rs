@@ -7,6 +7,7 @@
 //! - `payload`: a message, as far as it is understood;
 //! - `run`: what is known of one run;
 //! - `seen`: which of its events were heard: repeats, and gaps;
+//! - `status`: the states that it may be in;
 //! - `tasks`: its tasks, on each host, and for whom it waits;
 //! - `recap`, `failure`: how they went, and what went wrong;
 //! - `output`: what it printed.
@@ -17,6 +18,7 @@ mod payload;
 mod recap;
 mod run;
 mod seen;
+mod status;
 mod style;
 mod tasks;
 #[cfg(test)]
@@ -29,9 +31,10 @@ use std::{
 
 pub(crate) use self::{
     failure::{Failure, Fate},
-    output::{Line, Printer},
+    output::Printer,
     recap::Recap,
-    run::{Run, SILENT},
+    run::Run,
+    status::Status,
     style::{Color, Look, harmless, pieces},
     tasks::{Outcome, Step, Task, Waiting},
 };
@@ -69,23 +72,31 @@ pub(crate) struct News {
     pub(crate) counter: Option<u64>,
     /// What it printed: see [`harmless`].
     pub(crate) printed: Option<String>,
-    /// Of an event that is the result of a task on a host.
-    pub(crate) result: Option<TaskResult>,
+    /// Of an event of a task on a host.
+    pub(crate) on: Option<OnHost>,
 }
 
-/// The result of a task on a host.
+/// What an event tells of a task on a host.
 #[derive(Clone, Debug)]
-pub(crate) struct TaskResult {
+pub(crate) struct OnHost {
     pub(crate) host: String,
     pub(crate) task: String,
+    /// How it ended there. `None`: this is a part of it (an item of a loop, a difference, another try).
+    pub(crate) outcome: Option<Outcome>,
     pub(crate) is_changed: bool,
-    pub(crate) is_failed: bool,
+}
+
+impl OnHost {
+    /// Did it go wrong there, whatever became of that?
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self.outcome, Some(Outcome::Failed | Outcome::Unreachable | Outcome::Ignored))
+    }
 }
 
 impl News {
     fn of(word: impl Into<String>, text: String) -> Self {
         let (word, is_end) = (word.into(), false);
-        Self { run: 0, when: None, word, text, is_end, counter: None, printed: None, result: None }
+        Self { run: 0, when: None, word, text, is_end, counter: None, printed: None, on: None }
     }
 }
 
@@ -157,7 +168,9 @@ impl Runs {
             run.known_tasks = self.tasks_of.get(&run.playbook).copied();
         }
         if news.as_ref().is_some_and(|news| news.is_end)
-            && run.status() == "successful"
+            && run.status() == Status::Successful
+            // Of one that was not heard from its beginning they are too few.
+            && run.has_beginning()
             && run.task_count > 0
             && !run.playbook.is_empty()
         {

@@ -1,15 +1,6 @@
-//! What a job printed, from its events.
+//! What a job printed, from its events, and in which order it is shown.
 
 use std::collections::BTreeMap;
-
-/// Lines of one event, as the job printed them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
-    /// The event's counter.
-    pub(crate) counter: u64,
-    /// With ansible's colours (SGR); every other control sequence is made harmless.
-    pub(crate) text: String,
-}
 
 /// The last lines that a run printed.
 #[derive(Clone, Debug, Default)]
@@ -76,11 +67,12 @@ pub(super) fn printed(stdout: Option<&str>, start: Option<u64>, end: Option<u64>
     has_lines.then_some(text)
 }
 
-/// Puts the lines of a run in order: by counter, each once. A counter that does not come is waited for as long as
-/// [`Printer::skip`] is not called.
-#[derive(Debug, Default)]
-pub(crate) struct Printer {
-    waiting: BTreeMap<u64, Option<Line>>,
+/// Puts what events of a run have told in order: by counter, each once. A counter that does not come is waited for as long
+/// as [`Printer::skip`] is not called.
+#[derive(Debug)]
+pub(crate) struct Printer<T> {
+    /// By counter; in `runner_mode=subprocess` two events may have the same.
+    waiting: BTreeMap<u64, Vec<T>>,
     /// The next counter.
     next: Option<u64>,
 }
@@ -88,15 +80,21 @@ pub(crate) struct Printer {
 /// A counter that is overtaken by more than this does not come any more: the plugin's largest window.
 const OVERTAKEN: usize = 4096;
 
-impl Printer {
+impl<T> Default for Printer<T> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), next: None }
+    }
+}
+
+impl<T> Printer<T> {
     /// From this counter on.
     pub(crate) fn starting_at(first: u64) -> Self {
-        Self { waiting: BTreeMap::new(), next: Some(first) }
+        Self { next: Some(first), ..Self::default() }
     }
 
-    /// Takes an event's line (`None`: it prints none), and returns what is to be printed now.
-    pub(crate) fn take(&mut self, counter: u64, line: Option<Line>) -> Vec<Line> {
-        self.waiting.insert(counter, line);
+    /// Takes what an event has told (`None`: nothing), and returns what is to be printed now.
+    pub(crate) fn take(&mut self, counter: u64, told: Option<T>) -> Vec<T> {
+        self.waiting.entry(counter).or_default().extend(told);
         if self.next.is_none_or(|next| next > counter) || self.waiting.len() > OVERTAKEN {
             self.next = self.waiting.first_key_value().map(|(counter, _)| *counter);
         }
@@ -104,13 +102,13 @@ impl Printer {
     }
 
     /// Waits no longer for counters that are not there: all that is.
-    pub(crate) fn skip(&mut self) -> Vec<Line> {
-        let mut lines = Vec::new();
+    pub(crate) fn skip(&mut self) -> Vec<T> {
+        let mut ready = Vec::new();
         while let Some((counter, _)) = self.waiting.first_key_value() {
             self.next = Some(*counter);
-            lines.extend(self.ready());
+            ready.extend(self.ready());
         }
-        lines
+        ready
     }
 
     /// Was nothing taken so far?
@@ -123,13 +121,13 @@ impl Printer {
         !self.waiting.is_empty()
     }
 
-    fn ready(&mut self) -> Vec<Line> {
-        let mut lines = Vec::new();
-        while let Some((counter, line)) = self.next.and_then(|next| self.waiting.remove_entry(&next)) {
+    fn ready(&mut self) -> Vec<T> {
+        let mut ready = Vec::new();
+        while let Some((counter, told)) = self.next.and_then(|next| self.waiting.remove_entry(&next)) {
             self.next = counter.checked_add(1);
-            lines.extend(line);
+            ready.extend(told);
         }
-        lines
+        ready
     }
 }
 
@@ -137,33 +135,26 @@ impl Printer {
 mod tests {
     use super::*;
 
-    #[expect(clippy::unnecessary_wraps, reason = "as `take` wants it")]
-    fn line(counter: u64) -> Option<Line> {
-        Some(Line { counter, text: counter.to_string() })
-    }
-
-    fn numbers(lines: &[Line]) -> Vec<u64> {
-        lines.iter().map(|line| line.counter).collect()
-    }
-
     #[test]
     fn lines_come_in_order_and_once() {
         let mut printer = Printer::starting_at(1);
-        assert_eq!(numbers(&printer.take(2, line(2))), [0; 0]);
-        assert_eq!(numbers(&printer.take(3, None)), [0; 0]);
-        assert_eq!(numbers(&printer.take(1, line(1))), [1, 2]);
+        assert_eq!(printer.take(2, Some(2)), [0; 0]);
+        assert_eq!(printer.take(3, None), [0; 0]);
+        assert_eq!(printer.take(1, Some(1)), [1, 2]);
         assert!(!printer.is_waiting());
-        printer.take(6, line(6));
+        printer.take(6, Some(6));
+        // Two of one counter, while both wait.
+        printer.take(6, Some(66));
         assert!(printer.is_waiting());
-        assert_eq!(numbers(&printer.skip()), [6]);
-        assert_eq!(numbers(&printer.take(7, line(7))), [7]);
+        assert_eq!(printer.skip(), [6, 66]);
+        assert_eq!(printer.take(7, Some(7)), [7]);
         // Late is better than never.
-        assert_eq!(numbers(&printer.take(5, line(5))), [5]);
+        assert_eq!(printer.take(5, Some(5)), [5]);
         let mut unknown = Printer::default();
-        assert_eq!(numbers(&unknown.take(41, line(41))), [41]);
+        assert_eq!(unknown.take(41, Some(41)), [41]);
         let mut far = Printer::starting_at(1);
         let count =
-            (2..).take(OVERTAKEN + 1).map(|counter| far.take(counter, line(counter)).len()).sum::<usize>();
+            (2..).take(OVERTAKEN + 1).map(|counter| far.take(counter, Some(counter)).len()).sum::<usize>();
         assert_eq!(count, OVERTAKEN + 1);
     }
 

@@ -8,27 +8,28 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    News, RECAP, TaskResult,
+    News, OnHost, RECAP,
     failure::{Failure, Fate, find_rescued},
     output::{Output, printed},
     payload::{Data, Payload, Res},
     recap::Recap,
     seen::{Hearing, Seen},
+    status::Status,
     style::{harmless, without_colors},
     tasks::{Outcome, Task, Tasks, Told, Waiting, What},
 };
 use crate::{
     harmless::one_line,
-    message::{END_STATES, KILLED, Kind, Own, Received, RunId, STARTING, moment},
+    message::{KILLED, Kind, Own, Received, RunId, moment},
 };
-
-/// The state of a run that says nothing any more.
-pub(crate) const SILENT: &str = "silent";
 
 /// A run that says nothing for this long is silent, unless it gives signs of life at a pace of its own.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// How many failures of a run are kept.
 const FAILURES: usize = 1_000;
+
+/// The event that a task begins on a host.
+const BEGINS: &str = "runner_on_start";
 
 /// How it is known that the process of a run is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub(crate) struct Run {
     pub(crate) task: String,
     /// The counters of the events that say so, of the play and of the task.
     named_at: [u64; 2],
-    status: Option<String>,
+    status: Option<Status>,
     /// Its process is gone, and it had not ended.
     death: Option<Death>,
     nonce: Option<String>,
@@ -141,24 +142,23 @@ impl Run {
     }
 
     /// The last status that ansible-runner told; `running` if none was heard.
-    pub(crate) fn status(&self) -> &str {
-        match (&self.status, self.death) {
-            (Some(status), _) if END_STATES.contains(&status.as_str()) => status,
-            (_, Some(_)) => KILLED,
-            (status, None) => status.as_deref().unwrap_or("running"),
+    pub(crate) fn status(&self) -> Status {
+        match (self.status, self.death) {
+            (Some(status), _) if status.is_end() => status,
+            (_, Some(_)) => Status::Killed,
+            (status, None) => status.unwrap_or(Status::Running),
         }
     }
 
     /// Has it ended, by itself or not?
     pub(crate) fn is_over(&self) -> bool {
-        let status = self.status();
-        END_STATES.contains(&status) || status == KILLED
+        self.status().is_end()
     }
 
     /// What to show: its status, or `silent` if it has said nothing for too long. `limit`: how long that is, if
     /// somebody says so.
-    pub(crate) fn state(&self, now: SystemTime, limit: Option<Duration>) -> &str {
-        if self.is_silent(now, limit) { SILENT } else { self.status() }
+    pub(crate) fn state(&self, now: SystemTime, limit: Option<Duration>) -> Status {
+        if self.is_silent(now, limit) { Status::Silent } else { self.status() }
     }
 
     fn is_silent(&self, now: SystemTime, limit: Option<Duration>) -> bool {
@@ -171,8 +171,16 @@ impl Run {
         now.duration_since(self.heard).unwrap_or_default()
     }
 
+    /// Was its first word heard? Else it is not known when it began, only that it was before.
+    pub(crate) fn has_beginning(&self) -> bool {
+        self.seen.from_start
+    }
+
     /// How long it has taken, or takes so far; `None` if nobody knows when it began.
     pub(crate) fn duration(&self, now: SystemTime) -> Option<Duration> {
+        if !self.has_beginning() {
+            return None;
+        }
         let end = if self.is_over() { self.ended? } else { now };
         Some(end.duration_since(self.started?).unwrap_or_default())
     }
@@ -294,9 +302,9 @@ impl Run {
 
     /// A run that failed though no task did has a reason all the same.
     fn explain(&mut self) {
-        let is_bad = ["failed", "error", "timeout", KILLED].contains(&self.status());
+        let status = self.status();
         // Of a run whose events were not read nobody can say.
-        if !is_bad || !self.has_events() {
+        if !status.is_failure() || !self.has_events() {
             return;
         }
         self.failures.retain(|failure| !failure.is_of_run());
@@ -304,9 +312,8 @@ impl Run {
         if self.failures.iter().any(counts) {
             return;
         }
-        let status = self.status().to_owned();
         let counter = self.seen.highest.unwrap_or(0);
-        let reason = Failure::of_run(&status, &self.task, self.output.lines().rev(), counter);
+        let reason = Failure::of_run(status, &self.task, self.output.lines().rev(), counter);
         self.failures.push(reason);
     }
 
@@ -369,12 +376,12 @@ impl Run {
         own: Option<Own<'_>>,
         when: Option<SystemTime>,
     ) -> Option<News> {
-        let is_end = END_STATES.contains(&status);
+        let status = Status::parse(status)?;
         let nonce = match own {
             Some(Own::Other { nonce, .. }) => Some(nonce),
             _ => None,
         };
-        if status == STARTING {
+        if status == Status::Starting {
             self.seen.from_start = true;
             // What the command says, whatever came first.
             if let Some(job) = payload.job() {
@@ -384,21 +391,17 @@ impl Run {
         if let Some(nonce) = nonce {
             self.nonce.get_or_insert_with(|| nonce.to_owned());
         }
-        let rank = |status: &str| match status {
-            "starting" => 0,
-            "running" => 1,
-            _ => 2,
-        };
-        // A repeat, or one that comes late.
-        if self.status.as_deref().is_some_and(|known| rank(known) >= rank(status)) {
+        // A repeat, or one that comes late. What ended first has ended it.
+        if self.status.is_some_and(|known| known >= status || known.is_end()) {
             return None;
         }
-        self.status = Some(status.to_owned());
+        self.status = Some(status);
+        let is_end = status.is_end();
         if is_end {
             self.ended = when.or(self.last_event);
             self.death = None;
         }
-        Some(News { is_end, ..News::of(status, String::new()) })
+        Some(News { is_end, ..News::of(status.as_str(), String::new()) })
     }
 
     fn on_event(
@@ -428,7 +431,7 @@ impl Run {
             self.task = one_line(task);
             self.named_at[1] = counter;
         }
-        let failure = self.count(name, counter, payload, &data, &result, when);
+        let (outcome, failure) = self.count(name, counter, payload, &data, &result, when);
         let text = printed(payload.stdout.as_deref(), payload.start_line, payload.end_line).map(harmless);
         if let Some(text) = &text {
             self.output.add(counter, u64::from(hearing == Hearing::Another), text.clone());
@@ -436,11 +439,11 @@ impl Run {
         let mut news = self.describe(name, &data, &result, failure.as_ref());
         news.counter = Some(counter);
         news.printed = text;
-        news.result = is_result(name).then(|| TaskResult {
-            host: one_line(data.host.as_deref().unwrap_or_default()),
+        news.on = data.host.as_deref().filter(|_| name != BEGINS).map(|host| OnHost {
+            host: one_line(host),
             task: one_line(data.task.as_deref().unwrap_or_default()),
+            outcome,
             is_changed: result.changed == Some(true),
-            is_failed: failure.is_some(),
         });
         if news.text.is_empty() {
             let line =
@@ -467,7 +470,7 @@ impl Run {
         find_rescued(&mut self.failures, &self.rescued);
     }
 
-    /// What an event says of tasks and their results; a failure, if it is one.
+    /// What an event says of tasks and their results: how one ended, and what went wrong if it did.
     fn count(
         &mut self,
         name: &str,
@@ -476,7 +479,7 @@ impl Run {
         data: &Data<'_>,
         result: &Res,
         when: Option<SystemTime>,
-    ) -> Option<Failure> {
+    ) -> (Option<Outcome>, Option<Failure>) {
         if name == "playbook_on_stats" {
             if let Some(stats) = payload.stats() {
                 self.recap = Recap::from(&stats);
@@ -484,7 +487,7 @@ impl Run {
                 self.rescued = stats.rescued;
                 self.find_rescued();
             }
-            return None;
+            return (None, None);
         }
         let is_start = name == "playbook_on_task_start";
         self.task_count += u64::from(is_start);
@@ -508,7 +511,7 @@ impl Run {
             let host = one_line(data.host.as_deref().unwrap_or_default());
             let what = match (name, outcome) {
                 _ if is_start => What::Start,
-                ("runner_on_start", _) => What::Begins(&host),
+                (BEGINS, _) => What::Begins(&host),
                 (_, Some(outcome)) => What::Ends(&host, outcome),
                 _ => What::Other,
             };
@@ -516,7 +519,7 @@ impl Run {
             let name = one_line(data.task.as_deref().unwrap_or_default());
             self.tasks.hear(Told { counter, uuid, name: &name, when, what, counts: &counts });
         }
-        fate.map(|fate| Failure::new(counter, data, result, fate))
+        (outcome, fate.map(|fate| Failure::new(counter, data, result, fate)))
     }
 
     fn describe(&self, name: &str, data: &Data<'_>, result: &Res, failure: Option<&Failure>) -> News {
@@ -544,11 +547,6 @@ impl Run {
         };
         News::of(word, text)
     }
-}
-
-/// Is an event of this name the result of a task on a host?
-fn is_result(name: &str) -> bool {
-    matches!(name, "runner_on_ok" | "runner_on_failed" | "runner_on_unreachable" | "runner_on_skipped")
 }
 
 fn uuid_of(own: Option<Own<'_>>) -> Option<&str> {

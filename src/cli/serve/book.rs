@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use super::metrics::Metrics;
 use crate::{
-    cli::{runs::Listed, source::Source},
+    cli::{reading::Source, runs::Listed},
     message::Received,
     runs::{Run, RunKey, Runs},
 };
@@ -113,8 +113,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn state<'a>(&self, run: &'a Run, now: SystemTime) -> &'a str {
-        run.state(now, self.silent_after)
+    pub(super) fn state(&self, run: &Run, now: SystemTime) -> &'static str {
+        run.state(now, self.silent_after).as_str()
     }
 }
 

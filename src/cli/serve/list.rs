@@ -10,10 +10,7 @@ use super::{
     page::{self, address_of, badge, counts, duration, in_url, time},
     plot,
 };
-use crate::{
-    cli::runs::states,
-    runs::{Run, Runs},
-};
+use crate::runs::{Run, Runs, Status};
 
 /// Runs on a page.
 const ROWS: usize = 100;
@@ -97,7 +94,7 @@ fn summary(book: &Book, shared: &Shared, now: SystemTime) -> Markup {
     let count = |state: &str| book.runs.all().filter(|(_, run)| shared.state(run, now) == state).count();
     html! {
         ul #summary.summary aria-label="Runs by state" {
-            @for state in states() {
+            @for state in Status::ALL.map(Status::as_str) {
                 @let count = count(state);
                 @if count > 0 {
                     li { a href={ "/?state=" (state) } { (badge(state)) " " b { (count) } } }
@@ -115,7 +112,7 @@ fn form(wanted: &Wanted) -> Markup {
                 "State "
                 select name="state" {
                     option value="" { "any" }
-                    @for state in states() { option value=(state) selected[wanted.state == state] { (state) } }
+                    @for state in Status::ALL.map(Status::as_str) { option value=(state) selected[wanted.state == state] { (state) } }
                 }
             }
             @if !wanted.playbook.is_empty() {

@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use crate::{
     message::{KILLED, Kind},
-    runs::{News, RECAP, Recap, Run, RunKey, Runs, SILENT},
+    runs::{News, RECAP, Recap, Run, RunKey, Runs, Status},
 };
 
 /// The content type of `OpenMetrics`, and that of the older form.
@@ -136,7 +136,7 @@ impl Metrics {
             connected.clone(),
         );
         // What has not happened yet is there, too: an alert on it must not wait for the first time.
-        for state in ["running", SILENT] {
+        for state in [Status::Running, Status::Silent].map(Status::as_str) {
             drop(metrics.open.get_or_create(&InState { state }));
         }
         for kind in [Kind::Event, Kind::Status, Kind::Heartbeat] {
@@ -164,7 +164,7 @@ impl Metrics {
         }
         if news.is_end {
             let playbook = self.label(&run.playbook);
-            let status = run.status().to_owned();
+            let status = run.status().as_str().to_owned();
             let labels = Ended { playbook: playbook.clone(), status };
             self.ended.get_or_create(&labels).inc();
             if let Some(ended) = run.ended.and_then(|ended| ended.duration_since(SystemTime::UNIX_EPOCH).ok())
@@ -215,12 +215,12 @@ impl Metrics {
         let now = SystemTime::now();
         let open = runs.all().map(|(_, run)| run).filter(|run| !run.is_over());
         let (silent, running): (Vec<_>, Vec<_>) =
-            open.partition(|run| run.state(now, silent_after) == SILENT);
+            open.partition(|run| run.state(now, silent_after) == Status::Silent);
         let gauge = |state, count: usize| {
             self.open.get_or_create(&InState { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
         };
-        gauge("running", running.len());
-        gauge(SILENT, silent.len());
+        gauge(Status::Running.as_str(), running.len());
+        gauge(Status::Silent.as_str(), silent.len());
         self.connected.set(i64::from(is_connected));
         let mut encoded = String::new();
         // Writing to a text cannot fail.

@@ -35,7 +35,8 @@ use self::{
 use super::{
     Exit,
     options::Options,
-    source::{Source, Stopped},
+    reading::{Next, Source, Told},
+    stop::Stop,
     terminal::{complain, remark},
 };
 use crate::nats::{Heard, Start, Wish};
@@ -75,24 +76,13 @@ pub(super) struct Arguments {
     options: Options,
 }
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
-    let guard = match Guard::new(arguments) {
-        Ok(guard) => guard,
-        Err(problem) => {
-            complain(&problem);
-            return Ok(Exit::Problem);
-        }
-    };
-    let listener = match TcpListener::bind(arguments.listen) {
-        Ok(listener) => listener,
-        Err(error) => {
-            complain(&format!("--listen {}: {error}", arguments.listen));
-            return Ok(Exit::Problem);
-        }
-    };
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
+    let guard = Guard::new(arguments).map_err(Stop::Problem)?;
+    let bound = TcpListener::bind(arguments.listen);
+    let listener = bound.map_err(|error| Stop::Problem(format!("--listen {}: {error}", arguments.listen)))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+    let source = Source::open(&arguments.options)?;
     let shared = Arc::new(Shared::new(source, arguments.silent_after, arguments.since));
     remark(&format!("serving on http://{address}/"));
     let reader = {
@@ -122,40 +112,34 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
     if shared.source.is_interrupted() {
         return Ok(Exit::Success);
     }
-    reader.join().unwrap_or(Ok(Exit::Problem))
+    reader.join().unwrap_or(Err(Stop::Said))
 }
 
 /// Reads what runs say, until the server refuses us for good.
-fn read(shared: &Shared) -> io::Result<Exit> {
+fn read(shared: &Shared) -> Result<Exit, Stop> {
     let subjects = shared.source.filters(None, None, None);
-    let from = SystemTime::now().checked_sub(shared.since).unwrap_or(SystemTime::UNIX_EPOCH);
     let wish = |from| Wish { subjects: subjects.clone(), from, follow: true, before: None };
-    let heard = shared.source.listen(wish(Start::Since(from)))?;
+    let heard = shared.source.listen(wish(Start::Ago(shared.since)))?;
     match follow(shared, &heard) {
-        Stopped::NoStream => {
+        Err(Stop::NoStream) => {
             complain(
                 "no stream takes what runs publish: runs are known from now on (`ansible-runner-nats stream create`)",
             );
             let heard = shared.source.listen(wish(Start::Now))?;
             shared.book().has_caught_up = true;
-            Ok(follow(shared, &heard).exit())
+            follow(shared, &heard)
         }
-        stopped => Ok(stopped.exit()),
+        ended => ended,
     }
 }
 
-fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Stopped {
+fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
     const PROGRESS: Duration = Duration::from_secs(2);
     let (began, mut said) = (Instant::now(), Instant::now());
-    loop {
-        let heard = match shared.source.next(heard, None) {
-            Ok(heard) => heard,
-            Err(stopped) => return stopped,
-        };
+    shared.source.read(heard, None, |told| {
         let mut book = shared.book();
-        match heard {
-            Heard::Connected { server, streams, .. } => {
-                let server = shared.source.hide(server);
+        match told {
+            Told::Connected { server, streams } => {
                 let from = if streams.is_empty() {
                     String::new()
                 } else {
@@ -164,14 +148,14 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Stopped {
                 remark(&format!("connected to {server}{from}"));
                 book.connected(server, streams);
             }
-            Heard::Message(message) => {
+            Told::Message(message) => {
                 book.hear(&message);
                 if !book.has_caught_up && said.elapsed() > PROGRESS {
                     said = Instant::now();
                     remark(&format!("{} messages read so far", book.runs.messages));
                 }
             }
-            Heard::CaughtUp => {
+            Told::CaughtUp => {
                 book.has_caught_up = true;
                 let Book { runs, .. } = &*book;
                 let (messages, count) = (runs.messages, runs.all().count());
@@ -180,12 +164,12 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Stopped {
                     began.elapsed().as_secs_f64()
                 ));
             }
-            Heard::Lost(reason) => {
-                let reason = shared.source.hide(reason);
+            Told::Lost(reason) => {
                 complain(&reason);
                 book.lost(reason);
             }
-            Heard::Failed(_) | Heard::NoStream => {}
+            Told::Nothing => {}
         }
-    }
+        Ok(Next::More(None))
+    })
 }

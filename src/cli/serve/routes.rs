@@ -35,13 +35,14 @@ use super::{
 };
 use crate::{
     cli::{
-        logs::beginning_of,
+        reading::{Next as Then, Told as Heard, beginning_of},
         runs::Listed,
+        stop::Stop,
         terminal::{printable, remark},
     },
     message::in_utc,
-    nats::{Heard, Wish},
-    runs::{Failure, Line, Printer, Recap, Run, RunKey, Task},
+    nats::Wish,
+    runs::{Failure, Printer, Recap, Run, RunKey, Task},
 };
 
 /// Those who listen to changes, at once.
@@ -280,26 +281,26 @@ async fn log(State(App { shared, logs, .. }): State<App>, Path(name): Path<Name>
 }
 
 /// Reads a run from the stream, and hands on what it printed.
-fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<Bytes>>) -> Result<(), Stop> {
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-    let send = |lines: Vec<Line>| {
-        let text: String = lines.into_iter().flat_map(|line| [line.text, "\n".to_owned()]).collect();
+    let send = |lines: Vec<String>| {
+        let text: String = lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
         if text.is_empty() { Ok(()) } else { out.blocking_send(Ok(text.into())).map_err(|_| gone()) }
     };
     let heard = shared.source.listen(wish)?;
     let (mut runs, mut printer) = (shared.source.runs(), Printer::default());
     let mut wanted: Option<RunKey> = None;
-    loop {
-        match shared.source.next(&heard, None) {
-            Ok(Heard::Message(message)) => {
-                let Some(news) = runs.hear(&message, SystemTime::now()) else { continue };
+    let read = shared.source.read(&heard, None, |told| {
+        match told {
+            Heard::Message(message) => {
+                let Some(news) = runs.hear(&message, SystemTime::now()) else { return Ok(Then::More(None)) };
                 let is_it = |found: &Run| {
                     found.ident == run.ident
                         && found.subject_id == run.subject_id
                         && (found.identity == run.identity || found.identity.is_none())
                 };
                 if !runs.get(news.run).is_some_and(is_it) {
-                    continue;
+                    return Ok(Then::More(None));
                 }
                 if wanted.is_some_and(|wanted| wanted != news.run) {
                     // An ident was used again.
@@ -307,17 +308,21 @@ fn print(shared: &Shared, wish: Wish, run: &Run, out: &mpsc::Sender<io::Result<B
                     printer = Printer::default();
                 }
                 wanted = Some(news.run);
-                let Some(counter) = news.counter else { continue };
-                send(printer.take(counter, news.printed.map(|text| Line { counter, text })))?;
+                if let Some(counter) = news.counter {
+                    send(printer.take(counter, news.printed))?;
+                }
             }
-            Ok(Heard::CaughtUp) => return send(printer.skip()),
-            Ok(_) => {}
-            Err(_) => {
-                send(printer.skip())?;
-                return out.blocking_send(Err(io::Error::other("the stream broke off"))).map_err(|_| gone());
-            }
+            Heard::CaughtUp => return Ok(Then::Enough(())),
+            _ => {}
         }
+        Ok(Then::More(None))
+    });
+    send(printer.skip())?;
+    if read.is_err() {
+        let broken = Err(io::Error::other("the stream broke off"));
+        out.blocking_send(broken).map_err(|_| gone())?;
     }
+    Ok(())
 }
 
 /// What changes, as it changes: server-sent events, each a run as `/api/runs` has it.

@@ -158,14 +158,17 @@ fn about(run: &Run, now: SystemTime, silent_after: Option<Duration>, wide: usize
         format!("{}  {}", run.subject_id, run.ident)
     };
     let time = run.duration(now).map_or_else(String::new, |time| format!("  {}", in_short(time)));
-    let began = run.started.map_or_else(String::new, |when| format!("  since {}", in_utc(when)));
+    let began = run
+        .started
+        .filter(|_| run.has_beginning())
+        .map_or_else(String::new, |when| format!("  since {}", in_utc(when)));
     let silence =
         if run.is_over() { String::new() } else { format!("  heard {} ago", in_short(run.silence(now))) };
     let known = run.known_tasks.map_or_else(String::new, |known| format!("/{known}"));
-    let room = wide.saturating_sub(width(state) + 2);
+    let room = wide.saturating_sub(width(state.as_str()) + 2);
     let mut lines = vec![
         Line::from(vec![
-            Span::styled(state.to_owned(), state_style(state)),
+            Span::styled(state.as_str(), state_style(state)),
             Span::from("  "),
             Span::styled(clipped(&name, room), Style::new().bold()),
         ]),

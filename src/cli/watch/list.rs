@@ -18,7 +18,7 @@ use super::{
     columns::{GAP, Need, fit},
     text::{clipped, width},
 };
-use crate::runs::{Failure, Fate, Run, RunKey, Runs, SILENT, in_short};
+use crate::runs::{Failure, Fate, Run, RunKey, Runs, Status, in_short};
 
 /// In which order runs are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl List {
         let place = self.marked.and_then(|id| self.shown.iter().position(|shown| *shown == id));
         self.at = place.unwrap_or(self.at).min(shown.len().saturating_sub(1));
         let third = usize::from(area.height / 3);
-        let failures = grouped(&shown, &self.filter, third);
+        let failures = grouped(&shown, &self.filter, third, |run| run.state(now, silent_after));
         self.shown_failures = failures.iter().map(|row| row.run).collect();
         self.failure_at = self.failure_at.min(failures.len().saturating_sub(1));
         if failures.is_empty() {
@@ -175,12 +175,12 @@ impl List {
 
     /// What the first line says of the runs, and the last line of the keys.
     pub(super) fn head(&self, runs: &Runs, now: SystemTime, silent_after: Option<Duration>) -> String {
-        let of = |state: &str| {
+        let of = |state: Status| {
             let id = |id: &RunKey| runs.get(*id).is_some_and(|run| run.state(now, silent_after) == state);
             self.shown.iter().filter(|run| id(run)).count()
         };
-        let open = of("running") + of("starting");
-        let silent = of(SILENT);
+        let open = of(Status::Running) + of(Status::Starting);
+        let silent = of(Status::Silent);
         let silent = if silent > 0 { format!(", {silent} silent") } else { String::new() };
         format!(
             "{} run{}, {open} running{silent}",
@@ -229,7 +229,7 @@ fn matches(run: &Run, filter: &str, now: SystemTime, silent_after: Option<Durati
     if filter.is_empty() {
         return true;
     }
-    let state = run.state(now, silent_after);
+    let state = run.state(now, silent_after).as_str();
     let texts = [&run.subject_id, &run.ident, &run.playbook, &run.play, &run.task].map(String::as_str);
     let contains = |text: &str| text.to_lowercase().contains(filter);
     texts.into_iter().chain([state]).any(contains)
@@ -237,14 +237,15 @@ fn matches(run: &Run, filter: &str, now: SystemTime, silent_after: Option<Durati
 }
 
 fn is_about(failure: &Failure, filter: &str) -> bool {
-    [&failure.host, &failure.task, &failure.why].into_iter().any(|text| text.to_lowercase().contains(filter))
+    let texts = [&failure.host, &failure.task, &failure.why].map(String::as_str);
+    texts.into_iter().chain([failure.fate.as_str()]).any(|text| text.to_lowercase().contains(filter))
 }
 
-pub(super) fn state_style(state: &str) -> Style {
+pub(super) fn state_style(state: Status) -> Style {
     match state {
-        "successful" => Style::new().fg(Color::Green),
-        "running" | "starting" => Style::new().bold(),
-        SILENT => Style::new().fg(Color::Yellow).bold(),
+        Status::Successful => Style::new().fg(Color::Green),
+        Status::Running | Status::Starting => Style::new().bold(),
+        Status::Silent => Style::new().fg(Color::Yellow).bold(),
         _ => Style::new().fg(Color::Red),
     }
 }
@@ -280,22 +281,22 @@ impl Cell {
 type Head = (&'static str, usize, Option<usize>, bool, bool);
 
 const COLUMNS: [Head; 16] = [
-    ("subject id", 11, Some(6), false, false),
+    ("subject id", 2, Some(6), false, false),
     ("ident", 0, Some(14), false, true),
     ("state", 1, None, false, true),
-    ("playbook", 8, Some(8), false, false),
-    ("task", 6, Some(10), false, true),
-    ("tasks", 7, None, true, true),
-    ("ok", 9, None, true, true),
-    ("changed", 5, None, true, true),
-    ("failed", 2, None, true, true),
-    ("unreach", 3, None, true, false),
+    ("playbook", 9, Some(8), false, false),
+    ("task", 7, Some(10), false, true),
+    ("tasks", 8, None, true, true),
+    ("ok", 10, None, true, true),
+    ("changed", 6, None, true, true),
+    ("failed", 3, None, true, true),
+    ("unreach", 4, None, true, false),
     ("skipped", 13, None, true, false),
     ("rescued", 14, None, true, false),
     ("ignored", 15, None, true, false),
     ("missing", 12, None, true, false),
-    ("time", 4, None, true, true),
-    ("heard", 10, None, true, true),
+    ("time", 5, None, true, true),
+    ("heard", 11, None, true, true),
 ];
 
 impl Table {
@@ -312,7 +313,7 @@ impl Table {
         [
             Cell::text(&run.subject_id),
             Cell::text(&run.ident),
-            Cell { style: state_style(state), ..Cell::text(state) },
+            Cell { style: state_style(state), ..Cell::text(state.as_str()) },
             Cell::text(&run.playbook),
             Cell::text(&run.task),
             Cell::text(&tasks),
@@ -405,15 +406,21 @@ enum What<'a> {
 }
 
 /// What went wrong, by run: each run has a head, and its last failures below it.
-fn grouped<'a>(runs: &[(RunKey, &'a Run)], filter: &str, room: usize) -> Vec<Row<'a>> {
+fn grouped<'a>(
+    runs: &[(RunKey, &'a Run)],
+    filter: &str,
+    room: usize,
+    state: impl Fn(&Run) -> Status,
+) -> Vec<Row<'a>> {
     let filter = filter.to_lowercase();
     let with_failures = runs.iter().filter(|(_, run)| !run.failures.is_empty()).count();
     // A head, the failures, and what says that there are more.
     let each = (room / with_failures.max(1)).saturating_sub(2).clamp(1, FAILURES_OF_A_RUN);
     let mut rows = Vec::new();
     for (id, run) in runs {
-        let named = [&run.subject_id, &run.ident, &run.playbook, &run.play, &run.task];
-        let is_run_wanted = named.into_iter().any(|text| text.to_lowercase().contains(&filter));
+        let named = [&run.subject_id, &run.ident, &run.playbook, &run.play, &run.task].map(String::as_str);
+        let is_run_wanted =
+            named.into_iter().chain([state(run).as_str()]).any(|text| text.to_lowercase().contains(&filter));
         let wanted: Vec<&Failure> =
             run.failures.iter().filter(|failure| is_run_wanted || is_about(failure, &filter)).collect();
         if wanted.is_empty() {
@@ -457,7 +464,11 @@ fn draw_failures(frame: &mut Frame<'_>, area: Rect, rows: &[Row<'_>], at: usize,
                 let text = clipped(&text, usize::from(area.width).saturating_sub(width(&word)));
                 Line::from(vec![Span::styled(word, fate_style(*fate)), Span::from(text)])
             }
-            What::More(count) => Line::from(format!("  {count} earlier ones: Enter shows them")).dim(),
+            What::More(count) => Line::from(format!(
+                "  {count} earlier {}: Enter shows them",
+                if *count == 1 { "one" } else { "ones" }
+            ))
+            .dim(),
         };
         let is_marked = is_focused && number == at;
         lines.push(if is_marked { line.style(Style::new().add_modifier(Modifier::REVERSED)) } else { line });

@@ -14,7 +14,7 @@ mod text;
 
 use std::{
     io::{self, IsTerminal},
-    sync::mpsc::{Receiver, TryRecvError},
+    sync::mpsc::{Receiver, TryRecvError, channel},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -24,14 +24,15 @@ use self::screen::{Screen, Wanted};
 use super::{
     Exit,
     options::Options,
-    source::{Source, Stopped},
+    reading::{Next, Source, Told},
+    stop::Stop,
     terminal::{complain, json_line, stdout, tone_of},
-    when,
+    when::{self, When},
 };
 use crate::{
     message::{Kind, in_utc},
     nats::{Heard, Start, Wish},
-    runs::{News, Run, RunKey, Runs},
+    runs::{News, Run, RunKey, Runs, Status},
 };
 
 /// Show what runs are doing, live.
@@ -49,7 +50,7 @@ pub(super) struct Arguments {
     from_stream: bool,
     /// First what a stream has kept since then: an age, a day, a time in UTC, today or yesterday
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
-    since: Option<SystemTime>,
+    since: Option<When>,
     /// A run that has said nothing for so long is silent [default: 60s, or two of its heartbeats]
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     silent_after: Option<Duration>,
@@ -85,17 +86,16 @@ fn subject(text: &str) -> Result<String, String> {
 /// How far back the screen knows runs from the start.
 const LOOK_BACK: Duration = Duration::from_secs(86_400);
 
-pub(super) fn run(arguments: &Arguments) -> io::Result<Exit> {
-    let Some(source) = Source::open(&arguments.options)? else { return Ok(Exit::Problem) };
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
+    let source = Source::open(&arguments.options)?;
     let is_screen = !arguments.plain && !arguments.json && io::stdout().is_terminal();
-    let ago = |age| SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
     let from = match (arguments.since, arguments.from_stream) {
-        (Some(since), _) => Start::Since(since),
+        (Some(since), _) => since.start(),
         (None, true) => Start::First,
         (None, false) => Start::Now,
     };
     let looks_back = is_screen && from == Start::Now && arguments.subject.is_none();
-    let statuses = || (source.filters(None, None, Some(Kind::Status)), ago(LOOK_BACK));
+    let statuses = || (source.filters(None, None, Some(Kind::Status)), LOOK_BACK);
     let subjects = arguments
         .subject
         .as_ref()
@@ -129,40 +129,45 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn in_lines(&mut self) -> io::Result<Exit> {
-        while !self.has_seen_enough() {
-            match self.source.next(&self.heard, None) {
-                Ok(Heard::Connected { server, streams, .. }) => {
-                    let stream = match streams.as_slice() {
-                        [] => String::new(),
-                        names => format!(" from stream {}", names.join(", ")),
-                    };
-                    complain(&format!(
-                        "connected to {}, listening to {}{stream}",
-                        self.source.hide(server),
-                        self.subjects
-                    ));
-                }
-                Ok(Heard::Lost(reason)) => complain(&self.source.hide(reason)),
-                Ok(Heard::Message(message)) => {
-                    let news = self.runs.hear(&message, SystemTime::now());
-                    self.count(news.as_ref());
-                    if self.arguments.json {
-                        stdout(|out| writeln!(out, "{}", json_line(&message.payload)))?;
-                    } else if let Some(news) = news
-                        && let Some(run) = self.runs.get(news.run)
-                    {
-                        stdout(|out| writeln!(out, "{}", line(run, &news)))?;
-                    }
-                }
-                Ok(Heard::CaughtUp | Heard::Failed(_) | Heard::NoStream) => {}
-                Err(stopped) => return Ok(stopped.exit()),
-            }
+    fn in_lines(&mut self) -> Result<Exit, Stop> {
+        if self.has_seen_enough() {
+            return Ok(Exit::Success);
         }
-        Ok(Exit::Success)
+        let Self { source, heard, .. } = self;
+        let (source, heard) = (*source, std::mem::replace(heard, channel().1));
+        source.read(&heard, None, |told| {
+            self.on(told)?;
+            Ok(if self.has_seen_enough() { Next::Enough(Exit::Success) } else { Next::More(None) })
+        })
     }
 
-    fn on_screen(&mut self) -> io::Result<Exit> {
+    fn on(&mut self, told: Told) -> io::Result<()> {
+        match told {
+            Told::Connected { server, streams } => {
+                let stream = match streams.as_slice() {
+                    [] => String::new(),
+                    names => format!(" from stream {}", names.join(", ")),
+                };
+                complain(&format!("connected to {server}, listening to {}{stream}", self.subjects));
+            }
+            Told::Lost(reason) => complain(&reason),
+            Told::Message(message) => {
+                let news = self.runs.hear(&message, self.source.now());
+                self.count(news.as_ref());
+                if self.arguments.json {
+                    stdout(|out| writeln!(out, "{}", json_line(&message.payload)))?;
+                } else if let Some(news) = news
+                    && let Some(run) = self.runs.get(news.run)
+                {
+                    stdout(|out| writeln!(out, "{}", line(run, &news)))?;
+                }
+            }
+            Told::CaughtUp | Told::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn on_screen(&mut self) -> Result<Exit, Stop> {
         /// As often as anybody can see.
         const FRAME: Duration = Duration::from_millis(100);
         let mut screen = Screen::open(self.arguments.silent_after)?;
@@ -175,31 +180,29 @@ impl Watch<'_> {
             let began = Instant::now();
             while began.elapsed() < FRAME {
                 match self.heard.try_recv() {
-                    Ok(Heard::Connected { server, streams, .. }) => {
+                    Ok(Heard::Connected { server, streams, now }) => {
+                        self.source.learn(now);
                         self.has_stream = !streams.is_empty();
                         screen.server = format!("connected to {}", self.source.hide(server));
                     }
                     Ok(Heard::CaughtUp) => {}
                     Ok(Heard::Lost(reason)) => screen.server = self.source.hide(reason),
                     Ok(Heard::Failed(reason)) => {
-                        drop(screen);
-                        complain(&self.source.hide(reason));
-                        return Ok(Exit::Problem);
+                        return Err(Stop::Problem(self.source.hide(reason)));
                     }
                     Ok(Heard::NoStream) => {
-                        drop(screen);
-                        return Ok(Stopped::NoStream.exit());
+                        return Err(Stop::NoStream);
                     }
                     Ok(Heard::Message(message)) => {
-                        let news = self.runs.hear(&message, SystemTime::now());
+                        let news = self.runs.hear(&message, self.source.now());
                         self.count(news.as_ref());
                     }
                     Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return Ok(Exit::Problem),
+                    Err(TryRecvError::Disconnected) => return Err(Stop::Said),
                 }
             }
             self.take_fetched(began, FRAME);
-            screen.draw(&self.runs, SystemTime::now())?;
+            screen.draw(&self.runs, self.source.now())?;
             if self.fetched.is_empty() {
                 // What is shown is to be true: of a run whose statuses alone were heard the counts are not known.
                 self.fetch(screen.visible())?;
@@ -250,7 +253,7 @@ impl Watch<'_> {
         self.fetched.retain(|heard| {
             while began.elapsed() < limit {
                 match heard.try_recv() {
-                    Ok(Heard::Message(message)) => drop(runs.hear(&message, SystemTime::now())),
+                    Ok(Heard::Message(message)) => drop(runs.hear(&message, self.source.now())),
                     Ok(_) => {}
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => return false,
@@ -263,9 +266,15 @@ impl Watch<'_> {
 
 fn line(run: &Run, news: &News) -> String {
     let time = news.when.map_or_else(|| "-".to_owned(), in_utc);
+    let name = format!("{} {}", run.subject_id, run.ident);
+    let name = name.trim_start();
     let tone = tone_of(&news.word);
-    if news.text.is_empty() {
-        return format!("{time} {} {}", run.ident, tone.paint(&news.word));
+    // A run that failed is something else than a task that did.
+    if Status::parse(&news.word).is_some() && news.counter.is_none() {
+        return format!("{time} {name} RUN {}", tone.paint(&news.word));
     }
-    format!("{time} {} {} {}", run.ident, tone.paint(&format!("{:12}", news.word)), news.text)
+    if news.text.is_empty() {
+        return format!("{time} {name} {}", tone.paint(&news.word));
+    }
+    format!("{time} {name} {} {}", tone.paint(&format!("{:12}", news.word)), news.text)
 }
