@@ -18,6 +18,7 @@ import ansible_runner
 import pytest
 from ansible_runner_nats import event_handler, status_handler
 from contract import HEADERS, PAYLOADS, problems
+from nats.js.api import DeliverPolicy
 from support import (
     PATIENCE,
     TESTER,
@@ -166,11 +167,68 @@ def test_filters(site: tuple[Server, Bus], tmp_path: Path) -> None:
     assert "[one]" in on_one
     assert "[two]" not in on_one
     assert "[items]" not in on_one
-    assert logs("--host", "nobody") == ""
+    nobody = command("logs", "r", "-s", server.url, "--host", "one,nobody*")
+    assert (nobody.returncode, "[one]" in nobody.stdout) == (1, True)
+    assert "--host nobody*: nothing was done there; the hosts of this run: one, two" in nobody.stderr
     events = [json.loads(line) for line in logs("--json").splitlines()]
     assert sorted(events, key=lambda one: one["counter"]) == job.events()
     first = logs("--timestamps", "--tail", "1")
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ two ", first)
+
+
+#: What is printed before a result is known: differences, items, tries.
+PARTS = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: write
+      ansible.builtin.copy: {content: "new {{ inventory_hostname }}", dest: "{{ playbook_dir }}/{{ inventory_hostname }}"}
+      diff: true
+    - name: items
+      ansible.builtin.debug: {msg: "{{ item }}"}
+      loop: [a, b]
+    - name: tries
+      ansible.builtin.command: "false"
+      retries: 1
+      delay: 0
+      until: false
+      when: inventory_hostname == 'two'
+      ignore_errors: true
+    - name: shrug
+      ansible.builtin.command: "test {{ item }} = a"
+      loop: [a, b]
+      ignore_errors: true
+"""
+
+
+def test_results_with_all_that_was_printed_of_them(site: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = site
+    job = run_job(tmp_path / "job", server, "r", PARTS)
+    whole = command("logs", "r", "-s", server.url, "--timestamps").stdout.splitlines()
+
+    def logs(*args: str) -> list[str]:
+        done = command("logs", "r", "-s", server.url, "--timestamps", *args)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines: list[str] = done.stdout.splitlines()
+        # What the job has printed has the same time, whatever is shown of it.
+        of_ours = (" TASK [", "     ")
+        printed = [line for line in lines if not line[20:].startswith(of_ours)]
+        assert printed != []
+        assert [line for line in printed if line not in whole] in ([], [line for line in printed if "ignored: [" in line])
+        return lines
+
+    one = logs("--host", "one")
+    assert [line for line in one if line.endswith("+new one")] != []
+    assert not [line for line in one if "new two" in line]
+    assert len([line for line in one if "[one] => (item=" in line]) == 4
+    assert len([line for line in logs("--host", "o*,tw?") if "] => (item=" in line]) == 8
+    assert [line for line in logs("--changed") if line.endswith("+new two")] != []
+    failed = logs("--failed")
+    for host in ("one", "two"):
+        assert [line for line in failed if "failed: [" + host + "] (item=b)" in line] != []
+    assert [line for line in failed if "FAILED - RETRYING: [two]" in line] != []
+    assert not [line for line in failed if "new one" in line]
+    assert job.events() != []
 
 
 @pytest.mark.parametrize(

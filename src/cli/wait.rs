@@ -1,6 +1,6 @@
 //! `wait`: how a run ends, and nothing else.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 

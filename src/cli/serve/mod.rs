@@ -23,7 +23,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use clap::Args;

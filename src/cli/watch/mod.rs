@@ -15,7 +15,7 @@ mod text;
 use std::{
     io::{self, IsTerminal},
     sync::mpsc::{Receiver, TryRecvError, channel},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use clap::Args;
