@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::auth::{self, Auth};
+use super::credentials::{self, Auth};
 use crate::secret::{Secret, looks_secret, shown_path};
 
 /// The environment.
@@ -76,7 +76,7 @@ impl Context {
     /// cannot be used, without secrets.
     pub(super) fn load(name: &str, env: Env<'_>, with_auth: bool) -> Result<Self, String> {
         let path = path_of(name, env)?;
-        let text = auth::read(&path).map_err(|error| {
+        let text = credentials::read(&path).map_err(|error| {
             let known = known(&path);
             let known = if known.is_empty() { known } else { format!("; there are {known}") };
             format!("cannot read {}: {error}{known}", path.display())
@@ -145,7 +145,7 @@ fn way_of(fields: &Map<String, Value>, env: Env<'_>) -> Result<Option<(&'static 
             "nkey",
             match Reference::of("nkey", nkey)? {
                 Reference::Env(variable) => {
-                    let seed = auth::seed_in(&variable_of("nkey", variable, env)?);
+                    let seed = credentials::seed_in(&variable_of("nkey", variable, env)?);
                     Auth::Seed(seed.ok_or("nkey: no nkey seed (SU...) in it")?)
                 }
                 Reference::File(path) | Reference::Plain(path) => {
@@ -176,11 +176,11 @@ fn secrets(fields: &Map<String, Value>, env: Env<'_>) -> Vec<Secret> {
         match Reference::of(field, value) {
             Ok(Reference::Env(variable)) => {
                 let text = variable_of(field, variable, env).ok().into_iter();
-                text.flat_map(|text| auth::secrets_of(&Auth::Creds(text))).collect()
+                text.flat_map(|text| credentials::secrets_of(&Auth::Creds(text))).collect()
             }
-            Ok(Reference::File(path) | Reference::Plain(path)) => {
-                path_in(field, path, env).map(|path| auth::lines_of(Path::new(&path))).unwrap_or_default()
-            }
+            Ok(Reference::File(path) | Reference::Plain(path)) => path_in(field, path, env)
+                .map(|path| credentials::lines_of(Path::new(&path)))
+                .unwrap_or_default(),
             Err(_) => Vec::new(),
         }
     });
@@ -219,7 +219,7 @@ fn secret(field: &str, value: &str, env: Env<'_>) -> Result<Secret, String> {
         Reference::Env(variable) => variable_of(field, variable, env)?,
         Reference::File(path) => {
             let path = path_in(field, path, env)?;
-            let text = auth::read(Path::new(&path))
+            let text = credentials::read(Path::new(&path))
                 .map_err(|error| format!("{field}: cannot read {}: {error}", shown_path(&path)))?;
             Secret::new(text.reveal().trim_end_matches(['\r', '\n']))
         }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod context;
+mod credentials;
 #[cfg(test)]
 mod document;
 mod entry;
@@ -25,20 +26,19 @@ use std::net::IpAddr;
 use serde_json::{Map, Value};
 use url::Host;
 
+pub(crate) use self::{
+    context::Env,
+    credentials::{Auth, jwt_in, read as read_secret, secrets_of, seed_in},
+    model::{ClientName, Config, Connection, Delivery, Resolution, Server, Setting, Tls},
+    options::{AUTH, SUBJECT_ID, of_key as option_of_key},
+    values::is_off,
+};
 use self::{
-    auth::lines_of,
+    credentials::lines_of,
     entry::Opt,
     options as opt,
     reader::Reader,
     values::{as_integer, as_text, as_texts, shorten},
-};
-pub(crate) use self::{
-    auth::{Auth, jwt_in, read as read_secret, secrets_of, seed_in},
-    context::Env,
-    model::{ClientName, Config, Connection, Delivery, Resolution, Setting, Tls},
-    options::{AUTH, SUBJECT_ID, of_key as option_of_key},
-    servers::Server,
-    values::is_off,
 };
 #[cfg(feature = "python")]
 pub(crate) use self::{entry::TRUE, near::is_ours, options::CALLABLE};

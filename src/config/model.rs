@@ -9,10 +9,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{
-    auth::{Auth, secrets_of},
-    servers::Server,
-};
+use super::credentials::{Auth, secrets_of};
 use crate::{
     message::{Composer, Events, Kind, Omit, Redaction, SELECTED, Sieve, Template},
     secret::Masks,
@@ -78,6 +75,17 @@ impl Hash for ClientName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.given.hash(state);
     }
+}
+
+/// One server to try: its address, and the credentials that its URL carried.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Server {
+    /// `scheme://host:port`, without credentials.
+    pub address: String,
+    /// From `user:password@` or `token@` in the URL.
+    pub auth: Option<Auth>,
+    /// Of a server that another one told us of, by its number: the host name that its certificate must be for.
+    pub learnt_for: Option<String>,
 }
 
 /// All that two runs must have in common to share a connection.

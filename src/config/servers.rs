@@ -5,7 +5,8 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    auth::{Auth, secrets_of},
+    credentials::{Auth, secrets_of},
+    model::Server,
     options::SERVERS,
     reader::Reader,
     values::{as_text, as_texts},
@@ -39,17 +40,6 @@ impl Reader<'_> {
         self.shown(SERVERS.key, servers.iter().map(with_auth).collect::<Vec<_>>().join(", "));
         servers
     }
-}
-
-/// One server to try: its address, and the credentials that its URL carried.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Server {
-    /// `scheme://host:port`, without credentials.
-    pub address: String,
-    /// From `user:password@` or `token@` in the URL.
-    pub auth: Option<Auth>,
-    /// Of a server that another one told us of, by its number: the host name that its certificate must be for.
-    pub learnt_for: Option<String>,
 }
 
 /// Passwords and tokens of server URLs as they were written, percent-encoded or not.
