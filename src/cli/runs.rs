@@ -1,6 +1,7 @@
 //! `runs`: past and present runs, from what a stream has kept of their statuses.
 
 use std::{
+    collections::BTreeSet,
     io,
     time::{Duration, Instant, SystemTime},
 };
@@ -145,8 +146,6 @@ pub(super) fn known_runs(
     subject_id: Option<&str>,
     since: When,
 ) -> Result<(Runs, Vec<String>), Stop> {
-    /// So many runs are asked about at once.
-    const AT_ONCE: usize = 100;
     let mut runs = source.runs();
     let statuses = source.filters(subject_id, None, Some(Kind::Status));
     let streams = source.take_in(&mut runs, statuses.clone(), since.start())?;
@@ -161,24 +160,16 @@ pub(super) fn known_runs(
     })?;
     runs.take_in(older, |run| !run.is_over());
     // What goes on says more than statuses; of what began earlier the beginning is not known yet.
-    let open = |run: &Run| !run.is_over();
-    let late = |run: &Run| !run.has_beginning();
-    let asked = |kind, is_it: &dyn Fn(&Run) -> bool| -> Vec<Vec<String>> {
-        let all: Vec<Vec<String>> = runs
-            .all()
-            .map(|(_, run)| run)
-            .filter(|run| is_it(run))
-            .map(|run| source.filters_of(run, kind))
-            .collect();
-        all.chunks(AT_ONCE).map(<[_]>::concat).collect()
+    let asked = |kind, is_asked: &dyn Fn(&Run) -> bool| -> Vec<String> {
+        let asked = runs.all().map(|(_, run)| run).filter(|run| is_asked(run));
+        asked.flat_map(|run| source.filters_of(run, kind)).collect::<BTreeSet<_>>().into_iter().collect()
     };
-    let questions = asked(None, &open).into_iter().map(|subjects| (subjects, Start::Last));
-    let questions = questions
-        .chain(asked(Some(Kind::Status), &late).into_iter().map(|subjects| (subjects, Start::First)));
-    for (mut subjects, start) in questions.collect::<Vec<_>>() {
-        subjects.sort();
-        subjects.dedup();
-        source.take_in(&mut runs, subjects, start)?;
+    let open = asked(None, &|run| !run.is_over());
+    let late = asked(Some(Kind::Status), &|run| !run.has_beginning());
+    for (subjects, start) in [(open, Start::Last), (late, Start::First)] {
+        if !subjects.is_empty() {
+            source.take_in(&mut runs, subjects, start)?;
+        }
     }
     Ok((runs, streams))
 }
