@@ -101,8 +101,8 @@ def test_lines_of_a_real_job(server: Server, tmp_path: Path) -> None:
     assert lines[0].endswith(" x RUN starting")
     assert lines[-1].endswith(" x RUN successful")
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line) for line in lines)
-    assert any(re.search(r"Z x failed +one · break · ", line) for line in lines)
-    assert any(re.search(r"Z x changed +one · mend", line) for line in lines)
+    assert any(re.search(r"Z site.a x failed +one · break · ", line) for line in lines)
+    assert any(re.search(r"Z site.a x changed +one · mend", line) for line in lines)
     recap = "ok=4 changed=2 unreachable=0 failed=0 skipped=0 rescued=2 ignored=0"
     assert any(line.endswith(recap) for line in lines), [line for line in lines if "RECAP" in line]
     assert any("héllo 2" in line for line in lines)
@@ -151,7 +151,7 @@ def test_history_first(
     publish(server, "new", task("t"))
     status, lines = watch.end()
     assert status == 0
-    assert [line.split()[1] for line in lines] == ["old"] * 3 + ["new"] * 3
+    assert [line.split()[2] for line in lines] == ["old"] * 3 + ["new"] * 3
 
 
 def test_no_stream_for_the_history(server: Server) -> None:
@@ -180,13 +180,13 @@ def test_a_server_that_restarts(
     watch.wait_for("connected to")
     publish(server, "two", task("t"), end=None)
     # Different runs are not ordered.
-    wait_until(lambda: sum(line.split()[1] == "two" for line in watch.lines) == 2)
+    wait_until(lambda: sum(line.split()[2] == "two" for line in watch.lines) == 2)
     publish(server, "three", [])
     status, lines = watch.end()
     assert status == 0
     # From a stream nothing comes twice.
     expected = ["one"] * 3 + ["two"] * 2 + ["three"]
-    assert [line.split()[1] for line in lines] == expected
+    assert [line.split()[2] for line in lines] == expected
 
 
 def test_a_closed_pipe(server: Server) -> None:
@@ -518,6 +518,6 @@ def test_who_may_only_listen(start_server: Callable[..., Server], allowed: str, 
         status_handler(run, {"status": "successful"})
     code, lines = watch.end()
     assert code == status
-    assert [line.split()[1:] for line in lines] == ([["r", "successful"]] if status == 0 else [])
+    assert [line.split()[1:] for line in lines] == ([["id", "r", "RUN", "successful"]] if status == 0 else [])
     if status:
         assert any("does not let this user subscribe to pub.ansible.runner.>" in line for line in watch.said)
