@@ -182,7 +182,9 @@ PARTS = """
   gather_facts: false
   tasks:
     - name: write
-      ansible.builtin.copy: {content: "new {{ inventory_hostname }}", dest: "{{ playbook_dir }}/{{ inventory_hostname }}"}
+      ansible.builtin.copy:
+        content: "new {{ inventory_hostname }}"
+        dest: "{{ playbook_dir }}/{{ inventory_hostname }}"
       diff: true
     - name: items
       ansible.builtin.debug: {msg: "{{ item }}"}
