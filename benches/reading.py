@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,17 +57,20 @@ def config(url: str, ident: str) -> Config:
 
 
 def event(ident: str, counter: int) -> dict[str, Any]:
-    """A small event of a run, with a line of output."""
+    """A small event of a run, with a line of output: ten hosts, one after the other."""
+    task, host = divmod(counter, 10)
     data = {
         "playbook": "site.yml",
         "play": "P",
-        "task": f"task {counter // 10}",
-        "host": "web1",
+        "task": f"task {task}",
+        "task_uuid": f"{ident}-{task}",
+        "host": f"web{host}",
         "res": {"changed": True},
     }
     return {
+        "created": datetime.now(timezone.utc).isoformat(),
         "counter": counter, "uuid": f"{ident}-{counter}", "runner_ident": ident, "event": "runner_on_ok",
-        "stdout": f"changed: [web1] {counter}", "start_line": counter, "end_line": counter + 1,
+        "stdout": f"changed: [web{host}] {counter}", "start_line": counter, "end_line": counter + 1,
         "event_data": data,
     }  # fmt: skip
 
@@ -85,12 +89,21 @@ def fill(url: str, events: int) -> None:
         status_handler(run, {"status": "successful", "runner_ident": ident})
 
 
-def timed(*command: str) -> tuple[float, int]:
-    """Seconds, and lines printed."""
+def timed(*command: str) -> str:
+    """What a command took: seconds in all and to its first line, lines printed, and its memory at most."""
     began = time.perf_counter()
-    done = subprocess.run([OURS, *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return time.perf_counter() - began, len(done.stdout.splitlines())
+    lines, first = 0, None
+    with subprocess.Popen([OURS, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        for _ in process.stdout:
+            first = first or time.perf_counter() - began
+            lines += 1
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    seconds = time.perf_counter() - began
+    first = f", the first after {first:.2f} s" if first else ""
+    return f"{seconds:6.2f} s, {lines} lines{first}, {usage.ru_maxrss / 1000:.0f} MB"
 
 
 def cpu_of(pid: int) -> float:
@@ -197,9 +210,14 @@ def main() -> None:
                 ["logs", middle],
                 ["logs", "--latest"],
                 ["wait", middle],
+                ["show", middle],
+                ["compare", middle, "run-0"],
+                ["grep", "] 250$"],
+                ["stats", "hosts"],
+                ["stats", "tasks"],
+                ["stats", "playbooks"],
             ):
-                seconds, lines = timed(*command, "-s", url)
-                print(f"{' '.join(command):20} {seconds:6.2f} s, {lines} lines", flush=True)
+                print(f"{' '.join(command):24} {timed(*command, '-s', url)}", flush=True)
             print(serve_history(url), flush=True)
             print(watch_under_load(url, runs=300, rate=arguments.rate, seconds=15))
         finally:

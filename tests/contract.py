@@ -63,3 +63,19 @@ PAYLOADS: dict[str, list[Validator]] = {
 HEADERS: dict[str, list[Validator]] = {
     kind: [validator(f"/components/messages/{kind}/headers")] for kind in MESSAGES
 }
+
+#: What commands print or post, each by the name of its file.
+COMMANDS: dict[str, Any] = {
+    path.name: json.loads(path.read_text()) for path in sorted(DOCS.glob("schemas/commands/*.json"))
+}
+
+
+def problems_of_command(name: str, instance: Any) -> list[str]:
+    """What is wrong with an object of a command; a field that is not described is wrong, too."""
+    registry: Registry[Any] = Registry()
+    for file, schema in COMMANDS.items():
+        registry = registry.with_resource(file, Resource.from_contents(schema))
+    strict = {"$schema": COMMANDS[f"{name}.json"]["$schema"], "$ref": f"{name}.json"}
+    return problems(
+        instance, [Draft202012Validator({**strict, "unevaluatedProperties": False}, registry=registry)]
+    )

@@ -59,6 +59,7 @@ const ALONE: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("axum", &["cli"]),
     ("prometheus_client", &["cli"]),
+    ("ureq", &["cli"]),
 ];
 
 /// Modules of one room that still use each other.

@@ -1,12 +1,18 @@
 //! The console script `ansible-runner-nats`.
 
 mod check;
+mod compare;
+mod grep;
 mod logs;
+mod notify;
 mod options;
+mod progress;
 mod reading;
 mod replay;
 mod runs;
 mod serve;
+mod show;
+mod stats;
 mod stop;
 mod stream;
 mod terminal;
@@ -86,8 +92,13 @@ enum Command {
     Runs(runs::Arguments),
     Logs(logs::Arguments),
     Wait(wait::Arguments),
+    Show(show::Arguments),
+    Grep(grep::Arguments),
+    Compare(compare::Arguments),
+    Stats(stats::Arguments),
     Watch(watch::Arguments),
     Serve(serve::Arguments),
+    Notify(notify::Arguments),
     Replay(replay::Arguments),
     /// Print a completion script for a shell.
     ///
@@ -126,8 +137,13 @@ fn run(command: Command) -> Result<Exit, Stop> {
         Command::Runs(arguments) => runs::run(&arguments),
         Command::Logs(arguments) => logs::run(&arguments),
         Command::Wait(arguments) => wait::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
+        Command::Grep(arguments) => grep::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Stats(arguments) => stats::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Notify(arguments) => notify::run(&arguments),
         Command::Replay(arguments) => Ok(replay::run(&arguments)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();

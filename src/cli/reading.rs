@@ -21,7 +21,7 @@ use crate::{
     config::Connection,
     harmless::one_line,
     message::{Kind, Received, RunId, Template, in_utc, start_of},
-    nats::{Heard, Start, Wish, listen},
+    nats::{Handed, Heard, Start, Tasks, Wish, hand_out, listen},
     runs::{Run, RunKey, Runs},
     secret::Masks,
 };
@@ -40,7 +40,7 @@ pub(super) struct Source {
 /// What is heard waits here for whoever shows it; more only if nobody does.
 const WAITING: usize = 100_000;
 /// How often a waiting command looks whether it was interrupted.
-const LOOK_UP: Duration = Duration::from_millis(100);
+pub(super) const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// What a reader is told.
 pub(super) enum Told {
@@ -112,6 +112,11 @@ impl Source {
         printable(&self.masks.hidden(text))
     }
 
+    /// Where messages are published.
+    pub(super) fn template(&self) -> &Template {
+        &self.template
+    }
+
     /// For runs that are heard of here.
     pub(super) fn runs(&self) -> Runs {
         Runs::of(&self.template)
@@ -151,14 +156,48 @@ impl Source {
         Ok(())
     }
 
+    /// Hands tasks out in the background, until nobody wants them any more.
+    pub(super) fn hand_out(&self, tasks: Tasks) -> io::Result<Receiver<Handed>> {
+        let (sender, handed) = sync_channel(WAITING);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let connection = self.connection.clone();
+        thread::Builder::new().name("tasks".to_owned()).spawn(move || {
+            runtime.block_on(hand_out(&connection, tasks, sender));
+            runtime.shutdown_background();
+        })?;
+        Ok(handed)
+    }
+
     /// Hands every message that streams have kept of some subjects to `take`. Returns the streams' names.
     pub(super) fn history(
         &self,
         subjects: Vec<String>,
         from: Start,
+        take: impl FnMut(&Received) -> Result<(), Stop>,
+    ) -> Result<Vec<String>, Stop> {
+        self.history_by(WAITING, subjects, from, take)
+    }
+
+    /// The same for very many messages: few of them wait, as that takes memory and makes nothing faster.
+    pub(super) fn sweep(
+        &self,
+        subjects: Vec<String>,
+        from: Start,
+        take: impl FnMut(&Received) -> Result<(), Stop>,
+    ) -> Result<Vec<String>, Stop> {
+        const AHEAD: usize = 2_000;
+        self.history_by(AHEAD, subjects, from, take)
+    }
+
+    fn history_by(
+        &self,
+        ahead: usize,
+        subjects: Vec<String>,
+        from: Start,
         mut take: impl FnMut(&Received) -> Result<(), Stop>,
     ) -> Result<Vec<String>, Stop> {
-        let heard = self.listen(Wish { subjects, from, follow: false, before: None })?;
+        let (sender, heard) = sync_channel(ahead);
+        self.listen_to(Wish { subjects, from, follow: false, before: None }, sender)?;
         let mut read = Vec::new();
         self.read(&heard, None, |told| {
             match told {
@@ -288,6 +327,13 @@ impl Source {
         Ok(())
     }
 
+    /// All that streams know of a run that was found.
+    pub(super) fn whole(&self, run: &Run) -> Result<Run, Stop> {
+        let mut runs = self.runs();
+        self.take_in(&mut runs, self.filters_of(run, None), beginning_of(run))?;
+        Ok(same_run(&runs, run).unwrap_or(run).clone())
+    }
+
     /// What streams have kept of some subjects.
     pub(super) fn take_in(
         &self,
@@ -398,6 +444,16 @@ impl Which {
 /// Where a stream has the beginning of a run, as far as its statuses tell.
 pub(super) fn beginning_of(run: &Run) -> Start {
     run.first_stored.filter(|_| run.is_whole()).map_or(Start::First, Start::Since)
+}
+
+/// The run that this one is, as far as others have told of it.
+pub(super) fn same_run<'a>(runs: &'a Runs, run: &Run) -> Option<&'a Run> {
+    let is_same = |other: &&Run| {
+        (&other.subject_id, &other.ident, other.identity) == (&run.subject_id, &run.ident, run.identity)
+            // Without an identity it is known by its first message.
+            && (run.identity.is_some() || other.first_stored == run.first_stored)
+    };
+    runs.all().map(|(_, run)| run).find(is_same)
 }
 
 /// A run that was looked for.

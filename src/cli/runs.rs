@@ -105,14 +105,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
     let playbook = arguments.playbook.as_deref().map(WildMatch::new);
     let actor = arguments.actor.as_deref().map(WildMatch::new);
     let is_wanted = |run: &&Run| {
-        let name = run.playbook.rsplit('/').next().unwrap_or_default();
-        let fits = |pattern: &WildMatch| pattern.matches(&run.playbook) || pattern.matches(name);
         let state = run.state(now, arguments.silent_after);
         (arguments.state.is_empty() || arguments.state.iter().any(|wanted| wanted == state.as_str()))
             && run.last_event.is_none_or(|last| last >= since)
             && until.is_none_or(|until| run.started.is_some_and(|started| started <= until))
             && actor.as_ref().is_none_or(|actor| run.actor.as_deref().is_some_and(|one| actor.matches(one)))
-            && playbook.as_ref().is_none_or(fits)
+            && playbook.as_ref().is_none_or(|playbook| is_playbook(run, playbook))
             && arguments.subject_id.as_deref().is_none_or(|id| run.subject_id == id)
     };
     let mut wanted: Vec<&Run> = runs.all().map(|(_, run)| run).filter(is_wanted).collect();
@@ -137,6 +135,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
         ));
     }
     Ok(Exit::Success)
+}
+
+/// Is it a run of this playbook, by its path or its name?
+pub(super) fn is_playbook(run: &Run, wanted: &WildMatch) -> bool {
+    wanted.matches(&run.playbook) || wanted.matches(run.playbook.rsplit('/').next().unwrap_or_default())
 }
 
 /// The runs that a stream knows of since some time, by their statuses; of those that go on, what they said last. And the

@@ -588,7 +588,7 @@ fn stop(trouble: Trouble) -> Stop {
     }
 }
 
-fn received(message: &Message, info: Option<jetstream::message::Info<'_>>) -> Received {
+pub(super) fn received(message: &Message, info: Option<jetstream::message::Info<'_>>) -> Received {
     let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
     let stored = info.map(|info| info.published.into());
     Received::new(message.subject.to_string(), message.payload.clone(), stored, header)

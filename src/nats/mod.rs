@@ -5,6 +5,7 @@ mod consumer;
 mod courier;
 mod dial;
 mod driver;
+mod durable;
 mod healer;
 mod jetstream;
 mod link;
@@ -21,6 +22,7 @@ mod wire;
 pub(crate) use self::{
     api::block_on,
     courier::{Courier, destination_of},
+    durable::{Handed, Task, Tasks, Verdict, hand_out},
     healer::Recipe,
     jetstream::read_answers,
     listen::{Heard, Start, Wish, listen},
@@ -28,5 +30,6 @@ pub(crate) use self::{
     recommended::{
         Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,
     },
+    tls::{crypto_provider, trusted_certificates},
     verify::{Held, doubt, held},
 };

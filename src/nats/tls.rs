@@ -10,7 +10,7 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::ring,
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
@@ -23,7 +23,7 @@ use crate::{
 /// which the server was learnt, else the host in its URL.
 pub(super) fn client_config(tls: &Tls, server: &Server) -> Result<ClientConfig, Error> {
     let fail = |reason: String| Error::Tls { server: server.address.clone(), reason };
-    let provider = Arc::new(ring::default_provider());
+    let provider = crypto_provider();
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(tls)?), Arc::clone(&provider))
         .build()
         .map_err(|error| fail(format!("no certificates to trust: {error} (tls_ca)")))?;
@@ -54,9 +54,19 @@ fn roots(tls: &Tls) -> Result<RootCertStore, Error> {
             }
         }
         // As far as they can be read: the system may have some that nobody could.
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        None => drop(roots.add_parsable_certificates(trusted_certificates())),
     }
     Ok(roots)
+}
+
+/// The cryptography of every TLS connection: a second one in the program, and async-nats panics.
+pub(crate) fn crypto_provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// Those whom this system trusts (`SSL_CERT_FILE`, or what the distribution has).
+pub(crate) fn trusted_certificates() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
 }
 
 fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -1,8 +1,9 @@
 //! What went wrong on a host, and what really did: `non-zero return code` helps nobody.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
+    Recap,
     payload::{Data, Res},
     status::Status,
     style::without_colors,
@@ -111,12 +112,13 @@ impl Failure {
 
 /// Of failures that were not ignored, those that a `rescue` has dealt with are known by ansible's recap: a host that
 /// really failed did so last.
-pub(super) fn find_rescued(failures: &mut [Failure], rescued: &HashMap<String, u64>) {
-    let mut left = rescued.clone();
+pub(super) fn find_rescued(failures: &mut [Failure], recaps: &BTreeMap<String, Recap>) {
+    let mut left: HashMap<&str, u64> =
+        recaps.iter().map(|(host, recap)| (host.as_str(), recap.rescued)).collect();
     failures.sort_by_key(|failure| failure.counter);
     for failure in failures.iter_mut().filter(|failure| matches!(failure.fate, Fate::Failed | Fate::Rescued))
     {
-        if let Some(count) = left.get_mut(&failure.host).filter(|count| **count > 0) {
+        if let Some(count) = left.get_mut(failure.host.as_str()).filter(|count| **count > 0) {
             *count -= 1;
             failure.fate = Fate::Rescued;
         }

@@ -9,15 +9,22 @@
 //! - `seen`: which of its events were heard: repeats, and gaps;
 //! - `status`: the states that it may be in;
 //! - `tasks`: its tasks, on each host, and for whom it waits;
-//! - `recap`, `failure`: how they went, and what went wrong;
-//! - `output`: what it printed.
+//! - `hosts`: how it went on each of them;
+//! - `recap`, `failure`: how tasks went, and what went wrong;
+//! - `compare`, `stats`: two runs side by side, and many together;
+//! - `output`: what it printed;
+//! - `printed`: what a single event did.
 
+mod compare;
 mod failure;
+mod hosts;
 mod output;
 mod payload;
+mod printed;
 mod recap;
 mod run;
 mod seen;
+mod stats;
 mod status;
 mod style;
 mod tasks;
@@ -30,10 +37,14 @@ use std::{
 };
 
 pub(crate) use self::{
+    compare::{Came, Change, Difference, differences},
     failure::{Failure, Fate},
+    hosts::Host,
     output::Printer,
+    printed::{Origin, Printed},
     recap::Recap,
-    run::Run,
+    run::{Card, Run},
+    stats::{Finished, HostStats, HostTotal, PlaybookTotal, TaskStats, TaskTotal, playbooks},
     status::Status,
     style::{Color, Look, harmless, pieces},
     tasks::{Outcome, Step, Task, Waiting},
@@ -260,12 +271,8 @@ impl Runs {
     fn forget(&mut self) {
         if self.all.len() > RUNS {
             let oldest = self.all.iter().min_by_key(|(id, run)| (!run.is_over(), **id));
-            if let Some(id) = oldest.map(|(id, _)| *id)
-                && let Some(run) = self.all.remove(&id)
-            {
-                self.output = self.output.saturating_sub(run.output.size());
-                self.latest.retain(|_, last| *last != id);
-                self.known.retain(|_, known| *known != id);
+            if let Some(id) = oldest.map(|(id, _)| *id) {
+                self.take(id);
             }
         }
         if self.output > OUTPUT {
@@ -307,6 +314,15 @@ impl Runs {
     /// One run.
     pub(crate) fn get(&self, id: RunKey) -> Option<&Run> {
         self.all.get(&id)
+    }
+
+    /// Gives a run away, and forgets it.
+    pub(crate) fn take(&mut self, id: RunKey) -> Option<Run> {
+        let run = self.all.remove(&id)?;
+        self.output = self.output.saturating_sub(run.output.size());
+        self.latest.retain(|_, last| *last != id);
+        self.known.retain(|_, known| *known != id);
+        Some(run)
     }
 
     /// All that is to be known of this run was asked for.

@@ -1,11 +1,16 @@
 //! A message, as far as it is understood. What is not there, or is something else, is left out: a later ansible may say
 //! more than we know, and of an event that was cut to fit anything may be a note that says so.
 
-use std::{borrow::Cow, collections::HashMap, path::Path};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Recap;
 use crate::message::KILLED;
 
 /// A message's payload.
@@ -78,6 +83,28 @@ pub(super) struct Res {
     pub(super) results: Vec<Res>,
 }
 
+impl Stats {
+    /// How it went on each host.
+    pub(super) fn by_host(&self) -> impl Iterator<Item = (&str, Recap)> {
+        let Self { ok, changed, dark, failures, skipped, rescued, ignored } = self;
+        let all = [ok, changed, dark, failures, skipped, rescued, ignored];
+        let hosts: BTreeSet<&str> = all.iter().flat_map(|of| of.keys()).map(String::as_str).collect();
+        let of = |counts: &HashMap<String, u64>, host: &str| counts.get(host).copied().unwrap_or(0);
+        hosts.into_iter().map(move |host| {
+            let recap = Recap {
+                ok: of(ok, host),
+                changed: of(changed, host),
+                unreachable: of(dark, host),
+                failed: of(failures, host),
+                skipped: of(skipped, host),
+                rescued: of(rescued, host),
+                ignored: of(ignored, host),
+            };
+            (host, recap)
+        })
+    }
+}
+
 impl Payload<'_> {
     /// Does it say that the run was killed?
     pub(super) fn says_killed(&self) -> bool {
@@ -92,9 +119,14 @@ impl Payload<'_> {
         serde_json::from_str(self.event_data?.get()).ok()
     }
 
+    /// The command line of `starting`.
+    pub(super) fn command(&self) -> Vec<String> {
+        self.command.and_then(|command| serde_json::from_str(command.get()).ok()).unwrap_or_default()
+    }
+
     /// What a job is about, by the command line of `starting`: its playbook, or else its module.
     pub(super) fn job(&self) -> Option<String> {
-        let command: Vec<String> = serde_json::from_str(self.command?.get()).ok()?;
+        let command = self.command();
         let is_playbook = |arg: &&String| {
             Path::new(arg).extension().is_some_and(|ending| ending == "yml" || ending == "yaml")
         };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{payload::Stats, tasks::Outcome};
+use super::tasks::Outcome;
 
 /// The results of tasks on hosts, as in the last lines that ansible prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -34,13 +34,14 @@ impl Recap {
 
     pub(super) fn add(&mut self, more: &Self) {
         let Self { ok, changed, unreachable, failed, skipped, rescued, ignored } = more;
-        self.ok += ok;
-        self.changed += changed;
-        self.unreachable += unreachable;
-        self.failed += failed;
-        self.skipped += skipped;
-        self.rescued += rescued;
-        self.ignored += ignored;
+        let add = |sum: &mut u64, more: &u64| *sum = sum.saturating_add(*more);
+        add(&mut self.ok, ok);
+        add(&mut self.changed, changed);
+        add(&mut self.unreachable, unreachable);
+        add(&mut self.failed, failed);
+        add(&mut self.skipped, skipped);
+        add(&mut self.rescued, rescued);
+        add(&mut self.ignored, ignored);
     }
 
     /// Names and numbers, in ansible's order.
@@ -54,23 +55,6 @@ impl Recap {
             ("rescued", self.rescued),
             ("ignored", self.ignored),
         ]
-    }
-}
-
-impl From<&Stats> for Recap {
-    fn from(stats: &Stats) -> Self {
-        let sum = |of: &std::collections::HashMap<String, u64>| {
-            of.values().fold(0, |a: u64, b| a.saturating_add(*b))
-        };
-        Self {
-            ok: sum(&stats.ok),
-            changed: sum(&stats.changed),
-            unreachable: sum(&stats.dark),
-            failed: sum(&stats.failures),
-            skipped: sum(&stats.skipped),
-            rescued: sum(&stats.rescued),
-            ignored: sum(&stats.ignored),
-        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What is known of one run.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     News, OnHost, RECAP,
@@ -31,6 +31,19 @@ const FAILURES: usize = 1_000;
 /// The event that a task begins on a host.
 const BEGINS: &str = "runner_on_start";
 
+/// Who runs a run with what, beside its actor and its host (`docs/schemas/card.json`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Card {
+    pub(crate) pid: Option<u64>,
+    pub(crate) user: Option<String>,
+    /// The commit of the project's folder.
+    pub(crate) revision: Option<String>,
+    pub(crate) ansible_runner: Option<String>,
+    pub(crate) python: Option<String>,
+    pub(crate) plugin: Option<String>,
+}
+
 /// How it is known that the process of a run is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
@@ -53,6 +66,10 @@ pub(crate) struct Run {
     /// On whose behalf it runs, and where, if its card says so.
     pub(crate) actor: Option<String>,
     pub(crate) host: Option<String>,
+    /// What else its card says.
+    pub(crate) card: Card,
+    /// What ansible-runner has called, as its first status says.
+    pub(crate) command: Vec<String>,
     /// The playbook, or the module.
     pub(crate) playbook: String,
     /// What it is at.
@@ -71,8 +88,8 @@ pub(crate) struct Run {
     /// How its tasks went: as ansible says, once it does.
     pub(crate) recap: Recap,
     has_stats: bool,
-    /// How often a `rescue` has dealt with a failure, by host, as ansible's recap says.
-    rescued: HashMap<String, u64>,
+    /// The same for each host.
+    pub(super) recaps: BTreeMap<String, Recap>,
     /// Tasks that were started, and how many the last successful run of the same playbook had.
     pub(crate) task_count: u64,
     pub(crate) known_tasks: Option<u64>,
@@ -110,6 +127,8 @@ impl Run {
             identity: None,
             actor: None,
             host: None,
+            card: Card::default(),
+            command: Vec::new(),
             playbook: String::new(),
             play: String::new(),
             task: String::new(),
@@ -121,7 +140,7 @@ impl Run {
             is_superseded: false,
             recap: Recap::default(),
             has_stats: false,
-            rescued: HashMap::new(),
+            recaps: BTreeMap::new(),
             task_count: 0,
             known_tasks: None,
             tasks: Tasks::default(),
@@ -162,8 +181,13 @@ impl Run {
     }
 
     fn is_silent(&self, now: SystemTime, limit: Option<Duration>) -> bool {
+        !self.is_over() && self.silent_in(now, limit).is_zero()
+    }
+
+    /// How long until it counts as silent, if it goes on and says nothing more. `limit` as for [`Self::state`].
+    pub(crate) fn silent_in(&self, now: SystemTime, limit: Option<Duration>) -> Duration {
         let limit = limit.unwrap_or_else(|| self.beats_every.map_or(SILENT_AFTER, |every| every * 2));
-        !self.is_over() && self.silence(now) > limit
+        limit.saturating_sub(self.silence(now))
     }
 
     /// How long ago it was heard last.
@@ -187,8 +211,12 @@ impl Run {
 
     /// How long one of its tasks took, or takes so far.
     pub(crate) fn duration_of(&self, task: &Task, now: SystemTime) -> Option<Duration> {
-        let end = if self.is_over() { self.ended.or(self.last_event).unwrap_or(now) } else { now };
-        self.tasks.duration(task, end)
+        self.tasks.duration(task, self.end_or(now))
+    }
+
+    /// When it ended; `now`, if it goes on.
+    pub(crate) fn end_or(&self, now: SystemTime) -> SystemTime {
+        if self.is_over() { self.ended.or(self.last_event).unwrap_or(now) } else { now }
     }
 
     /// For whom it waits: hosts that have begun with a task and have told nothing since, who has waited the longest first.
@@ -339,13 +367,23 @@ impl Run {
     fn read_card(&mut self, card: &str) {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Card {
+        struct Whole {
             actor: Option<String>,
             host: Option<String>,
+            #[serde(flatten)]
+            rest: Card,
         }
-        let card: Card = serde_json::from_str(card).unwrap_or_default();
-        self.actor = card.actor.map(|actor| one_line(&actor));
-        self.host = card.host.map(|host| one_line(&host));
+        let Whole { actor, host, rest } = serde_json::from_str(card).unwrap_or_default();
+        let shown = |text: Option<String>| text.map(|text| one_line(&text));
+        (self.actor, self.host) = (shown(actor), shown(host));
+        self.card = Card {
+            pid: rest.pid,
+            user: shown(rest.user),
+            revision: shown(rest.revision),
+            ansible_runner: shown(rest.ansible_runner),
+            python: shown(rest.python),
+            plugin: shown(rest.plugin),
+        };
     }
 
     fn on_heartbeat(&mut self, number: u64, created: Option<SystemTime>) -> News {
@@ -384,6 +422,7 @@ impl Run {
         if status == Status::Starting {
             self.seen.from_start = true;
             // What the command says, whatever came first.
+            self.command = payload.command().iter().map(|word| one_line(word)).collect();
             if let Some(job) = payload.job() {
                 self.playbook = one_line(&job);
             }
@@ -467,7 +506,10 @@ impl Run {
         for failure in self.failures.iter_mut().filter(|failure| failure.fate == Fate::Rescued) {
             failure.fate = Fate::Failed;
         }
-        find_rescued(&mut self.failures, &self.rescued);
+        // Who was rescued ansible says in the end.
+        if self.has_stats {
+            find_rescued(&mut self.failures, &self.recaps);
+        }
     }
 
     /// What an event says of tasks and their results: how one ended, and what went wrong if it did.
@@ -482,9 +524,10 @@ impl Run {
     ) -> (Option<Outcome>, Option<Failure>) {
         if name == "playbook_on_stats" {
             if let Some(stats) = payload.stats() {
-                self.recap = Recap::from(&stats);
+                self.recaps = stats.by_host().map(|(host, recap)| (one_line(host), recap)).collect();
+                self.recap = Recap::default();
+                self.recaps.values().for_each(|recap| self.recap.add(recap));
                 self.has_stats = true;
-                self.rescued = stats.rescued;
                 self.find_rescued();
             }
             return (None, None);
@@ -504,8 +547,10 @@ impl Run {
             _ => (None, None),
         };
         let counts = outcome.map(|outcome| Recap::of(outcome, is_changed)).unwrap_or_default();
-        if !self.has_stats {
+        if outcome.is_some() && !self.has_stats {
             self.recap.add(&counts);
+            let host = one_line(data.host.as_deref().unwrap_or_default());
+            self.recaps.entry(host).or_default().add(&counts);
         }
         if data.task_uuid.is_some() || is_start {
             let host = one_line(data.host.as_deref().unwrap_or_default());

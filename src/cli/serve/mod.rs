@@ -17,6 +17,8 @@ mod page;
 mod plot;
 mod routes;
 
+pub(super) use self::page::lasting_address_of;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},

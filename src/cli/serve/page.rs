@@ -32,6 +32,13 @@ pub(super) fn address_of(run: &Run) -> String {
     identity.map_or_else(|| address.clone(), |identity| format!("{address}/{identity}"))
 }
 
+/// The same for as long as the run is known, whatever runs come after it.
+pub(in crate::cli) fn lasting_address_of(run: &Run) -> String {
+    let address = address_of(run);
+    let identity = run.identity.filter(|_| !run.is_superseded);
+    identity.map_or_else(|| address.clone(), |identity| format!("{address}/{identity}"))
+}
+
 /// A page around its content. What has an id in it is kept up to date by `static/live.js`.
 fn shell(title: &str, link: Option<&Result<String, String>>, content: &Markup) -> Markup {
     html! {
