@@ -538,6 +538,14 @@ def test_other_subjects(start_server: Callable[..., Server], tmp_path: Path, opt
     assert [run["state"] for run in listed(server, *given)] == ["failed"]
 
 
+def test_an_option_that_cannot_be_used() -> None:
+    """Nobody wanted to publish anything."""
+    done = command("runs", "-s", "http://localhost:4222")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "expected server URLs such as nats://localhost:4222" in done.stderr
+    assert "published" not in done.stderr
+
+
 def test_output_and_errors_of_a_command(
     site: tuple[Server, Bus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,9 @@ impl Options {
             }
         };
         for problem in &resolution.problems {
-            complain(&printable(problem));
+            // Here nothing is published anyway.
+            let problem = problem.strip_suffix(config::NOTHING_IS_PUBLISHED).unwrap_or(problem);
+            complain(printable(problem).trim_end_matches([';', ' ']));
         }
         resolution.config
     }

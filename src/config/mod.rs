@@ -31,6 +31,7 @@ pub(crate) use self::{
     credentials::{Auth, jwt_in, read as read_secret, secrets_of, seed_in},
     model::{ClientName, Config, Connection, Delivery, Resolution, Server, Setting, Tls},
     options::{AUTH, SUBJECT_ID, of_key as option_of_key},
+    reader::NOTHING_IS_PUBLISHED,
     values::is_off,
 };
 use self::{

@@ -16,6 +16,9 @@ use crate::{
     secret::{MASK, Secret, looks_secret, shown_path},
 };
 
+/// What becomes of a run whose guarded options cannot be used; a command that publishes nothing anyway leaves it out.
+pub(crate) const NOTHING_IS_PUBLISHED: &str = "nothing is published";
+
 /// What is read, and what was found on the way.
 pub(super) struct Reader<'a> {
     /// The setting `nats_options`.
@@ -84,7 +87,7 @@ impl Reader<'_> {
             Ok(context) => context,
             Err(reason) => {
                 self.refused = true;
-                return self.say(format!("context {}: {reason}; nothing is published", shorten(&name)));
+                return self.say(format!("context {}: {reason}; {NOTHING_IS_PUBLISHED}", shorten(&name)));
             }
         };
         for field in &context.not_served {
@@ -160,7 +163,7 @@ impl Reader<'_> {
         let shown = if is_plain { shorten(&value.to_string()) } else { MASK.to_owned() };
         let consequence = if opt.guarded {
             self.refused = true;
-            "nothing is published".to_owned()
+            NOTHING_IS_PUBLISHED.to_owned()
         } else {
             format!("using {}", opt.takes.default())
         };
@@ -172,7 +175,7 @@ impl Reader<'_> {
 
     pub(super) fn refuse(&mut self, name: &str, expected: &str) {
         self.refused = true;
-        self.say(format!("{name}: expected {expected}; nothing is published"));
+        self.say(format!("{name}: expected {expected}; {NOTHING_IS_PUBLISHED}"));
     }
 
     /// One of two that belong together is missing.
