@@ -103,6 +103,8 @@ pub(crate) struct Run {
     /// When the last message of it was made, and when it was heard by the reader's clock.
     pub(crate) last_event: Option<SystemTime>,
     pub(crate) heard: SystemTime,
+    /// When its last event was: signs of life say that the process lives, and not that the job gets on.
+    pub(crate) progressed: Option<SystemTime>,
     /// The last sign of life, and how long it is from one to the next.
     beat: Option<(u64, SystemTime)>,
     beats_every: Option<Duration>,
@@ -149,6 +151,7 @@ impl Run {
             ended: None,
             last_event: None,
             heard: SystemTime::UNIX_EPOCH,
+            progressed: None,
             beat: None,
             beats_every: None,
             first_stored: None,
@@ -454,6 +457,7 @@ impl Run {
         if hearing == Hearing::Repeat {
             return None;
         }
+        self.progressed = self.progressed.max(when);
         let name = payload.event.as_deref().unwrap_or_default();
         let data = payload.data();
         let result = data.res();

@@ -162,8 +162,13 @@ fn about(run: &Run, now: SystemTime, silent_after: Option<Duration>, wide: usize
         .started
         .filter(|_| run.has_beginning())
         .map_or_else(String::new, |when| format!("  since {}", in_utc(when)));
-    let silence =
-        if run.is_over() { String::new() } else { format!("  heard {} ago", in_short(run.silence(now))) };
+    let ago = |when: SystemTime| in_short(now.duration_since(when).unwrap_or_default());
+    let progress = run.progressed.map_or_else(String::new, |when| format!(", last event {} ago", ago(when)));
+    let silence = if run.is_over() {
+        String::new()
+    } else {
+        format!("  heard {} ago{progress}", in_short(run.silence(now)))
+    };
     let known = run.known_tasks.map_or_else(String::new, |known| format!("/{known}"));
     let room = wide.saturating_sub(width(state.as_str()) + 2);
     let mut lines = vec![
