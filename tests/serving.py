@@ -37,6 +37,24 @@ def needed(program: str) -> str:
     return found
 
 
+def task(name: str, host: str = "h", *, ends: bool = True, **res: Any) -> list[dict[str, Any]]:
+    """A task on a host, as ansible tells of it. `res`: its result; `ends`: otherwise the host is still at it."""
+    data = {"playbook": "site.yml", "play": "P", "task": name, "task_uuid": f"uuid of {name}"}
+    there = {**data, "host": host}
+    event = "runner_on_failed" if res.pop("fails", False) else "runner_on_ok"
+    begun: list[dict[str, Any]] = [
+        {"event": "playbook_on_task_start", "event_data": data, "stdout": f"TASK [{name}]"},
+        {"event": "runner_on_start", "event_data": there},
+    ]
+    end = {"event": event, "event_data": {**there, "res": res}, "stdout": f"{event}: [{host}]"}
+    return [*begun, end] if ends else begun
+
+
+def printing(count: int, first: int = 1) -> list[dict[str, Any]]:
+    """Events that print a line each."""
+    return [{"event": "verbose", "stdout": f"line {n}"} for n in range(first, first + count)]
+
+
 @dataclass
 class Answer:
     status: int
@@ -157,7 +175,7 @@ class Serve:
 
     def address(self, ident: str) -> str:
         """The address of a run's page, as the list has it."""
-        found = re.search(rf'href="(/runs/[^"]*/{re.escape(ident)})"', self.get("/").text)
+        found = re.search(rf'href="(/runs/[^"]*/{re.escape(ident)}/[^"]*)"', self.get("/").text)
         assert found is not None
         return found[1]
 

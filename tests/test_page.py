@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +16,12 @@ from selenium.common.exceptions import StaleElementReferenceException, WebDriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from serving import Serve, needed
+from serving import ALL_IS_THERE, Serve, needed, printing, task
 from support import PATIENCE, Bus, Job, Server, cli, wait_until
-from test_watch import ON, publish, task
+from test_watch import ON, publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
@@ -73,6 +77,13 @@ class Browser:
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
 
+    def look_like(self, scheme: str, width: int) -> None:
+        """With light or dark colours, in a window of that many pixels."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
     def complaints(self) -> list[str]:
         """Errors of scripts, and what the security policy has refused."""
         log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
@@ -104,6 +115,10 @@ def chromium(folder: Path, *switches: str) -> Iterator[Browser]:
         browser.driver.quit()
 
 
+#: Every line of an output that is here, with its number.
+LINES = "return [...document.querySelectorAll('.out > div > span')].map(line => line.textContent).join('\\n')"
+
+
 def test_a_job_is_seen_while_it_runs(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}})
@@ -111,54 +126,39 @@ def test_a_job_is_seen_while_it_runs(stored: tuple[Server, Bus], tmp_path: Path)
     (job.folder / "project/play.yml").write_text(PLAYBOOK.replace("GO", str(go)))
     with Serve(server) as serve, chromium(tmp_path) as browser:
         browser.open(serve, "/")
-        browser.wait_for("#none", "No run is like this")
+        browser.wait_for("#pager", "No run is like this")
         browser.run("window.same = true")
         started = cli("start", job.folder, "-p", "play.yml", "--ident", "x", env=ON)
         assert started.returncode == 0
         # The page changes, and is not loaded anew.
         browser.wait_for("#rows tr", "running")
-        browser.wait_for("#rows td.task", "wait")
+        browser.wait_for("#rows td.what", "wait")
         assert browser.run("return window.same")
         browser.click("#rows a")
-        browser.wait_for("#output", "TASK [wait]")
-        assert browser.driver.current_url.endswith("/runs/site.a/x")
+        browser.wait_for(".out", "TASK [wait]")
+        assert "/runs/site.a/x/" in browser.driver.current_url
         browser.run("window.same = true")
         go.touch()
         browser.wait_for("#state", "failed")
-        browser.wait_for("#failures", "No such file or directory (rc=2)")
-        browser.wait_for("#output", "PLAY RECAP")
+        browser.wait_for("#why", "No such file or directory (rc=2)")
+        browser.wait_for(".out", "PLAY RECAP")
         assert browser.run("return window.same")
         # Every line once, and in order, as the job printed it.
-        lines = browser.run(
-            "return [...document.querySelectorAll('#output .l')].map(l => l.textContent).join('\\n')"
-        )
         printed = serve.get("/api/runs/site.a/x/log").text
-        plain = printed.replace("\x1b[0m", "")
-        assert lines.split("\n") == [_uncolored(line) for line in plain.splitlines()]
+        browser.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+        wait_until(lambda: browser.run(LINES).split("\n") == printed.splitlines(), "all lines")
         # What failed is red.
         browser.run(
-            "const spans = [...document.querySelectorAll('#output span')];"
-            "window.red = spans.find(span => span.textContent.startsWith('fatal'))"
+            "const spans = [...document.querySelectorAll('.out span')];"
+            "window.red = spans.findLast(span => span.textContent.startsWith('fatal'))"
         )
         assert browser.run("return getComputedStyle(window.red).color") == "rgb(179, 38, 30)"
-        browser.click("#failures summary")
-        browser.wait_for("#failures pre", "stderr:")
-        browser.click("#tasks summary")
-        browser.wait_for("#tasks table", "first <script>")
+        # From the failure to its line.
+        browser.click("#why a")
+        browser.wait_for(".out div:target", "fatal: [")
         # Nothing of it was markup.
         assert "owned" not in browser.driver.title
         assert browser.run("return document.querySelectorAll('main script, main img').length") == 0
-        # What is open stays open when something changes.
-        publish(server, "other", task("a"))
-        serve.wait_for_run("other", "successful")
-        assert browser.run("return document.querySelector('#failures details').open")
-
-
-def _uncolored(line: str) -> str:
-    while "\x1b[" in line:
-        before, after = line.split("\x1b[", 1)
-        line = before + after.split("m", 1)[1]
-    return line
 
 
 def test_the_filter_is_in_the_address(stored: tuple[Server, Bus], tmp_path: Path) -> None:
@@ -177,9 +177,20 @@ def test_the_filter_is_in_the_address(stored: tuple[Server, Bus], tmp_path: Path
         browser.driver.refresh()
         browser.wait_for("#rows", "bad")
         assert "good" not in browser.text("#rows")
-        browser.click("#summary a[href='/?state=failed']")
-        browser.wait_for("#rows", "bad")
-        assert browser.find("select").get_attribute("value") == "failed"
+        # What was looked for and what state it is in go together, and the numbers are of that.
+        browser.find("input[type=search]").clear()
+        browser.driver.get(browser.driver.current_url.split("?")[0])
+        browser.wait_for("#chips", "not successful 1")
+        browser.click("#chips a[href='/?state=failed']")
+        wait_until(lambda: "good" not in browser.text("#rows"), "the other run to go")
+        assert "bad" in browser.text("#rows")
+        assert browser.text("#chips [aria-current]") == "failed 1"
+        browser.find("input[type=search]").send_keys("good")
+        browser.wait_for("#chips", "failed 0")
+        assert browser.driver.current_url.endswith("/?q=good&state=failed")
+        browser.click("#chips [aria-current]")
+        browser.wait_for("#rows", "good")
+        assert browser.driver.current_url.endswith("/?q=good")
         # By keyboard: past the header, the search is there.
         browser.open(serve, "/")
         for _ in range(12):
@@ -194,11 +205,11 @@ def test_it_says_that_nats_is_away_and_back(stored: tuple[Server, Bus], tmp_path
     server, _ = stored
     with Serve(server) as serve, chromium(tmp_path) as browser:
         browser.open(serve, "/")
-        browser.wait_for("#link", "connected to")
+        browser.wait_for("#link", "live")
         server.kill()
-        wait_until(lambda: browser.text("#link.down"), "the loss")
+        wait_until(lambda: browser.text("#link [role=alert]"), "the loss")
         server.start()
-        browser.wait_for("#link.up", "connected to")
+        browser.wait_for("#link", "live")
 
 
 def test_a_page_of_thousands_and_a_run_of_fifty_thousand_lines(
@@ -230,9 +241,11 @@ def test_a_page_of_thousands_and_a_run_of_fifty_thousand_lines(
         browser.wait_for("#pager", "page 1 of 31")
         assert browser.run("return document.querySelectorAll('#rows tr').length") == 100
         browser.open(serve, "/runs/id/many")
-        last = "return document.querySelector('#output .l:last-child').textContent"
-        wait_until(lambda: browser.run(last) == "line 50000", "the last line")
-        assert browser.run("return document.querySelectorAll('#output .l').length") == 1000
+        # No task was begun: what came before the first one is closed until somebody wants it.
+        browser.click("summary")
+        wait_until(lambda: browser.run(LINES).endswith("line 50000"), "the last line")
+        assert browser.run(LINES).count("\n") < 1_000
+        assert "Only the end of what it printed is remembered here" in browser.text("main")
         assert len(serve.get("/api/runs/id/many/log").text.splitlines()) == 50_000
 
 
@@ -242,45 +255,214 @@ def test_people_type_the_token_once(stored: tuple[Server, Bus], tmp_path: Path) 
     token.write_text("a-token-of-some-length")
     with Serve(server, "--token-file", str(token)) as serve, chromium(tmp_path) as browser:
         publish(server, "x", task("a"))
-        browser.open(serve, "/")
+        serve_token = {"Authorization": f"Bearer {token.read_text()}"}
+        wait_until(lambda: '"x"' in serve.get("/api/runs", **serve_token).text, "the run")
+        browser.open(serve, "/runs/id/x?q=a&open=all")
         browser.find("input[name=token]").send_keys("wrong" + Keys.ENTER)
         browser.wait_for("main", "That is not the token")
+        # Too soon is said, too; then it is let in, to where it wanted to go.
         browser.find("input[name=token]").send_keys(token.read_text() + Keys.ENTER)
+
+        def is_in() -> bool:
+            if "Too many wrong tokens" in browser.text("main"):
+                browser.find("input[name=token]").send_keys(token.read_text() + Keys.ENTER)
+            return browser.driver.current_url.endswith("/runs/id/x?q=a&open=all")
+
+        wait_until(is_in, "the run's page")
+        browser.wait_for("#line h1", "x")
+        browser.open(serve, "/")
         browser.wait_for("#rows", "x")
         assert browser.run("return document.cookie") == ""
         publish(server, "y", task("a"))
         browser.wait_for("#rows", "y")
         # Chromium notes the refused pages, and nothing else.
-        assert [one for one in browser.complaints() if "401" not in one] == []
+        assert [one for one in browser.complaints() if not re.search("401|429", one)] == []
 
 
 def test_the_page_without_scripts(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     off = "--blink-settings=scriptEnabled=false"
     with Serve(server) as serve, chromium(tmp_path, off) as browser:
+        publish(server, "x", [*task("a", fails=True, msg="broken"), *printing(3_000)], "failed")
+        serve.wait_for_run("x", "failed")
         browser.open(serve, "/")
-        browser.wait_for("#none", "No run is like this")
-        publish(server, "x", task("a"))
-        # It loads itself anew.
+        browser.wait_for("#rows", "broken")
+        # A form as any other.
+        browser.find("input[type=search]").send_keys("host:h" + Keys.ENTER)
         browser.wait_for("#rows", "x")
         browser.click("#rows a")
-        browser.wait_for("main h1", "x")
+        browser.wait_for("#line h1", "x")
+        # What is left out is a page of its own.
+        browser.click("a.gap")
+        browser.wait_for(".out", "line 101")
+        assert "/lines?from=" in browser.driver.current_url
+
+
+LONG = "a-run-with-a-very-long-ident-that-nobody-would-give-it-by-hand-" * 8
 
 
 @pytest.mark.parametrize(("scheme", "back"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(13, 17, 23)")])
+@pytest.mark.parametrize("width", [1400, 700, 400])
 def test_light_and_dark_and_narrow(
-    stored: tuple[Server, Bus], tmp_path: Path, scheme: str, back: str
+    stored: tuple[Server, Bus], tmp_path: Path, scheme: str, back: str, width: int
 ) -> None:
+    """Also at 200 % of a window of 1400 pixels: that is one of 700."""
     server, _ = stored
     with Serve(server) as serve, chromium(tmp_path) as browser:
-        publish(server, "a-run-with-a-very-long-ident-that-nobody-would-give-it-by-hand-" * 2, task("a"))
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.driver.set_window_size(500, 800)
+        publish(server, LONG, task("b" * 500, host="c" * 300, fails=True, msg="d" * 500), "failed")
+        publish(server, "short", task("a"))
+        serve.wait_for_run("short", "successful")
+        browser.look_like(scheme, width)
         browser.open(serve, "/")
         browser.wait_for("#rows", "a-run-with")
         assert browser.run("return getComputedStyle(document.body).backgroundColor") == back
-        wide = browser.run(
-            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
-        assert wide <= 0
+        if width > 1000:
+            # A line a run, whatever it is called.
+            heights = "return [...document.querySelectorAll('#rows tr')].map(row => row.offsetHeight)"
+            assert max(browser.run(heights)) < 40
+            assert browser.find("#rows td.what[title*=ddd]").get_attribute("title").endswith("d" * 500)
+        wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert browser.run(wide) <= 0
+        browser.open(serve, f"/runs/id/{LONG}")
+        browser.wait_for("#why", "ddd")
+        assert browser.run(wide) <= 0
+
+
+def test_eight_tabs_and_each_is_live(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        browser.open(serve, "/")
+        for _ in range(7):
+            browser.driver.switch_to.new_window("tab")
+            browser.open(serve, "/")
+            browser.wait_for("#pager", "No run is like this")
+        publish(server, "x", task("a"))
+        for tab in browser.driver.window_handles:
+            browser.driver.switch_to.window(tab)
+            browser.wait_for("#rows", "x")
+
+
+def test_what_is_left_out_is_said_and_loads(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        publish(server, "x", [*task("a"), *printing(10)], None)
+        serve.wait_for_run("x", "running")
+        browser.open(serve, "/runs/id/x")
+        browser.wait_for(".out", "line 10")
+        publish(server, "x", [*task("a"), *printing(6_010)], None)
+        browser.wait_for(".out", "line 6010")
+        browser.wait_for(".out", "more lines: show")
+        while browser.driver.find_elements(By.CSS_SELECTOR, ".gap"):
+            count = browser.run("return document.querySelectorAll('.out > div').length")
+            browser.click(".gap")
+            more = "return document.querySelectorAll('.out > div').length"
+            wait_until(lambda count=count: browser.run(more) > count, "more lines")
+        lines = browser.run(LINES).split("\n")
+        assert lines == ["TASK [a]", "runner_on_ok: [h]", *(f"line {n}" for n in range(1, 6_011))]
+
+
+def test_what_is_open_or_has_the_focus_goes_on(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        events = [*task("first"), *printing(5), *task("second")]
+        publish(server, "x", [*events, *task("third")], None)
+        serve.wait_for_run("x", "running")
+        browser.open(serve, "/runs/id/x")
+        browser.wait_for("details.task", "first")
+        # What is done is closed, and what goes on is open.
+        names = "return [...document.querySelectorAll('details.task[open] .name')].map(name => name.textContent)"
+        assert browser.run(names) == ["third"]
+        browser.find("summary").send_keys(Keys.ENTER)
+        wait_until(lambda: browser.run(names) == ["first", "third"], "it to open")
+        browser.run("document.activeElement.mine = true")
+        browser.run("getSelection().selectAllChildren(document.querySelector('.out'))")
+        publish(server, "x", [*events, *task("third"), *task("fourth"), *printing(3, 100)], None)
+        browser.wait_for("details.task", "fourth")
+        browser.wait_for(".out", "line 102")
+        assert browser.run(names) == ["first", "fourth"]
+        assert browser.run("return document.activeElement.mine")
+        assert "line 5" in browser.run("return getSelection().toString()")
+        # What was closed by hand stays closed, though it goes on.
+        browser.run("[...document.querySelectorAll('summary')].at(-1).click()")
+        publish(server, "x", [*events, *task("third"), *task("fourth"), *printing(4, 100)], None)
+        publish(server, "x", [], "successful")
+        browser.wait_for("#state", "successful")
+        assert browser.run(names) == ["first"]
+
+
+def test_the_output_is_filtered(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        publish(server, "x", [*task("a"), *printing(50)])
+        serve.wait_for_run("x", "successful")
+        browser.open(serve, "/runs/id/x")
+        browser.find("#find input").send_keys("line 4")
+        browser.wait_for("#found", "14 places")
+        assert browser.driver.current_url.endswith("?q=line+4")
+        browser.find("#find input").send_keys("7")
+        browser.wait_for("#found", "1 place")
+        assert browser.run(LINES) == "line 47"
+        browser.find("#find input").send_keys(Keys.BACKSPACE * len("line 47"))
+        browser.wait_for("details.task", "a")
+        browser.find("#find input").send_keys("nothing")
+        browser.wait_for("#found", "Nothing of it is like this")
+
+
+def test_all_of_it_is_printed(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        tasks = [event for n in range(5) for event in [*task(f"t{n}"), *printing(600, 600 * n)]]
+        publish(server, "x", tasks)
+        serve.wait_for_run("x", "successful")
+        browser.open(serve, "/runs/id/x")
+        assert browser.run(LINES) == ""
+        browser.run("dispatchEvent(new Event('beforeprint'))")
+        lines = browser.run(LINES).split("\n")
+        assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(3_000)]
+        browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        seen = "return [...document.querySelectorAll('.out > div')].filter(line => line.checkVisibility({contentVisibilityAuto: false}) && line.getBoundingClientRect().height).length"
+        assert browser.run(seen) == len(lines) == 3_010
+
+
+def test_times_are_those_of_the_place(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        publish(server, "x", task("a"))
+        serve.wait_for_run("x", "successful")
+        browser.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kathmandu"})
+        browser.open(serve, "/")
+        utc = browser.find("#rows time").get_attribute("datetime")
+        began = datetime.fromisoformat(utc.replace("Z", "+00:00"))
+        there = (began + timedelta(hours=5, minutes=45)).strftime("%H:%M")
+        browser.wait_for("#zone", "times: local")
+        assert there in browser.text("#rows time")
+        browser.click("#zone")
+        browser.wait_for("#zone", "times: UTC")
+        assert began.strftime("%H:%M") in browser.text("#rows time")
+        browser.driver.refresh()
+        browser.wait_for("#zone", "times: UTC")
+
+
+AXE = Path(sys.prefix) / "npm/node_modules/axe-core/axe.min.js"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(stored: tuple[Server, Bus], tmp_path: Path, scheme: str) -> None:
+    if not AXE.exists():
+        assert not os.environ.get(ALL_IS_THERE), "axe-core is not installed (npm)"
+        pytest.skip("axe-core is not installed (npm)")
+    server, _ = stored
+    with Serve(server, "--silent-after", "1s") as serve, chromium(tmp_path) as browser:
+        publish(server, "good", [*task("a", changed=True), *printing(3)])
+        failing = task("b", fails=True, msg="broken", rc=1, stderr="no", stdout="out")
+        publish(server, "bad", [*failing, *task("c", host="web2", fails=True)], "failed")
+        publish(server, "bad", [*failing, *printing(700)], "failed")
+        publish(server, "open", task("d"), None)
+        wait_until(lambda: '"silent"' in serve.get("/api/runs").text, "silence")
+        browser.look_like(scheme, 1200)
+        for path in ("/", "/?playbook=site.yml&since=nonsense", "/runs/id/bad", "/runs/id/bad?q=b", "/runs/id/open", "/runs/a/b"):
+            browser.open(serve, path)
+            browser.driver.execute_script(AXE.read_text())
+            found = browser.driver.execute_async_script("axe.run().then(arguments[0])")
+            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == [], path
+        browser.complaints()

@@ -42,6 +42,7 @@ pub(crate) use self::{
     received::Received,
     redact::{Redaction, StatusEnv},
     select::{Events, KINDS, Omit, unknown_kind},
+    shell::quoted,
     sieve::Sieve,
     subject::{LONGEST_TOKENS, Owner, SUBJECT, Template, has_tokens, is_literal_subject, with_safe_ident},
     values::Values,

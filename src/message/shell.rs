@@ -244,7 +244,7 @@ fn unescaped(inside: &str) -> String {
 }
 
 /// In a shell's quotes.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r#"'"'"'"#))
 }
 

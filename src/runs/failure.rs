@@ -8,7 +8,7 @@ use super::{
     status::Status,
     style::without_colors,
 };
-use crate::harmless::one_line;
+use crate::{harmless::one_line, message::quoted};
 
 /// What became of a failed result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,9 @@ fn printed(result: &Res) -> Vec<(&'static str, &str)> {
 
 fn details(result: &Res) -> Vec<String> {
     let mut lines: Vec<String> = message(result).lines().map(str::to_owned).collect();
+    if let Some(called) = result.cmd.as_ref().and_then(called) {
+        lines.extend(called.lines().map(|line| format!("$ {line}")));
+    }
     if let Some(rc) = &result.rc {
         lines.push(format!("rc: {rc}"));
     }
@@ -201,6 +204,21 @@ fn details(result: &Res) -> Vec<String> {
     lines
 }
 
+/// A command as a person would type it: a text, or words.
+fn called(cmd: &serde_json::Value) -> Option<String> {
+    let word = |word: &serde_json::Value| {
+        let word = plain(word);
+        let is_bare =
+            !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_./=:@%+,".contains(c));
+        if is_bare { word } else { quoted(&word) }
+    };
+    match cmd {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Array(words) => Some(words.iter().map(word).collect::<Vec<_>>().join(" ")),
+        _ => None,
+    }
+}
+
 /// A value as text.
 pub(super) fn plain(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
@@ -213,6 +231,15 @@ mod tests {
 
     fn why_of(result: &Value) -> String {
         why(&serde_json::from_value(result.clone()).unwrap())
+    }
+
+    #[test]
+    fn what_was_called_is_among_the_details() {
+        let details_of = |result: Value| details(&serde_json::from_value(result).unwrap());
+        let result = json!({"msg": "non-zero return code", "rc": 2, "cmd": ["ls", "-l", "a b", ""]});
+        assert_eq!(details_of(result), ["non-zero return code", "$ ls -l 'a b' ''", "rc: 2"]);
+        assert_eq!(details_of(json!({"msg": "m", "cmd": "a; b\nc"})), ["m", "$ a; b", "$ c"]);
+        assert_eq!(details_of(json!({"msg": "m", "cmd": {"a": 1}})), ["m"]);
     }
 
     #[test]

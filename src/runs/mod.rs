@@ -40,13 +40,13 @@ pub(crate) use self::{
     compare::{Came, Change, Difference, differences},
     failure::{Failure, Fate},
     hosts::Host,
-    output::Printer,
+    output::{Piece, Printer},
     printed::{Origin, Printed},
     recap::Recap,
     run::{Card, Run},
     stats::{Finished, HostStats, HostTotal, PlaybookTotal, TaskStats, TaskTotal, playbooks},
     status::Status,
-    style::{Color, Look, harmless, pieces},
+    style::{Color, Look, harmless, pieces, without_colors},
     tasks::{Outcome, Step, Task, Waiting},
 };
 use self::{payload::Payload, seen::Hearing};
@@ -282,6 +282,14 @@ impl Runs {
                 self.output = self.output.saturating_sub(run.output.size());
                 run.output.clear();
             }
+        }
+    }
+
+    /// Lets go of what a run has printed: whoever has handed it on needs no memory for it.
+    pub(crate) fn forget_output(&mut self, id: RunKey) {
+        if let Some(run) = self.all.get_mut(&id) {
+            self.output = self.output.saturating_sub(run.output.size());
+            run.output.clear();
         }
     }
 

@@ -2,10 +2,21 @@
 
 use std::collections::BTreeMap;
 
+/// What an event printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece<'a> {
+    /// The event's counter.
+    pub(crate) counter: u64,
+    /// The number of its first line in all that the run printed, from 1 on, if the event says so.
+    pub(crate) line: Option<u64>,
+    /// With ansible's colours (SGR); every other control sequence is made harmless.
+    pub(crate) text: &'a str,
+}
+
 /// The last lines that a run printed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Output {
-    lines: BTreeMap<(u64, u64), String>,
+    lines: BTreeMap<(u64, u64), (Option<u64>, String)>,
     bytes: usize,
     /// Lines that are not kept any more.
     pub(super) dropped: bool,
@@ -15,13 +26,15 @@ pub(crate) struct Output {
 const LINES: usize = 10_000;
 
 impl Output {
-    pub(super) fn add(&mut self, counter: u64, lane: u64, text: String) {
+    /// `start`: the lines that were printed before it, as ansible-runner counts them (`start_line`).
+    pub(super) fn add(&mut self, counter: u64, lane: u64, start: Option<u64>, text: String) {
         self.bytes += text.len();
-        if let Some(old) = self.lines.insert((counter, lane), text) {
+        let line = start.map(|start| start.saturating_add(1));
+        if let Some((_, old)) = self.lines.insert((counter, lane), (line, text)) {
             self.bytes = self.bytes.saturating_sub(old.len());
         }
         while self.lines.len() > LINES {
-            if let Some((_, text)) = self.lines.pop_first() {
+            if let Some((_, (_, text))) = self.lines.pop_first() {
                 self.bytes = self.bytes.saturating_sub(text.len());
                 self.dropped = true;
             }
@@ -43,15 +56,15 @@ impl Output {
         self.dropped
     }
 
-    /// What events with a higher counter have printed, each with its counter. `None`: all that is kept.
-    pub(crate) fn since(&self, counter: Option<u64>) -> impl Iterator<Item = (u64, &str)> {
-        let first = counter.map_or(0, |counter| counter.saturating_add(1));
-        self.lines.range((first, 0)..).map(|((counter, _), text)| (*counter, text.as_str()))
+    /// What events from this counter on have printed, as far as it is kept.
+    pub(crate) fn from(&self, counter: u64) -> impl Iterator<Item = Piece<'_>> {
+        let kept = self.lines.range((counter, 0)..);
+        kept.map(|((counter, _), (line, text))| Piece { counter: *counter, line: *line, text })
     }
 
     /// All that is kept, line by line.
     pub(crate) fn lines(&self) -> impl DoubleEndedIterator<Item = &str> {
-        self.lines.values().flat_map(|text| text.split('\n'))
+        self.lines.values().flat_map(|(_, text)| text.split('\n'))
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Res {
     pub(super) module_stdout: Option<String>,
     pub(super) exception: Option<String>,
     pub(super) rc: Option<serde_json::Value>,
+    /// What was called: a text, or its words.
+    pub(super) cmd: Option<serde_json::Value>,
     pub(super) results: Vec<Res>,
 }
 

@@ -477,7 +477,8 @@ impl Run {
         let (outcome, failure) = self.count(name, counter, payload, &data, &result, when);
         let text = printed(payload.stdout.as_deref(), payload.start_line, payload.end_line).map(harmless);
         if let Some(text) = &text {
-            self.output.add(counter, u64::from(hearing == Hearing::Another), text.clone());
+            let lane = u64::from(hearing == Hearing::Another);
+            self.output.add(counter, lane, payload.start_line, text.clone());
         }
         let mut news = self.describe(name, &data, &result, failure.as_ref());
         news.counter = Some(counter);

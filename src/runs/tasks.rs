@@ -78,6 +78,8 @@ pub(crate) struct Step<'a> {
     /// When and how it ended there; `None`: that was not told.
     pub(crate) ended: Option<SystemTime>,
     pub(crate) outcome: Option<Outcome>,
+    /// The last event that says so.
+    pub(crate) counter: u64,
 }
 
 impl Step<'_> {
@@ -265,17 +267,18 @@ impl Tasks {
             };
             let Some(outcome) = mark.outcome else {
                 open.insert(mark.host, steps.len());
-                steps.push((mark.host, Step { host, began: mark.when, ended: None, outcome: None }));
+                let (began, counter) = (mark.when, mark.counter);
+                steps.push((mark.host, Step { host, began, ended: None, outcome: None, counter }));
                 continue;
             };
             let begun = open.remove(&mark.host).and_then(|at| steps.get_mut(at));
-            let (ended, outcome) = (mark.when, Some(outcome));
+            let (ended, outcome, counter) = (mark.when, Some(outcome), mark.counter);
             match begun {
-                Some((_, step)) => (step.ended, step.outcome) = (ended, outcome),
+                Some((_, step)) => (step.ended, step.outcome, step.counter) = (ended, outcome, counter),
                 // Only its end was told: it began with its batch.
                 None => {
                     let batch = task.starts.iter().rfind(|start| ended.is_some_and(|end| **start <= end));
-                    steps.push((mark.host, Step { host, began: batch.copied(), ended, outcome }));
+                    steps.push((mark.host, Step { host, began: batch.copied(), ended, outcome, counter }));
                 }
             }
         }

@@ -26,7 +26,7 @@ use super::{
     Exit,
     options::Options,
     reading::{LOOK_UP, Source, same_run},
-    serve::lasting_address_of,
+    serve::address_of,
     stop::Stop,
     terminal::{complain, printable, remark},
     when::{self, When},
@@ -276,7 +276,7 @@ impl Notifier<'_> {
         let now = self.source.now();
         let silent_after = self.arguments.silent_after;
         let base = self.arguments.link.as_deref().map(|base| base.trim_end_matches('/'));
-        let link = base.map(|base| format!("{base}{}", lasting_address_of(run)));
+        let link = base.map(|base| format!("{base}{}", address_of(run)));
         let id = format!("{}-{}", task.stream, task.number);
         let notice = Notice::new(id, run, link, now, silent_after);
         let what = format!("{}: {}", printable(&run.ident), run.state(now, silent_after).as_str());

@@ -7,35 +7,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::sync::broadcast;
 
-use super::metrics::Metrics;
+use super::{
+    metrics::Metrics,
+    name::{Name, run_id},
+};
 use crate::{
     cli::{reading::Source, runs::Listed},
     message::Received,
-    runs::{Run, RunKey, Runs},
+    runs::{Run, RunKey, Runs, Status},
 };
 
 /// How often those who listen hear of what has changed.
 const ANNOUNCED: Duration = Duration::from_millis(250);
 /// Whoever is so many announcements behind is dropped.
 const BEHIND: usize = 64;
-
-/// Which run is meant: the last one of a name, unless its identity is there, too.
-#[derive(Debug, Deserialize)]
-pub(super) struct Name {
-    subject_id: String,
-    ident: String,
-    #[serde(default)]
-    run_id: Option<String>,
-}
-
-impl Name {
-    fn subject_id(&self) -> &str {
-        if self.subject_id == "-" { "" } else { &self.subject_id }
-    }
-}
 
 /// What is heard of, by whoever reads NATS, and shown, by whoever answers requests.
 pub(super) struct Shared {
@@ -113,8 +100,21 @@ impl Shared {
         }
     }
 
-    pub(super) fn state(&self, run: &Run, now: SystemTime) -> &'static str {
-        run.state(now, self.silent_after).as_str()
+    /// Has it said something within the time that is looked back?
+    pub(super) fn is_recent(&self, run: &Run, now: SystemTime) -> bool {
+        let begin = now.checked_sub(self.since).unwrap_or(SystemTime::UNIX_EPOCH);
+        run.last_event.is_none_or(|last| last >= begin)
+    }
+
+    /// The runs that have not ended.
+    pub(super) fn open<'a>(&self, book: &'a Book) -> impl Iterator<Item = &'a Run> {
+        let now = SystemTime::now();
+        let runs = book.runs.all().map(|(_, run)| run);
+        runs.filter(move |run| !run.is_over() && self.is_recent(run, now))
+    }
+
+    pub(super) fn state(&self, run: &Run, now: SystemTime) -> Status {
+        run.state(now, self.silent_after)
     }
 }
 
@@ -125,6 +125,12 @@ impl Book {
             self.metrics.count(&news, run, message.cut);
         }
         self.changed.insert(news.run);
+    }
+
+    /// All that a stream had kept was heard.
+    pub(super) fn caught_up(&mut self) {
+        self.has_caught_up = true;
+        self.metrics.go_live();
     }
 
     pub(super) fn connected(&mut self, server: String, streams: Vec<String>) {
@@ -141,15 +147,13 @@ impl Book {
         &self.link
     }
 
-    /// The run of this identity, or the last one of this name.
-    pub(super) fn find(&self, name: &Name) -> Option<&Run> {
-        let is_it = |run: &Run| {
-            let identity = || run.identity.map(|identity| identity.to_string());
-            run.ident == name.ident
-                && run.subject_id == name.subject_id()
-                && (name.run_id.is_none() || name.run_id == identity())
-        };
-        let found = self.runs.all().filter(|(_, run)| is_it(run));
-        found.max_by_key(|(id, run)| (run.identity, *id)).map(|(_, run)| run)
+    /// The run that is meant, and all of that name, the last one first.
+    pub(super) fn find(&self, name: &Name) -> Option<(&Run, Vec<&Run>)> {
+        let is_its = |run: &&Run| run.ident == name.ident && run.subject_id == name.subject_id();
+        let mut all: Vec<(RunKey, &Run)> = self.runs.all().filter(|(_, run)| is_its(run)).collect();
+        all.sort_by_key(|(key, run)| std::cmp::Reverse((run.identity, *key)));
+        let all: Vec<&Run> = all.into_iter().map(|(_, run)| run).collect();
+        let is_it = |run: &&&Run| name.run_id.is_none() || name.run_id == run_id(run);
+        Some((all.iter().find(is_it).copied()?, all))
     }
 }

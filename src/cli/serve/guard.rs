@@ -1,17 +1,28 @@
 //! Who gets in, and with what.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
 };
+use clap::Args;
 use subtle::ConstantTimeEq;
 
-use super::{Arguments, page, routes::App};
-use crate::{config::read_secret, message::nonce, secret::Secret};
+use super::{
+    assets::is_asset,
+    attempts::{Attempts, Way},
+    http::Peer,
+    url::in_url,
+};
+use crate::{cli::terminal::complain, config::read_secret, message::nonce, secret::Secret};
 
 /// The cookie of who has shown the token.
 const COOKIE: &str = "ansible-runner-nats";
@@ -19,6 +30,25 @@ const COOKIE: &str = "ansible-runner-nats";
 const SHORTEST: usize = 16;
 /// The form that the token comes in.
 pub(super) const LOGIN: &str = "/login";
+/// Says no more than whether all is well, so that whoever only looks after that needs no token.
+pub(super) const HEALTH: &str = "/healthz";
+
+/// Who may come in.
+#[derive(Debug, Args)]
+pub(super) struct Access {
+    /// Listen on an address that others reach; needs --token-file or --behind-proxy
+    #[arg(long)]
+    allow_remote: bool,
+    /// Let in only who has the token in this file (at least 16 characters)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A proxy in front of it lets in only who may come in
+    #[arg(long, conflicts_with = "token_file")]
+    behind_proxy: bool,
+    /// A name by which people reach it, besides this host's own and its addresses
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+}
 
 /// The rules, in the order in which they are looked at: the host, the method, the token.
 pub(super) struct Guard {
@@ -27,12 +57,22 @@ pub(super) struct Guard {
     token: Option<Secret>,
     /// The value of the cookie, new with each start.
     session: String,
+    attempts: Mutex<Attempts>,
+}
+
+/// What a request has shown of the token.
+enum Shown {
+    Right,
+    Nothing,
+    Wrong,
+    /// It was not looked at: too many before it were wrong.
+    TooSoon(Duration),
 }
 
 impl Guard {
     /// An error says which options do not go together.
-    pub(super) fn new(arguments: &Arguments) -> Result<Self, String> {
-        let Arguments { listen, allow_remote, token_file, behind_proxy, hosts, .. } = arguments;
+    pub(super) fn new(listen: SocketAddr, access: &Access) -> Result<Self, String> {
+        let Access { allow_remote, token_file, behind_proxy, hosts } = access;
         let is_local = listen.ip().is_loopback();
         if !is_local && !allow_remote {
             return Err(format!(
@@ -63,10 +103,11 @@ impl Guard {
         let own = hostname::get().unwrap_or_default().to_string_lossy().into_owned();
         let named = hosts.iter().cloned().chain(["localhost".to_owned(), own]);
         Ok(Self {
-            address: *listen,
+            address: listen,
             hosts: named.map(|host| host.to_ascii_lowercase()).collect(),
             token,
             session: format!("{}{}", nonce(), nonce()),
+            attempts: Mutex::default(),
         })
     }
 
@@ -86,20 +127,44 @@ impl Guard {
         }
     }
 
-    /// May this request come in?
-    fn lets_in(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = bearer.and_then(|value| value.split_once(' '));
-        if bearer.is_some_and(|(scheme, given)| {
-            scheme.eq_ignore_ascii_case("bearer") && is_same(given, token.reveal())
-        }) {
-            return true;
-        }
+    /// What these headers show.
+    fn shown(&self, headers: &HeaderMap, peer: IpAddr) -> Shown {
+        let Some(token) = &self.token else { return Shown::Right };
         let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
         let mut pairs =
             cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == COOKIE && is_same(value, &self.session))
+        if pairs.any(|(name, value)| name == COOKIE && is_same(value, &self.session)) {
+            return Shown::Right;
+        }
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        match bearer.and_then(|value| value.split_once(' ')) {
+            Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") => {
+                self.look_at(is_same(given, token.reveal()), peer, Way::Header)
+            }
+            _ => Shown::Nothing,
+        }
+    }
+
+    /// A token was shown, unless it comes too soon after wrong ones.
+    fn look_at(&self, is_right: bool, peer: IpAddr, way: Way) -> Shown {
+        let (mut attempts, now) = (self.attempts(), Instant::now());
+        if let Some(wait) = attempts.wait(peer, way, now) {
+            return Shown::TooSoon(wait);
+        }
+        if is_right {
+            attempts.right(peer, way);
+            return Shown::Right;
+        }
+        let (times, wait) = attempts.wrong(peer, way, now);
+        complain(&format!(
+            "a wrong token from {peer}, time {times}: the next one is looked at in {} s",
+            wait.as_secs()
+        ));
+        Shown::Wrong
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Is there a form to fill in?
@@ -107,12 +172,18 @@ impl Guard {
         self.token.is_some()
     }
 
-    /// The cookie for who has shown the token.
-    pub(super) fn cookie_for(&self, token: &str) -> Option<HeaderValue> {
+    /// The cookie for who has shown the token; otherwise how long to wait before the next try.
+    pub(super) fn cookie_for(&self, given: &str, peer: IpAddr) -> Result<HeaderValue, Duration> {
         const DAY: u32 = 86_400;
-        let is_right = self.token.as_ref().is_some_and(|own| is_same(token.trim(), own.reveal()));
-        let cookie = format!("{COOKIE}={}; Path=/; Max-Age={DAY}; HttpOnly; SameSite=Strict", self.session);
-        HeaderValue::from_str(&cookie).ok().filter(|_| is_right)
+        let is_right = self.token.as_ref().is_some_and(|own| is_same(given.trim(), own.reveal()));
+        match self.look_at(is_right, peer, Way::Form) {
+            Shown::Right => {}
+            Shown::TooSoon(wait) => return Err(wait),
+            Shown::Nothing | Shown::Wrong => return Err(Duration::ZERO),
+        }
+        // A link from elsewhere comes with the cookie; nothing but reading is possible anyway.
+        let cookie = format!("{COOKIE}={}; Path=/; Max-Age={DAY}; HttpOnly; SameSite=Lax", self.session);
+        HeaderValue::from_str(&cookie).map_err(|_| Duration::ZERO)
     }
 }
 
@@ -122,8 +193,8 @@ fn is_same(given: &str, own: &str) -> bool {
 }
 
 /// Looks at every request before anything else does, and at every answer after.
-pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
-    let mut response = match refusal(&app.guard, &request) {
+pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let mut response = match refusal(&guard, &request) {
         Some(refusal) => refusal,
         None => next.run(request).await,
     };
@@ -165,18 +236,37 @@ fn refusal(guard: &Guard, request: &Request) -> Option<Response> {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(response);
     }
-    if is_login || guard.lets_in(request.headers()) || super::routes::is_static(request.uri().path()) {
+    let path = request.uri().path();
+    if is_login || path == HEALTH || is_asset(path) {
         return None;
     }
+    let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
+    match guard.shown(request.headers(), peer) {
+        Shown::Right => None,
+        Shown::TooSoon(wait) => Some(too_soon(wait, "Too many wrong tokens came from your address.\n")),
+        Shown::Nothing | Shown::Wrong => Some(unknown(&request)),
+    }
+}
+
+/// Who has a browser gets the form, and comes back to where it wanted to go.
+fn unknown(request: &Request) -> Response {
     let accepts =
         request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let mut response = if accepts.contains("text/html") {
-        (StatusCode::UNAUTHORIZED, page::login(false)).into_response()
-    } else {
-        text(StatusCode::UNAUTHORIZED, "A token is needed (Authorization: Bearer).\n")
-    };
+    if accepts.contains("text/html") {
+        let wanted = request.uri().path_and_query().map_or("/", |wanted| wanted.as_str());
+        return Redirect::to(&format!("{LOGIN}?to={}", in_url(wanted))).into_response();
+    }
+    let answer = "A token is needed (Authorization: Bearer).\n";
+    let mut response = (StatusCode::UNAUTHORIZED, answer).into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    Some(response)
+    response
+}
+
+/// An answer to who has to wait.
+pub(super) fn too_soon(wait: Duration, content: impl IntoResponse) -> Response {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let headers = [(header::RETRY_AFTER, seconds.to_string())];
+    (StatusCode::TOO_MANY_REQUESTS, headers, content).into_response()
 }
 
 #[cfg(test)]
@@ -189,6 +279,7 @@ mod tests {
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
             token: Some(Secret::new("a-token-of-enough-length")),
             session: "session".to_owned(),
+            attempts: Mutex::default(),
         }
     }
 
@@ -218,10 +309,13 @@ mod tests {
     #[test]
     fn only_the_token_or_the_cookie() {
         let guard = guard("127.0.0.1:1", &[]);
-        let with = |name: header::HeaderName, value: &str| {
+        let mut number = 0;
+        let mut with = |name: header::HeaderName, value: &str| {
+            // Each from an address of its own: none has to wait for another.
+            number += 1;
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            guard.lets_in(&headers)
+            matches!(guard.shown(&headers, IpAddr::from([127, 0, 0, number])), Shown::Right)
         };
         assert!(with(header::AUTHORIZATION, "Bearer a-token-of-enough-length"));
         assert!(with(header::AUTHORIZATION, "bearer a-token-of-enough-length"));
@@ -237,7 +331,10 @@ mod tests {
         ] {
             assert!(!with(name.clone(), value), "{name}: {value}");
         }
-        assert!(guard.cookie_for("wrong").is_none());
-        assert!(guard.cookie_for("a-token-of-enough-length\n").is_some());
+        let peer = IpAddr::from([127, 0, 0, 99]);
+        assert!(guard.cookie_for("a-token-of-enough-length\n", peer).is_ok());
+        assert_eq!(guard.cookie_for("wrong", peer), Err(Duration::ZERO));
+        // The right one, too, has to wait now.
+        assert!(guard.cookie_for("a-token-of-enough-length", peer).unwrap_err() > Duration::ZERO);
     }
 }

@@ -1,103 +1,84 @@
-//! The page with all runs, and what of them is wanted.
+//! The page with all runs.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use maud::{Markup, html};
-use serde::Deserialize;
 
 use super::{
     book::{Book, Shared},
-    page::{self, address_of, badge, counts, duration, in_url, time},
+    fingerprint::fingerprint,
+    name::address_of,
+    page::{self, ago, badge, class_of, count_of, time},
+    part::Known,
     plot,
+    url::with_query,
+    wanted::{UNSUCCESSFUL, Wanted, is_of, words},
+    why,
 };
-use crate::runs::{Run, Runs, Status};
+use crate::runs::{Run, Status, in_short};
 
 /// Runs on a page.
 const ROWS: usize = 100;
+/// Of a playbook's runs so many are small squares.
+const SQUARES: usize = 10;
 
-/// Which runs are wanted: what the URL says.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Wanted {
-    /// In the ident, the subject id, the playbook or the task.
-    q: String,
-    state: String,
-    /// Exactly this one.
-    playbook: String,
-    page: String,
-}
-
-impl Wanted {
-    /// These runs, the newest first.
-    pub(super) fn of<'a>(&self, runs: &'a Runs, shared: &Shared, now: SystemTime) -> Vec<&'a Run> {
-        let query = self.q.to_lowercase();
-        let has = |text: &str| text.to_lowercase().contains(&query);
-        let is_wanted = |run: &&Run| {
-            (self.state.is_empty() || shared.state(run, now) == self.state)
-                && (self.playbook.is_empty() || run.playbook == self.playbook)
-                && (query.is_empty()
-                    || [&run.ident, &run.subject_id, &run.playbook, &run.task]
-                        .into_iter()
-                        .any(|text| has(text)))
-        };
-        let mut found: Vec<(u64, &Run)> = runs.all().filter(|(_, run)| is_wanted(run)).collect();
-        found.sort_by(|(a, one), (b, other)| other.started.cmp(&one.started).then(b.cmp(a)));
-        found.into_iter().map(|(_, run)| run).collect()
-    }
-
-    /// The address of a page of them.
-    fn address(&self, page: usize) -> String {
-        let Self { q, state, playbook, .. } = self;
-        let page = if page == 0 { String::new() } else { (page + 1).to_string() };
-        let pairs = [("q", q), ("state", state), ("playbook", playbook), ("page", &page)];
-        let given = pairs.into_iter().filter(|(_, value)| !value.is_empty());
-        let query: Vec<String> = given.map(|(name, value)| format!("{name}={}", in_url(value))).collect();
-        if query.is_empty() { "/".to_owned() } else { format!("/?{}", query.join("&")) }
-    }
-}
-
-pub(super) fn page(shared: &Shared, wanted: &Wanted) -> Markup {
+pub(super) fn page(shared: &Shared, wanted: &Wanted, known: &Known) -> Markup {
     let now = SystemTime::now();
     let book = shared.book();
-    let runs = wanted.of(&book.runs, shared, now);
-    let number = wanted.page.parse::<usize>().unwrap_or(1).saturating_sub(1);
+    let filter = wanted.filter();
+    let all = filter.of(&book.runs, shared, now);
+    let runs: Vec<&Run> =
+        all.iter().copied().filter(|run| wanted.has_state(shared.state(run, now))).collect();
     let pages = runs.len().div_ceil(ROWS).max(1);
-    let number = number.min(pages - 1);
-    let shown: Vec<&Run> = runs.iter().copied().skip(number * ROWS).take(ROWS).collect();
+    let number = wanted.page.parse::<usize>().unwrap_or(1).saturating_sub(1).min(pages - 1);
+    let shown = runs.iter().copied().skip(number * ROWS).take(ROWS);
+    let histories = histories(&book);
     let content = html! {
-        h1 { "Runs of ansible-runner" }
-        (summary(&book, shared, now))
+        h1 { "Runs" }
+        (known.part("chips", "bar", chips(&all, wanted, shared, now)))
         (form(wanted))
-        @if !wanted.playbook.is_empty() { (plot::plot(&runs, shared, now)) }
-        div.wide {
-            table #runs aria-label="Runs, the newest first" {
-                thead {
-                    tr {
-                        @for name in ["state", "run", "playbook", "at", "tasks", "results", "started", "took"] {
-                            th scope="col" { (name) }
-                        }
+        (known.part("problems", "", html! { @for problem in &filter.problems { p.bad role="alert" { (problem) } } }))
+        @if !wanted.playbook.is_empty() { (known.part("plot", "", plot::plot(&runs, shared, now))) }
+        table.runs {
+            caption.away { "Runs, the newest first" }
+            colgroup { @for name in ["state", "run", "playbook", "what", "hosts", "when", "took"] { col.(name); } }
+            thead {
+                tr {
+                    @for name in ["state", "run", "playbook, up to this run", "what is the matter, or where it is", "hosts", "started", "took"] {
+                        th scope="col" { (name) }
                     }
                 }
-                tbody #rows data-keyed {
-                    @for run in &shown { (row(run, shared, now)) }
+            }
+            tbody #rows {
+                @for run in shown {
+                    (known.row(&format!("r{}", fingerprint(&address_of(run))), row(run, &histories, shared, now)))
                 }
             }
         }
-        p #none { @if shown.is_empty() { "No run is like this (yet)." } }
-        (pager(wanted, number, pages, runs.len()))
+        (known.part("pager", "bar", pager(wanted, number, pages, runs.len())))
     };
-    page::page(&book, shared, "Runs", &content)
+    let line = known.part("source", "m", source(&book));
+    page::page(&book, shared, known, "Runs", &line, &content)
 }
 
-/// How many are in which state; each is a link to those.
-fn summary(book: &Book, shared: &Shared, now: SystemTime) -> Markup {
-    let count = |state: &str| book.runs.all().filter(|(_, run)| shared.state(run, now) == state).count();
+/// Where all of it comes from.
+fn source(book: &Book) -> Markup {
     html! {
-        ul #summary.summary aria-label="Runs by state" {
-            @for state in Status::ALL.map(Status::as_str) {
-                @let count = count(state);
-                @if count > 0 {
-                    li { a href={ "/?state=" (state) } { (badge(state)) " " b { (count) } } }
+        @if let Ok(server) = book.link() { (server) }
+        @if !book.streams.is_empty() { " · stream " (book.streams.join(", ")) }
+    }
+}
+
+/// How many are in which state, of those that one looks for; each is a link to those.
+fn chips(all: &[&Run], wanted: &Wanted, shared: &Shared, now: SystemTime) -> Markup {
+    html! {
+        @for word in words() {
+            @let count = all.iter().filter(|run| is_of(shared.state(run, now), word)).count();
+            @let is_on = wanted.state == word;
+            @if count > 0 || is_on || word == UNSUCCESSFUL {
+                a.chip.(if word == UNSUCCESSFUL { "bad" } else { class_of(word) }) href=(wanted.toggled(word).address(0)) aria-current=[is_on.then_some("true")] {
+                    @if word == UNSUCCESSFUL { "not successful" } @else { (word) }
+                    " " b { (count) }
                 }
             }
         }
@@ -105,61 +86,68 @@ fn summary(book: &Book, shared: &Shared, now: SystemTime) -> Markup {
 }
 
 fn form(wanted: &Wanted) -> Markup {
+    let Wanted { q, state, playbook, since, until, .. } = wanted;
     html! {
-        form #filter role="search" method="get" action="/" {
-            label { "Find " input type="search" name="q" value=(wanted.q) placeholder="ident, playbook, task"; }
-            label {
-                "State "
-                select name="state" {
-                    option value="" { "any" }
-                    @for state in Status::ALL.map(Status::as_str) { option value=(state) selected[wanted.state == state] { (state) } }
-                }
-            }
-            @if !wanted.playbook.is_empty() {
-                label { "Playbook " input name="playbook" value=(wanted.playbook); }
-            }
+        form #filter.bar role="search" method="get" action="/" {
+            input type="search" name="q" value=(q) size="34" placeholder="ident, playbook, task, reason, host:web03" aria-label="Find";
+            label { "since " input name="since" value=(since) size="16" list="times" placeholder="all that is known"; }
+            label { "until " input name="until" value=(until) size="16" list="times" placeholder="now"; }
+            datalist #times { @for time in ["1h", "8h", "24h", "7d", "today", "yesterday"] { option value=(time) {} } }
+            @if !playbook.is_empty() { label { "playbook " input name="playbook" value=(playbook); } }
+            input type="hidden" name="state" value=(state);
             button { "Show" }
-            @if wanted.address(0) != "/" { a href="/" { "all" } }
+            " " a href="/" { "all" }
         }
     }
 }
 
-fn row(run: &Run, shared: &Shared, now: SystemTime) -> Markup {
+/// The runs of each playbook, the oldest first.
+type Histories<'a> = HashMap<&'a str, Vec<&'a Run>>;
+
+fn histories(book: &Book) -> Histories<'_> {
+    let mut histories = Histories::new();
+    for (_, run) in book.runs.all().filter(|(_, run)| !run.playbook.is_empty()) {
+        histories.entry(run.playbook.as_str()).or_default().push(run);
+    }
+    for runs in histories.values_mut() {
+        runs.sort_by_key(|run| run.started);
+    }
+    histories
+}
+
+fn row(run: &Run, histories: &Histories<'_>, shared: &Shared, now: SystemTime) -> Markup {
     let state = shared.state(run, now);
+    let what = why::in_a_line(run, state, now);
     html! {
-        tr id={ "run-" (run.subject_id) "/" (run.ident) "/" (run.identity.map(|one| one.to_string()).unwrap_or_default()) } {
-            td { (badge(state)) }
-            td.run {
-                a href=(address_of(run)) { (run.ident) }
-                @if !run.subject_id.is_empty() { " " span.faint { (run.subject_id) } }
-            }
-            td {
-                @if !run.playbook.is_empty() {
-                    a.plain href={ "/?playbook=" (in_url(&run.playbook)) } { (run.playbook) }
+        td { (badge(state)) }
+        td title=(run.ident) {
+            a href=(address_of(run)) { (run.ident) } " " span.m { (run.subject_id) }
+        }
+        td title=(run.playbook) {
+            @if let Some(history) = histories.get(run.playbook.as_str()) {
+                div.history {
+                    a.plain href=(with_query("/", &[("playbook", &run.playbook)])) { (run.playbook) }
+                    (squares(run, history, shared, now))
                 }
             }
-            td.task { @if !run.is_over() { (run.task) } }
-            td.number { (tasks(run)) }
-            td.counts {
-                @if run.has_events() { (counts(&run.recap)) }
-                @if run.missing() > 0 { span.count.missing { "missing=" (run.missing()) } }
-            }
-            td.when { (time(run.started)) }
-            td.number { (duration(run, now)) }
         }
+        td.what title=(what.title) { (what.line) }
+        td { (run.tasks.hosts().count()) span.narrow { " hosts" } @if run.recap.changed > 0 { " " span.changed { "~" (run.recap.changed) } } }
+        td { (time(run.started, now)) @if let Some(started) = run.started { " " small.m { (ago(started, now)) } } }
+        td.number { (run.duration(now).map_or_else(|| "–".to_owned(), in_short)) }
     }
 }
 
-/// How far it is.
-pub(super) fn tasks(run: &Run) -> Markup {
+/// How the last runs of its playbook went, up to this one.
+fn squares(run: &Run, history: &[&Run], shared: &Shared, now: SystemTime) -> Markup {
+    let end = history.partition_point(|other| other.started <= run.started);
+    let shown = history.get(end.saturating_sub(SQUARES)..end).unwrap_or_default();
+    let good = shown.iter().filter(|run| shared.state(run, now) == Status::Successful).count();
     html! {
-        @if run.task_count > 0 {
-            @match run.known_tasks.filter(|_| !run.is_over()) {
-                Some(known) => {
-                    progress max=(known.max(run.task_count)) value=(run.task_count) aria-label="Tasks" {}
-                    " " (run.task_count) "/" (known)
-                }
-                None => (run.task_count),
+        span.squares role="img" aria-label={ (good) " of the last " (shown.len()) " were successful" } {
+            @for run in shown {
+                @let state = shared.state(run, now);
+                i.(class_of(state.as_str())) title={ (run.ident) ": " (state.as_str()) } {}
             }
         }
     }
@@ -167,11 +155,15 @@ pub(super) fn tasks(run: &Run) -> Markup {
 
 fn pager(wanted: &Wanted, number: usize, pages: usize, count: usize) -> Markup {
     html! {
-        nav #pager aria-label="Pages" {
-            @if number > 0 { a rel="prev" href=(wanted.address(number - 1)) { "newer" } " " }
-            (count) @if count == 1 { " run" } @else { " runs" }
-            @if pages > 1 { ", page " (number + 1) " of " (pages) }
-            @if number + 1 < pages { " " a rel="next" href=(wanted.address(number + 1)) { "older" } }
+        @if count == 0 {
+            "No run is like this (yet)."
+        } @else {
+            nav aria-label="Pages" {
+                @if number > 0 { a rel="prev" href=(wanted.address(number - 1)) { "newer" } " " }
+                (count_of(count, "run"))
+                @if pages > 1 { ", page " (number + 1) " of " (pages) }
+                @if number + 1 < pages { " " a rel="next" href=(wanted.address(number + 1)) { "older" } }
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Metrics for Prometheus. All of it follows from the messages: a history that is read again gives the same totals.
+//! Metrics for Prometheus. Counters count what happens while this program is there, as Prometheus expects: they begin at 0
+//! with it, so that a restart is no event. What was before is told by gauges, which are the same after a restart.
 
 use std::{
     collections::HashSet,
@@ -73,6 +74,8 @@ pub(super) struct Metrics {
     cut: Counter,
     connected: Gauge,
     playbooks: HashSet<String>,
+    /// What is heard is new, and nothing that a stream has kept.
+    is_live: bool,
     /// Runs that have ended, of which something may still be on its way.
     settling: HashSet<RunKey>,
 }
@@ -91,6 +94,7 @@ impl Metrics {
             cut: Counter::default(),
             connected: Gauge::default(),
             playbooks: HashSet::new(),
+            is_live: false,
             settling: HashSet::new(),
         };
         let Self {
@@ -106,11 +110,11 @@ impl Metrics {
             connected,
             ..
         } = &mut metrics;
-        registry.register(RUNS, "Runs that have ended", ended.clone());
+        registry.register(RUNS, "Runs that have ended since the start of serve", ended.clone());
         registry.register(RUNS, "Runs that go on", open.clone());
         registry.register(
             "ansible_runner_run_last_ended_timestamp_seconds",
-            "When a run of this playbook ended so last",
+            "When a run of this playbook ended so last; 0: never, as far as is known",
             last_ended.clone(),
         );
         registry.register(
@@ -148,8 +152,33 @@ impl Metrics {
         metrics
     }
 
+    /// All that a stream had kept was heard: from now on things are counted.
+    pub(super) fn go_live(&mut self) {
+        self.is_live = true;
+    }
+
     /// Something was heard that was not heard before.
     pub(super) fn count(&mut self, news: &News, run: &Run, is_cut: bool) {
+        if !run.playbook.is_empty() || news.is_end {
+            let playbook = self.label(&run.playbook);
+            if news.is_end {
+                self.note_end(&playbook, run);
+            }
+        }
+        if self.is_live {
+            self.count_live(news, run, is_cut);
+        }
+    }
+
+    /// When a run ended: the same however often it is read.
+    fn note_end(&self, playbook: &str, run: &Run) {
+        let ended = run.ended.and_then(|ended| ended.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let labels = Ended { playbook: playbook.to_owned(), status: run.status().as_str().to_owned() };
+        let gauge = self.last_ended.get_or_create(&labels);
+        gauge.set(gauge.get().max(ended.unwrap_or_default().as_secs_f64()));
+    }
+
+    fn count_live(&mut self, news: &News, run: &Run, is_cut: bool) {
         let kind = match news.counter {
             Some(_) => Kind::Event,
             None if [Kind::Heartbeat.as_str(), KILLED].contains(&news.word.as_str()) => Kind::Heartbeat,
@@ -165,13 +194,7 @@ impl Metrics {
         if news.is_end {
             let playbook = self.label(&run.playbook);
             let status = run.status().as_str().to_owned();
-            let labels = Ended { playbook: playbook.clone(), status };
-            self.ended.get_or_create(&labels).inc();
-            if let Some(ended) = run.ended.and_then(|ended| ended.duration_since(SystemTime::UNIX_EPOCH).ok())
-            {
-                let gauge = self.last_ended.get_or_create(&labels);
-                gauge.set(gauge.get().max(ended.as_secs_f64()));
-            }
+            self.ended.get_or_create(&Ended { playbook: playbook.clone(), status }).inc();
             if let Some(duration) = run.duration(SystemTime::now()) {
                 self.durations.get_or_create(&Of { playbook }).observe(duration.as_secs_f64());
             }
@@ -192,28 +215,33 @@ impl Metrics {
         });
     }
 
+    /// The playbook as a label. Of a new one everything is 0 at first: Prometheus' `increase` would overlook what a counter
+    /// begins with.
     fn label(&mut self, playbook: &str) -> String {
         let name = if playbook.is_empty() { "unknown" } else { playbook };
         if self.playbooks.contains(name) {
             return name.to_owned();
         }
-        if self.playbooks.len() >= PLAYBOOKS {
-            return OTHER.to_owned();
+        let name = if self.playbooks.len() >= PLAYBOOKS { OTHER } else { name };
+        if self.playbooks.insert(name.to_owned()) {
+            for status in Status::ALL.into_iter().filter(|status| status.is_end()) {
+                let labels = Ended { playbook: name.to_owned(), status: status.as_str().to_owned() };
+                drop(self.ended.get_or_create(&labels));
+                drop(self.last_ended.get_or_create(&labels));
+            }
         }
-        self.playbooks.insert(name.to_owned());
         name.to_owned()
     }
 
-    /// All of it as text, in the form that is asked for.
-    pub(super) fn text(
+    /// All of it as text, in the form that is asked for. `open`: the runs that have not ended.
+    pub(super) fn text<'a>(
         &self,
-        runs: &Runs,
+        open: impl Iterator<Item = &'a Run>,
         silent_after: Option<Duration>,
         is_connected: bool,
         is_open_metrics: bool,
     ) -> String {
         let now = SystemTime::now();
-        let open = runs.all().map(|(_, run)| run).filter(|run| !run.is_over());
         let (silent, running): (Vec<_>, Vec<_>) =
             open.partition(|run| run.state(now, silent_after) == Status::Silent);
         let gauge = |state, count: usize| {

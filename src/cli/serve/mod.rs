@@ -3,26 +3,43 @@
 //! - here: the command line, and what is started;
 //! - `book`: what all of it tells of: the runs, the metrics, whether there is a connection;
 //! - `metrics`: for Prometheus;
-//! - `http`: connections and their limits; `guard`: who gets in; `routes`: which path is what;
-//! - `list`, `detail`, `plot`, `page`, `colors`: HTML; `static/`: the style and the scripts.
+//! - `http`: connections and their limits; `guard`, `attempts`: who gets in; `login`: the form;
+//! - `routes`: which path is what; `name`, `url`, `wanted`: what addresses mean;
+//! - `list`, `plot`: the page of all runs; `run`, `why`, `matrix`, `output`: that of one; `view`: what of a run they show;
+//! - `page`, `part`, `colors`: what pages are made of; `assets`, `static/`: their style and scripts, by `fingerprint`;
+//! - `live`: what changes, as it changes; `api`, `log`: for programs.
 
+mod api;
+mod assets;
+mod attempts;
 mod book;
 mod colors;
-mod detail;
+mod fingerprint;
 mod guard;
 mod http;
 mod list;
+mod live;
+mod log;
+mod login;
+mod matrix;
 mod metrics;
+mod name;
+mod output;
 mod page;
+mod part;
 mod plot;
 mod routes;
+mod run;
+mod url;
+mod view;
+mod wanted;
+mod why;
 
-pub(super) use self::page::lasting_address_of;
+pub(super) use self::name::address_of;
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
     sync::{Arc, mpsc::Receiver},
     thread,
     time::{Duration, Instant},
@@ -32,7 +49,7 @@ use clap::Args;
 
 use self::{
     book::{Book, Shared},
-    guard::Guard,
+    guard::{Access, Guard},
 };
 use super::{
     Exit,
@@ -59,18 +76,8 @@ pub(super) struct Arguments {
     /// A run that has said nothing for so long is silent [default: 60s, or two of its heartbeats]
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     silent_after: Option<Duration>,
-    /// Listen on an address that others reach; needs --token-file or --behind-proxy
-    #[arg(long)]
-    allow_remote: bool,
-    /// Let in only who has the token in this file (at least 16 characters)
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// A proxy in front of it lets in only who may come in
-    #[arg(long, conflicts_with = "token_file")]
-    behind_proxy: bool,
-    /// A name by which people reach it, besides this host's own and its addresses
-    #[arg(long = "host", value_name = "NAME")]
-    hosts: Vec<String>,
+    #[command(flatten)]
+    access: Access,
     /// One line per request on standard error
     #[arg(long)]
     verbose: bool,
@@ -79,7 +86,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
-    let guard = Guard::new(arguments).map_err(Stop::Problem)?;
+    let guard = Guard::new(arguments.listen, &arguments.access).map_err(Stop::Problem)?;
     let bound = TcpListener::bind(arguments.listen);
     let listener = bound.map_err(|error| Stop::Problem(format!("--listen {}: {error}", arguments.listen)))?;
     listener.set_nonblocking(true)?;
@@ -128,7 +135,7 @@ fn read(shared: &Shared) -> Result<Exit, Stop> {
                 "no stream takes what runs publish: runs are known from now on (`ansible-runner-nats stream create`)",
             );
             let heard = shared.source.listen(wish(Start::Now))?;
-            shared.book().has_caught_up = true;
+            shared.book().caught_up();
             follow(shared, &heard)
         }
         ended => ended,
@@ -158,7 +165,7 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 }
             }
             Told::CaughtUp => {
-                book.has_caught_up = true;
+                book.caught_up();
                 let Book { runs, .. } = &*book;
                 let (messages, count) = (runs.messages, runs.all().count());
                 remark(&format!(

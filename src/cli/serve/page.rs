@@ -3,44 +3,20 @@
 use std::time::SystemTime;
 
 use maud::{DOCTYPE, Markup, html};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::book::{Book, Shared};
+use super::{
+    assets::ASSETS,
+    book::{Book, Shared},
+    part::Known,
+};
 use crate::{
     cli::terminal::{Tone, tone_of},
     message::in_utc,
-    runs::{Recap, Run, in_short},
+    runs::Status,
 };
 
-/// In a path or a query (RFC 3986, `unreserved`).
-const IN_URI: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// A text as a part of a URL.
-pub(super) fn in_url(text: &str) -> String {
-    // A browser takes these away, however they are written: the path would be another one.
-    match text {
-        "." | ".." => text.replace('.', "%2E"),
-        text => utf8_percent_encode(text, IN_URI).to_string(),
-    }
-}
-
-/// The address of a run's page. Of an ident that is used again the last run has the name for itself.
-pub(super) fn address_of(run: &Run) -> String {
-    let subject_id = if run.subject_id.is_empty() { "-" } else { &run.subject_id };
-    let address = format!("/runs/{}/{}", in_url(subject_id), in_url(&run.ident));
-    let identity = run.identity.filter(|_| run.is_superseded);
-    identity.map_or_else(|| address.clone(), |identity| format!("{address}/{identity}"))
-}
-
-/// The same for as long as the run is known, whatever runs come after it.
-pub(in crate::cli) fn lasting_address_of(run: &Run) -> String {
-    let address = address_of(run);
-    let identity = run.identity.filter(|_| !run.is_superseded);
-    identity.map_or_else(|| address.clone(), |identity| format!("{address}/{identity}"))
-}
-
-/// A page around its content. What has an id in it is kept up to date by `static/live.js`.
-fn shell(title: &str, link: Option<&Result<String, String>>, content: &Markup) -> Markup {
+/// A page: a line that stays in sight, and what is below it.
+fn shell(title: &str, line: &Markup, content: &Markup, is_live: bool) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -49,66 +25,77 @@ fn shell(title: &str, link: Option<&Result<String, String>>, content: &Markup) -
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " · ansible-runner-nats" }
-                link rel="icon" href="/static/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/static/style.css";
-                script type="module" src="/static/live.js" {}
-                @if link.is_some() {
-                    noscript { meta http-equiv="refresh" content="5"; }
-                }
+                link rel="icon" href=(ASSETS.icon.address) type="image/svg+xml";
+                link rel="stylesheet" href=(ASSETS.style.address);
+                script type="module" src=(ASSETS.script.address) data-listener=[is_live.then_some(&ASSETS.listener.address)] {}
             }
             body {
                 a.skip href="#main" { "To the content" }
-                header {
-                    a.home href="/" { "runs" }
-                    @match link {
-                        Some(Ok(server)) => span #link.link.up role="status" { "connected to " (server) },
-                        Some(Err(reason)) => span #link.link.down role="alert" { (reason) },
-                        None => {}
-                    }
-                }
-                main #main { (content) }
+                header #line { (line) }
+                main #main tabindex="-1" { (content) }
             }
         }
     }
 }
 
-pub(super) fn page(book: &Book, shared: &Shared, title: &str, content: &Markup) -> Markup {
-    let content = html! {
-        (content)
-        footer #foot {
-            @if !book.has_caught_up {
-                p role="status" { "Still reading what the stream has kept: " (book.runs.messages) " messages so far." }
-            }
-            p {
-                @if book.streams.is_empty() {
-                    "No stream keeps what runs publish: only what came since the start is known. "
-                } @else {
-                    "From stream " (book.streams.join(", ")) ", the last " (humantime::format_duration(shared.since)) ". "
-                }
-                "Times are in UTC. "
-                a href="/metrics" { "Metrics" } " · " a href="/api/runs" { "JSON" }
-            }
-        }
+/// A page about nothing that changes.
+pub(super) fn bare(title: &str, content: &Markup) -> Markup {
+    shell(title, &html! { a.home href="/" { "runs" } }, content, false)
+}
+
+/// A page that is kept up to date by `static/live.js`. `line`: what stands beside the way back to all runs.
+pub(super) fn page(
+    book: &Book,
+    shared: &Shared,
+    known: &Known,
+    title: &str,
+    line: &Markup,
+    content: &Markup,
+) -> Markup {
+    let line = html! {
+        a.home href="/" { "runs" }
+        (line)
+        (known.part("link", "link", link(book)))
+        button #zone type="button" data-mine hidden {}
     };
-    shell(title, Some(book.link()), &content)
+    let content = html! { (content) (known.part("foot", "foot", foot(book, shared))) };
+    if known.is_update() {
+        return html! { header #line { (line) } main #main tabindex="-1" { (content) } };
+    }
+    shell(title, &line, &content, true)
+}
+
+/// Whether what is shown is what there is.
+fn link(book: &Book) -> Markup {
+    html! {
+        @match book.link() {
+            Ok(_) => span #live role="status" { "live" },
+            Err(reason) => span.bad role="alert" { (reason) },
+        }
+    }
+}
+
+fn foot(book: &Book, shared: &Shared) -> Markup {
+    html! {
+        @if !book.has_caught_up {
+            p role="status" { "Still reading what the stream has kept: " (book.runs.messages) " messages so far." }
+        }
+        p {
+            @if book.streams.is_empty() {
+                "No stream keeps what runs publish: only what came since the start is known. "
+            } @else {
+                "From stream " (book.streams.join(", ")) ", the last " (humantime::format_duration(shared.since)) ". "
+            }
+            noscript { "Times are in UTC. " }
+            a href="/metrics" { "Metrics" } " · " a href="/api/runs" { "JSON" }
+        }
+    }
 }
 
 /// A page that says why there is none.
-pub(super) fn nothing(book: &Book, shared: &Shared, why: &str) -> Markup {
-    page(book, shared, why, &html! { h1 { (why) } p { a href="/" { "All runs" } } })
-}
-
-/// Where the token is asked for.
-pub(super) fn login(was_wrong: bool) -> Markup {
-    let form = html! {
-        h1 { "Who are you?" }
-        form.login method="post" action="/login" {
-            @if was_wrong { p role="alert" { "That is not the token." } }
-            label { "Token " input type="password" name="token" autocomplete="current-password" required autofocus; }
-            button { "Enter" }
-        }
-    };
-    shell("Token", None, &form)
+pub(super) fn nothing(book: &Book, shared: &Shared, known: &Known, why: &str) -> Markup {
+    let content = html! { h1 { (why) } p { a href="/" { "All runs" } } };
+    page(book, shared, known, why, &html! {}, &content)
 }
 
 /// What a state means, as a class of the style.
@@ -122,34 +109,34 @@ pub(super) fn class_of(state: &str) -> &'static str {
 }
 
 /// A state with its colour.
-pub(super) fn badge(state: &str) -> Markup {
-    html! { span.badge.(class_of(state)) { (state) } }
+pub(super) fn badge(state: Status) -> Markup {
+    html! { span.badge.(class_of(state.as_str())) { (state.as_str()) } }
 }
 
-/// How the tasks went: what there is none of is left out, but for `ok` and `failed`.
-pub(super) fn counts(recap: &Recap) -> Markup {
+/// A time, short if it is of today, or a dash. All of it is in the title; `static/live.js` writes it as people here do.
+pub(super) fn time(when: Option<SystemTime>, now: SystemTime) -> Markup {
+    let Some(when) = when else { return html! { "–" } };
+    let (text, today) = (in_utc(when), in_utc(now));
+    let (day, clock) = (text.get(..10).unwrap_or(&text), text.get(11..19).unwrap_or_default());
     html! {
-        @for (name, count) in recap.parts() {
-            @if count > 0 || name == "ok" || name == "failed" {
-                span.count.(name).none[count == 0] { (name) "=" (count) } " "
-            }
+        time datetime=(text) title=(text) {
+            @if today.starts_with(day) { (clock) } @else { (day) " " (clock.get(..5).unwrap_or_default()) }
         }
     }
 }
 
-/// A time, or a dash.
-pub(super) fn time(when: Option<SystemTime>) -> Markup {
-    html! {
-        @match when {
-            Some(when) => {
-                @let text = in_utc(when);
-                time datetime=(text) { (text.get(..19).unwrap_or(&text).replace('T', " ")) }
-            }
-            None => "–",
-        }
+/// How long ago, so that it does not change each second: `just now`, `5 min ago`, `3 h ago`, `2 d ago`.
+pub(super) fn ago(when: SystemTime, now: SystemTime) -> String {
+    let seconds = now.duration_since(when).unwrap_or_default().as_secs();
+    match seconds {
+        0..60 => "just now".to_owned(),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} d ago", seconds / 86_400),
     }
 }
 
-pub(super) fn duration(run: &Run, now: SystemTime) -> String {
-    run.duration(now).map_or_else(|| "–".to_owned(), in_short)
+/// A count with its noun.
+pub(super) fn count_of(count: usize, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }

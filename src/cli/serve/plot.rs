@@ -6,7 +6,8 @@ use maud::{Markup, html};
 
 use super::{
     book::Shared,
-    page::{address_of, class_of, time},
+    name::address_of,
+    page::{class_of, time},
 };
 use crate::runs::{Run, in_short};
 
@@ -22,7 +23,7 @@ struct Mark<'a> {
     run: &'a Run,
     x: f64,
     y: f64,
-    state: &'a str,
+    state: &'static str,
     took: Duration,
 }
 
@@ -42,15 +43,15 @@ pub(super) fn plot(runs: &[&Run], shared: &Shared, now: SystemTime) -> Markup {
             let part = if span > 0.0 { since / span } else { 0.5 };
             let x = LEFT + part * (WIDTH - LEFT - EDGE);
             let y = HEIGHT - EDGE - took.as_secs_f64() / longest * (HEIGHT - 2.0 * EDGE);
-            Mark { run, x, y, state: shared.state(run, now), took: *took }
+            Mark { run, x, y, state: shared.state(run, now).as_str(), took: *took }
         })
         .collect();
     let top = in_short(Duration::from_secs_f64(longest));
     let failed = marks.iter().filter(|mark| class_of(mark.state) == "bad").count();
     html! {
-        figure #plot.plot {
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img"
-                aria-label={ (marks.len()) " runs, the longest took " (top) ", " (failed) " did not succeed" } {
+        figure.plot {
+            // The list below says the same to whoever does not see it.
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } aria-hidden="true" {
                 line.axis x1=(LEFT) y1=(EDGE) x2=(LEFT) y2=(HEIGHT - EDGE) {}
                 line.axis x1=(LEFT) y1=(HEIGHT - EDGE) x2=(WIDTH - EDGE) y2=(HEIGHT - EDGE) {}
                 text.label x=(LEFT - 6.0) y=(EDGE + 4.0) text-anchor="end" { (top) }
@@ -63,7 +64,7 @@ pub(super) fn plot(runs: &[&Run], shared: &Shared, now: SystemTime) -> Markup {
                     }
                 }
             }
-            figcaption { "How long the last " (marks.len()) " runs took, from " (time(Some(first))) " to " (time(Some(last))) }
+            figcaption { "How long the last " (marks.len()) " runs took, from " (time(Some(first), now)) " to " (time(Some(last), now)) ". " (failed) " did not succeed." }
         }
     }
 }

@@ -1,64 +1,93 @@
-// Keeps the page as the server has it: when something has changed it is fetched again, and what differs is put in its
-// place. The server makes all of the HTML; no text becomes markup here.
+// Keeps the page as the server has it: when something has changed, the parts that differ are fetched and put in their places.
+// The server makes all of the HTML; no text becomes markup here.
 
-const PAUSE = 500; // Milliseconds from one look to the next, at least.
+const PAUSE = 1000; // Milliseconds from one look to the next, at least.
 const SLOW = 5000; // A look without a reason: clocks go on, and silence is no event.
-const LINES = 5000; // Of the output so many are kept.
 
-const output = document.getElementById("output");
+const byId = (id) => document.getElementById(id);
+const touched = new WeakSet(); // What somebody has opened or closed stays so.
+let zone = localStorage.getItem("zone") ?? "local";
+let follows = false;
 
-/** Puts the new element in the place of the old one, unless they are the same or somebody is in it. */
-function replace(old, fresh) {
-  if (old.isEqualNode(fresh) || old.contains(document.activeElement)) return;
-  for (const open of old.querySelectorAll("details[open]")) {
-    if (open.id) fresh.querySelector(`#${CSS.escape(open.id)}`)?.setAttribute("open", "");
+/** Makes an element what the new one is, in its place: focus, selection and what is open stay. */
+function morph(old, fresh) {
+  if ("same" in fresh.dataset || "mine" in fresh.dataset) return;
+  const own = (name) => (name === "open" && touched.has(old)) || name === "data-after";
+  for (const { name, value } of fresh.attributes) {
+    if (!own(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
-  old.replaceWith(document.adoptNode(fresh));
-}
-
-/** Rows are told apart by their ids: what somebody reads or has focused stays where it is. */
-function replaceRows(old, fresh) {
-  const known = new Map([...old.children].map((row) => [row.id, row]));
-  let place = old.firstElementChild;
-  for (const row of [...fresh.children]) {
-    const mine = known.get(row.id);
-    known.delete(row.id);
+  for (const { name } of [...old.attributes]) {
+    if (!own(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  }
+  if ("src" in old.dataset) return; // Lines: they are added, and do not change.
+  const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
+  let place = old.firstChild;
+  for (const child of [...fresh.childNodes]) {
+    const isAlike = place?.nodeName === child.nodeName && !place.id && !child.id;
+    const mine = child.id ? known.get(child.id) : isAlike && place;
     if (!mine) {
-      old.insertBefore(document.adoptNode(row), place);
+      old.insertBefore(document.adoptNode(child), place);
       continue;
     }
-    if (mine === place) place = place.nextElementSibling;
+    if (mine === place) place = place.nextSibling;
     else old.insertBefore(mine, place);
-    if (!mine.isEqualNode(row)) {
-      [...row.children].forEach((cell, n) => replace(mine.children[n], cell));
-    }
+    if (mine.nodeType === Node.ELEMENT_NODE) morph(mine, child);
+    else if (mine.data !== child.data) mine.data = child.data;
   }
-  for (const gone of known.values()) gone.remove();
+  while (place) {
+    const next = place.nextSibling;
+    place.remove();
+    place = next;
+  }
 }
 
-/** Puts what was printed since behind what is there. Who has scrolled up stays there. */
-function append(fresh) {
-  const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
-  for (const line of [...fresh.children]) output.append(document.adoptNode(line));
-  while (output.children.length > LINES) output.firstElementChild.remove();
-  output.dataset.after = fresh.dataset.after;
-  if (atEnd) output.scrollTop = output.scrollHeight;
+async function get(url, headers = {}) {
+  const answer = await fetch(url, { headers });
+  if (answer.status === 401) location.reload(); // To the form, and back.
+  if (!answer.ok) throw new Error(answer.statusText);
+  return parse(await answer.text());
+}
+
+function parse(text) {
+  const fresh = new DOMParser().parseFromString(text, "text/html");
+  localize(fresh);
+  return fresh;
+}
+
+/** Times of the place where this browser is, short if they are of today. */
+function localize(root) {
+  const now = new Date().toDateString();
+  for (const time of root.querySelectorAll("time")) {
+    const date = new Date(time.dateTime);
+    const utc = time.dateTime.replace("T", " ").slice(0, 19);
+    const text = zone === "local" ? date.toLocaleString("sv") : utc;
+    time.textContent = date.toDateString() === now ? text.slice(11) : text.slice(0, 16);
+  }
+  const button = byId("zone");
+  if (button) button.textContent = `times: ${zone}`;
+}
+
+/** Fetches what a task has printed, as far as it is not there. */
+async function fill(lines) {
+  const { src, after, last, busy } = lines.dataset;
+  if (busy || after === last) return;
+  lines.dataset.busy = "";
+  try {
+    const fresh = (await get(after ? `${src}&after=${after}` : src)).querySelector("[data-src]");
+    if (!after) lines.replaceChildren();
+    lines.append(...fresh.childNodes);
+    lines.dataset.after = fresh.dataset.after;
+  } finally {
+    delete lines.dataset.busy;
+  }
 }
 
 async function look() {
-  const url = new URL(location.href);
-  if (output) url.searchParams.set("after", output.dataset.after);
-  const answer = await fetch(url, { headers: { Accept: "text/html" } });
-  if (answer.status === 401) location.reload();
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  for (const id of ["link", "summary", "none", "pager", "state", "about", "failures", "tasks", "plot", "foot"]) {
-    const [old, next] = [document.getElementById(id), fresh.getElementById(id)];
-    if (old && next) replace(old, next);
-  }
-  const rows = document.getElementById("rows");
-  if (rows) replaceRows(rows, fresh.getElementById("rows"));
-  if (output) append(fresh.getElementById("output"));
+  const parts = [...document.querySelectorAll("[data-version]")].map((part) => `${part.id}=${part.dataset.version}`);
+  const fresh = await get(location.href.split("#")[0], { "Known-Parts": parts.join(" ") });
+  for (const id of ["line", "main"]) morph(byId(id), fresh.getElementById(id));
+  await Promise.all([...document.querySelectorAll("details[open] > [data-src]")].map(fill));
+  if (follows) scrollTo(0, document.body.scrollHeight);
 }
 
 let timer = null;
@@ -74,38 +103,106 @@ function soon(pause = PAUSE) {
     try {
       await look();
     } catch {
-      const link = document.getElementById("link");
-      if (link) link.textContent = "this page's server does not answer";
+      const live = byId("live");
+      if (live) live.textContent = "the server of this page does not answer";
+      byId("link")?.removeAttribute("data-version"); // What it says comes again with the next answer.
     } finally {
       isLooking = false;
     }
   }, pause);
 }
 
-if (document.getElementById("link")) {
+function listen(address) {
   // An element's address, as the server writes it: a run's page looks only when its own run has changed.
-  const own = decodeURIComponent(location.pathname.split("/")[3] ?? "");
-  const events = new EventSource("/api/events");
-  events.addEventListener("run", (event) => {
-    if (!output || JSON.parse(event.data).runner_ident === own) soon();
-  });
-  events.addEventListener("open", () => soon());
-  setInterval(() => soon(), SLOW);
-  document.addEventListener("visibilitychange", () => soon());
-  if (output) output.scrollTop = output.scrollHeight;
+  const ident = decodeURIComponent(location.pathname.split("/")[3] ?? "");
+  const hear = (news) => (!news || !ident || JSON.parse(news).runner_ident === ident) && soon();
+  if (window.SharedWorker) {
+    new SharedWorker(address).port.onmessage = (event) => hear(event.data);
+    return;
+  }
+  let events = null;
+  const check = () => {
+    events?.close();
+    events = document.hidden ? null : new EventSource("/api/events");
+    events?.addEventListener("run", (event) => hear(event.data));
+  };
+  document.addEventListener("visibilitychange", check);
+  check();
 }
 
-// What is typed into the filter is in the URL, without a button.
-const filter = document.getElementById("filter");
-if (filter) {
+/** The line that the address means, if it is here. */
+function show(id) {
+  const line = id ? byId(id) : null;
+  line?.closest("details")?.setAttribute("open", "");
+  line?.scrollIntoView({ block: "center" });
+  return line;
+}
+
+document.addEventListener("click", async (event) => {
+  const { target } = event;
+  const summary = target.closest("summary");
+  if (summary) touched.add(summary.parentElement);
+  const link = target.closest("a");
+  if (link?.hash && show(link.hash.slice(1))) {
+    event.preventDefault();
+    history.replaceState(null, "", link.search + link.hash);
+    location.hash = link.hash;
+  }
+  if (link?.matches(".gap")) {
+    event.preventDefault();
+    const fresh = (await get(link.href)).querySelector("[data-src]");
+    link.parentElement.replaceWith(...fresh.childNodes);
+  }
+  if (target.id === "zone") {
+    zone = zone === "local" ? "UTC" : "local";
+    localStorage.setItem("zone", zone);
+    localize(document);
+  }
+  if (target.id === "follow") follows = target.ariaPressed !== "true";
+  if (target.id === "follow") target.ariaPressed = String(follows);
+  if (follows) soon(0);
+});
+document.addEventListener("toggle", (event) => {
+  const lines = event.target.open && event.target.querySelector(":scope > [data-src]");
+  if (lines) fill(lines).catch(() => soon());
+}, true);
+
+// What is typed is in the address, without a button.
+for (const form of document.querySelectorAll("form[role=search]")) {
   const apply = () => {
-    const query = new URLSearchParams([...new FormData(filter)].filter(([, value]) => value !== ""));
-    history.replaceState(null, "", query.size ? `/?${query}` : "/");
+    const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+    history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
     soon(150);
   };
-  filter.addEventListener("input", apply);
-  filter.addEventListener("submit", (event) => {
+  form.addEventListener("input", apply);
+  form.addEventListener("submit", (event) => {
     event.preventDefault();
     apply();
   });
+}
+
+// All of it is printed, and printing does not wait for what comes later.
+addEventListener("beforeprint", () => {
+  const missing = [...document.querySelectorAll("[data-src]")].filter(({ dataset }) => dataset.after !== dataset.last);
+  if (missing.length === 0) return;
+  const request = new XMLHttpRequest();
+  request.open("GET", `${location.pathname}?open=all`, false);
+  request.send();
+  const whole = parse(request.responseText);
+  for (const lines of missing) {
+    const fresh = whole.getElementById(lines.id);
+    if (!fresh) continue;
+    lines.replaceChildren(...fresh.childNodes);
+    lines.dataset.after = fresh.dataset.after;
+  }
+});
+
+const { listener } = document.querySelector("script[data-listener]")?.dataset ?? {};
+if (listener) {
+  for (const mine of document.querySelectorAll("[data-mine]")) mine.hidden = false;
+  localize(document);
+  show(location.hash.slice(1));
+  listen(listener);
+  setInterval(() => soon(), SLOW);
+  document.addEventListener("visibilitychange", () => soon());
 }
