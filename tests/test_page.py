@@ -155,7 +155,7 @@ def test_a_job_is_seen_while_it_runs(stored: tuple[Server, Bus], tmp_path: Path)
         assert browser.run("return getComputedStyle(window.red).color") == "rgb(179, 38, 30)"
         # From the failure to its line.
         browser.click("#why a")
-        browser.wait_for(".out div:target", "fatal: [")
+        wait_until(lambda: re.search("fatal|ERROR", browser.text(".out div:target")), "the line")
         # Nothing of it was markup.
         assert "owned" not in browser.driver.title
         assert browser.run("return document.querySelectorAll('main script, main img').length") == 0

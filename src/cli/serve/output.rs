@@ -51,14 +51,16 @@ pub(super) struct Look {
 pub(super) struct Range {
     /// Events, the first and the one behind the last.
     from: u64,
-    #[serde(default = "last")]
+    #[serde(default = "end")]
     to: u64,
-    /// Only those after this one.
+    /// Only those after this one, and up to that one.
     #[serde(default)]
     after: Option<u64>,
+    #[serde(default = "end")]
+    last: u64,
 }
 
-fn last() -> u64 {
+fn end() -> u64 {
     u64::MAX
 }
 
@@ -75,7 +77,8 @@ struct Section<'a> {
 /// Some lines alone: those that a gap stands for, and those of a task that is opened.
 pub(super) fn page(shared: &Shared, book: &Book, run: &Run, range: &Range, known: &Known) -> Markup {
     let address = address_of(run);
-    let Range { from, to, after } = *range;
+    let Range { from, to, after, last } = *range;
+    let to = to.min(last.saturating_add(1));
     let from = after.map_or(from, |after| from.max(after.saturating_add(1)));
     let printed: Vec<Piece<'_>> = printed(run, from, to).collect();
     let last = printed.last().map(|one| one.counter).or(after);

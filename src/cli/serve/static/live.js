@@ -70,10 +70,10 @@ function localize(root) {
 /** Fetches what a task has printed, as far as it is not there. */
 async function fill(lines) {
   const { src, after, last, busy } = lines.dataset;
-  if (busy || after === last) return;
-  lines.dataset.busy = "";
+  if (busy || after === last || !last) return;
+  lines.dataset.busy = "yes";
   try {
-    const fresh = (await get(after ? `${src}&after=${after}` : src)).querySelector("[data-src]");
+    const fresh = (await get(`${src}&last=${last}${after && `&after=${after}`}`)).querySelector("[data-src]");
     if (!after) lines.replaceChildren();
     lines.append(...fresh.childNodes);
     lines.dataset.after = fresh.dataset.after;
