@@ -158,6 +158,16 @@ class Serve:
             return int(found[1]) if found else None
         return None
 
+    def raw_bytes(self, path: str, headers: str) -> bytes:
+        """An answer as it comes, head and all."""
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
+            head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
+            sock.sendall(head.encode())
+            answer = b""
+            while piece := sock.recv(1 << 16):
+                answer += piece
+            return answer
+
     def json(self, path: str) -> Any:
         answer = self.get(path)
         assert answer.status == 200, answer

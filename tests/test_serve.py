@@ -596,7 +596,7 @@ def test_alerts_and_a_prometheus_that_scrapes_a_real_job(stored: tuple[Server, B
             process.wait(PATIENCE)
 
 
-def test_the_dashboard_asks_for_metrics_that_there_are(stored: tuple[Server, Bus]) -> None:
+def test_the_dashboard_asks_for_metrics_that_there_are(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     dashboard = (MONITORING / "dashboard.json").read_text()
     queries = [
@@ -611,11 +611,89 @@ def test_the_dashboard_asks_for_metrics_that_there_are(stored: tuple[Server, Bus
         assert tested == queries
     asked = set(re.findall(r"ansible_runner_\w+", dashboard + (MONITORING / "alerts.yml").read_text()))
     with Serve(server) as serve:
-        publish(server, "x", task("a"))
+        real_job(server, tmp_path, "x")
         serve.wait_for_run("x", "successful")
         there = {name.split("{")[0] for name in values(serve)}
     assert asked <= there, asked - there
     assert os.path.getsize(MONITORING / "dashboard.json") > 1000  # noqa: PTH202
+
+
+def test_the_unit_opens_little() -> None:
+    analyze = needed("systemd-analyze")
+    unit = MONITORING.parent / "systemd/ansible-runner-nats-serve.service"
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", "--no-pager", "--threshold=30", unit],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    bare = "[Service]\nExecStart=/bin/true\n"
+    worse = unit.parent.parent.parent / "target/bare.service"
+    worse.write_text(bare)
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", "--no-pager", "--threshold=30", worse],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+
+
+def parts_of(page: str) -> str:
+    """What whoever has this page says that it has."""
+    found = re.findall(r'id="([^"]+)"(?: class="[^"]*")? data-version="([^"]+)"', page)
+    return " ".join(f"{name}={version}" for name, version in found)
+
+
+def test_of_three_thousand_tasks_only_what_has_changed_is_sent(stored: tuple[Server, Bus]) -> None:
+    server, _ = stored
+    tasks = [event for n in range(3_000) for event in task(f"task {n}", changed=n % 7 == 0)]
+    with Serve(server) as serve:
+        publish(server, "x", tasks, None)
+        path = "/runs/id/x"
+        wait_until(lambda: serve.json("/api" + path)["recap"]["ok"] == 3_000, "the last task")
+        whole = serve.get(path).text
+        assert len(whole) > 500_000
+        same = serve.get(path, **{"Known-Parts": parts_of(whole)}).text
+        assert len(same) < 25_000
+        assert same.count("task 5") == 0
+        publish(server, "x", [*tasks, *task("one more")], None)
+        wait_until(lambda: serve.json("/api" + path)["recap"]["ok"] == 3_001, "one more task")
+        more = serve.get(path, **{"Known-Parts": parts_of(whole)}).text
+        assert len(more) < 60_000
+        assert more.count("one more") > 0
+        assert more.count("task 5") == 0
+        # Who understands it is sent it in small.
+        small = serve.raw_bytes(path, f"Accept-Encoding: gzip\r\nKnown-Parts: {parts_of(whole)}\r\n")
+        assert b"content-encoding: gzip" in small.lower()
+        assert len(small) < 12_000
+
+
+def test_slow_readers_of_logs_take_no_memory(stored: tuple[Server, Bus]) -> None:
+    server, bus = stored
+    line = "x" * 5_000
+    events = ({"counter": n, "uuid": f"u{n}", "runner_ident": "x", "event": "verbose", "stdout": line} for n in range(1, 12_001))
+    bus.send_all("pub.ansible.runner.id.x.event", events)
+    with Serve(server) as serve, contextlib.ExitStack() as stack:
+        publish(server, "x", [])
+        serve.wait_for_run("x", "successful")
+        path = "/api/runs/id/x/log"
+        before = serve.memory()
+        readers = []
+        for _ in range(16):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", serve.port), PATIENCE))
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            readers.append(sock)
+        # There are no more places, and who has one is slow, not dead.
+        assert serve.get(path).status == 503
+        assert serve.memory() - before < 64 << 20
+        for sock in readers[1:]:
+            sock.close()
+        rest = b""
+        while piece := readers[0].recv(1 << 16):
+            rest += piece
+            if rest.endswith(b"0\r\n\r\n"):
+                break
+        assert rest.count(b"x" * 5_000 + b"\n") >= 11_000
+        assert serve.memory() - before < 64 << 20
 
 
 REQUESTS = [

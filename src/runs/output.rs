@@ -26,11 +26,11 @@ pub(crate) struct Output {
 const LINES: usize = 10_000;
 
 impl Output {
-    /// `start`: the lines that were printed before it, as ansible-runner counts them (`start_line`).
-    pub(super) fn add(&mut self, counter: u64, lane: u64, start: Option<u64>, text: String) {
+    /// `before`: the lines that were printed before it, as ansible-runner counts them (`start_line`).
+    pub(super) fn add(&mut self, counter: u64, place: u64, before: Option<u64>, text: String) {
         self.bytes += text.len();
-        let line = start.map(|start| start.saturating_add(1));
-        if let Some((_, old)) = self.lines.insert((counter, lane), (line, text)) {
+        let line = before.map(|before| before.saturating_add(1));
+        if let Some((_, old)) = self.lines.insert((counter, place), (line, text)) {
             self.bytes = self.bytes.saturating_sub(old.len());
         }
         while self.lines.len() > LINES {

@@ -244,7 +244,7 @@ fn refusal(guard: &Guard, request: &Request) -> Option<Response> {
     match guard.shown(request.headers(), peer) {
         Shown::Right => None,
         Shown::TooSoon(wait) => Some(too_soon(wait, "Too many wrong tokens came from your address.\n")),
-        Shown::Nothing | Shown::Wrong => Some(unknown(&request)),
+        Shown::Nothing | Shown::Wrong => Some(unknown(request)),
     }
 }
 

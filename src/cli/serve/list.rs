@@ -12,6 +12,7 @@ use super::{
     part::Known,
     plot,
     url::with_query,
+    view::place_in_time,
     wanted::{UNSUCCESSFUL, Wanted, is_of, words},
     why,
 };
@@ -110,7 +111,7 @@ fn histories(book: &Book) -> Histories<'_> {
         histories.entry(run.playbook.as_str()).or_default().push(run);
     }
     for runs in histories.values_mut() {
-        runs.sort_by_key(|run| run.started);
+        runs.sort_by_key(|run| place_in_time(run));
     }
     histories
 }
@@ -140,7 +141,7 @@ fn row(run: &Run, histories: &Histories<'_>, shared: &Shared, now: SystemTime) -
 
 /// How the last runs of its playbook went, up to this one.
 fn squares(run: &Run, history: &[&Run], shared: &Shared, now: SystemTime) -> Markup {
-    let end = history.partition_point(|other| other.started <= run.started);
+    let end = history.partition_point(|other| place_in_time(other) <= place_in_time(run));
     let shown = history.get(end.saturating_sub(SQUARES)..end).unwrap_or_default();
     let good = shown.iter().filter(|run| shared.state(run, now) == Status::Successful).count();
     html! {

@@ -100,7 +100,7 @@ fn rows<'a>(columns: &[&'a TaskView<'a>], all: bool) -> (Vec<Row<'a>>, usize) {
         }
     }
     let worst = |row: &Row<'_>| row.steps.values().map(|step| step.sign.rank()).min();
-    rows.sort_by_key(|row| (worst(row).filter(|rank| *rank == 0).is_none(), row.hosts.len() > 1));
+    rows.sort_by_key(|row| (worst(row) != Some(0), row.hosts.len() > 1));
     (rows, count)
 }
 

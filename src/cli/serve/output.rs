@@ -151,10 +151,12 @@ fn task_list(
     now: SystemTime,
 ) -> Markup {
     let count: usize = sections.iter().map(|section| line_count(&section.printed)).sum();
-    let end = run.ended.unwrap_or(now);
-    let span = run.started.and_then(|started| Some((started, end.duration_since(started).ok()?)));
+    let span = run.started.and_then(|started| match run.ended {
+        Some(ended) => Some((started, ended.duration_since(started).ok()?)),
+        None => Some((started, scale(now.duration_since(started).ok()?))),
+    });
     let last = sections.iter().rposition(|section| section.task.is_some());
-    let view = |place: usize, section: &Section<'_>| {
+    let view = |place: usize, section: &Section<'_>, with_lines: bool| {
         let is_current = !run.is_over() && Some(place) == last;
         let sign = section.task.map_or(Sign::Ended(Outcome::Skipped), |task| task.sign(is_current));
         let has_line = look.line.is_some_and(|line| (section.from..section.to).contains(&line));
@@ -168,7 +170,7 @@ fn task_list(
                     || section.task.is_none() && section.from > 0
             }
         };
-        let is_sent = !known.is_update() && (is_open || count <= WHOLE);
+        let is_sent = with_lines && (is_open || count <= WHOLE);
         details(section, sign, is_open, is_sent, look, span, address)
     };
     html! {
@@ -176,9 +178,10 @@ fn task_list(
             p.m { "Only the end of what it printed is remembered here: " a href={ "/api" (address) "/log" } { "all of it, as text" } "." }
         }
         @for (number, part) in sections.chunks(PART).enumerate() {
-            (known.part(&format!("p{number}"), "", html! {
-                @for (place, section) in part.iter().enumerate() { (view(number * PART + place, section)) }
-            }))
+            @let views = |with_lines| html! {
+                @for (place, section) in part.iter().enumerate() { (view(number * PART + place, section, with_lines)) }
+            };
+            (known.part_with_more(&format!("p{number}"), views(false), || views(true)))
         }
     }
 }
@@ -215,6 +218,13 @@ fn details(
             }
         }
     }
+}
+
+/// The time that bars are drawn in while a run goes on: in few steps, so that what is long over does not change each second.
+fn scale(time: Duration) -> Duration {
+    const LEAST: u64 = 60;
+    let steps = time.as_secs().div_ceil(LEAST).max(1).next_power_of_two();
+    Duration::from_secs(LEAST.saturating_mul(steps))
 }
 
 /// When it was at it, and for how long, within the run.
@@ -379,6 +389,15 @@ mod tests {
     }
 
     #[test]
+    fn bars_of_a_run_that_goes_on_change_in_few_steps() {
+        let scales: Vec<Duration> = (0..36_000).map(|second| scale(Duration::from_secs(second))).collect();
+        let mut steps = scales.clone();
+        steps.dedup();
+        assert!(steps.len() < 12 && steps.is_sorted(), "{}", steps.len());
+        assert!((0..).zip(&scales).all(|(second, scale)| *scale >= Duration::from_secs(second)));
+    }
+
+    #[test]
     fn what_is_left_out_is_a_line_that_has_it() {
         let texts = texts(10_000);
         let html = shown(&texts, None, false);
@@ -410,9 +429,9 @@ mod tests {
     fn each_line_of_an_event_has_a_link_of_its_own() {
         let html =
             event(&Piece { counter: 7, line: Some(41), text: "a\n\u{1b}[0;31mb\u{1b}[0m" }, "/runs/a/b").0;
-        assert!(html.contains(r##"id="e7"><a href="/runs/a/b?line=7#e7">41</a><span>a</span>"##));
+        assert!(html.contains(r#"id="e7"><a href="/runs/a/b?line=7#e7">41</a><span>a</span>"#));
         assert!(html.contains(
-            r##"id="e7.1"><a href="/runs/a/b?line=7#e7.1">42</a><span><span class="c1">b</span></span>"##
+            r#"id="e7.1"><a href="/runs/a/b?line=7#e7.1">42</a><span><span class="c1">b</span></span>"#
         ));
     }
 }

@@ -41,6 +41,15 @@ impl Known {
         html! { div id=(id) class=(class) data-version=(version) data-same[is_same] { (content) } }
     }
 
+    /// A part of which a new page has more than an update brings: its version is that of the update.
+    pub(super) fn part_with_more(&self, id: &str, update: Markup, more: impl FnOnce() -> Markup) -> Markup {
+        if self.is_update() {
+            return self.part(id, "", update);
+        }
+        let version = fingerprint(&update.0);
+        html! { div id=(id) data-version=(version) { (more()) } }
+    }
+
     /// A part that is a row of a table.
     pub(super) fn row(&self, id: &str, content: Markup) -> Markup {
         let (version, is_same, content) = self.versioned(id, content);
@@ -73,6 +82,10 @@ mod tests {
             same.part("a", "x", content()).0,
             format!(r#"<div id="a" class="x" data-version="{version}" data-same></div>"#)
         );
+        // What an update does not bring is of no account.
+        let first = whole.part_with_more("a", content(), || html! { "more" });
+        assert_eq!(first.0, format!(r#"<div id="a" data-version="{version}">more</div>"#));
+        assert!(same.part_with_more("a", content(), || html! { "more" }).0.contains("data-same"));
         assert_eq!(
             same.row("a", content()).0,
             format!(r#"<tr id="a" data-version="{version}" data-same></tr>"#)

@@ -75,6 +75,11 @@ pub(super) struct TaskView<'a> {
     pub(super) steps: Vec<Step<'a>>,
 }
 
+/// Where a run stands in a list: when it began, or else, where nobody knows, when something of it was made last.
+pub(super) fn place_in_time(run: &Run) -> Option<SystemTime> {
+    run.started.or(run.last_event)
+}
+
 pub(super) fn tasks(run: &Run, now: SystemTime) -> Vec<TaskView<'_>> {
     let rescued = run.failures.iter().filter(|failure| failure.fate == Fate::Rescued);
     let rescued: HashSet<u64> = rescued.map(|failure| failure.counter).collect();

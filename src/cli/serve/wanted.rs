@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use super::{book::Shared, url::with_query};
+use super::{book::Shared, url::with_query, view::place_in_time};
 use crate::{
     cli::when,
     runs::{Run, Runs, Status},
@@ -119,7 +119,7 @@ impl Filter<'_> {
     pub(super) fn of<'a>(&self, runs: &'a Runs, shared: &Shared, now: SystemTime) -> Vec<&'a Run> {
         let wanted = runs.all().filter(|(_, run)| shared.is_recent(run, now) && self.has(run));
         let mut found: Vec<(u64, &Run)> = wanted.collect();
-        found.sort_by(|(a, one), (b, other)| other.started.cmp(&one.started).then(b.cmp(a)));
+        found.sort_by_key(|(key, run)| std::cmp::Reverse((place_in_time(run), *key)));
         found.into_iter().map(|(_, run)| run).collect()
     }
 

@@ -145,7 +145,7 @@ document.addEventListener("click", async (event) => {
   const link = target.closest("a");
   if (link?.hash && show(link.hash.slice(1))) {
     event.preventDefault();
-    history.replaceState(null, "", link.search + link.hash);
+    history.replaceState(null, "", location.pathname + link.search);
     location.hash = link.hash;
   }
   if (link?.matches(".gap")) {
