@@ -151,7 +151,13 @@ def photograph(serve: list[str]) -> None:
         return
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for switch in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+    for switch in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--hide-scrollbars",
+    ):
         options.add_argument(switch)
     with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as page:
         assert page.stderr is not None

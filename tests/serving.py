@@ -38,7 +38,7 @@ def needed(program: str) -> str:
 
 
 def task(name: str, host: str = "h", *, ends: bool = True, **res: Any) -> list[dict[str, Any]]:
-    """A task on a host, as ansible tells of it. `res`: its result; `ends`: otherwise the host is still at it."""
+    """A task on a host, as ansible tells of it. `res`: its result; without an end the host is still at it."""
     data = {"playbook": "site.yml", "play": "P", "task": name, "task_uuid": f"uuid of {name}"}
     there = {**data, "host": host}
     event = "runner_on_failed" if res.pop("fails", False) else "runner_on_ok"

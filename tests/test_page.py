@@ -119,6 +119,9 @@ def chromium(folder: Path, *switches: str) -> Iterator[Browser]:
 LINES = "return [...document.querySelectorAll('.out > div > span')].map(line => line.textContent).join('\\n')"
 
 
+COUNT = "return document.querySelectorAll('.out > div').length"
+
+
 def test_a_job_is_seen_while_it_runs(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     job = Job(tmp_path / "job", {"nats_options": {"servers": server.url}})
@@ -353,10 +356,9 @@ def test_what_is_left_out_is_said_and_loads(stored: tuple[Server, Bus], tmp_path
         browser.wait_for(".out", "line 6010")
         browser.wait_for(".out", "more lines: show")
         while browser.driver.find_elements(By.CSS_SELECTOR, ".gap"):
-            count = browser.run("return document.querySelectorAll('.out > div').length")
+            count = browser.run(COUNT)
             browser.click(".gap")
-            more = "return document.querySelectorAll('.out > div').length"
-            wait_until(lambda count=count: browser.run(more) > count, "more lines")
+            wait_until(lambda count=count: browser.run(COUNT) > count, "more lines")  # type: ignore[misc]
         lines = browser.run(LINES).split("\n")
         assert lines == ["TASK [a]", "runner_on_ok: [h]", *(f"line {n}" for n in range(1, 6_011))]
 
@@ -370,7 +372,9 @@ def test_what_is_open_or_has_the_focus_goes_on(stored: tuple[Server, Bus], tmp_p
         browser.open(serve, "/runs/id/x")
         browser.wait_for("details.task", "first")
         # What is done is closed, and what goes on is open.
-        names = "return [...document.querySelectorAll('details.task[open] .name')].map(name => name.textContent)"
+        names = (
+            "return [...document.querySelectorAll('details.task[open] .name')].map(name => name.textContent)"
+        )
         assert browser.run(names) == ["third"]
         browser.find("summary").send_keys(Keys.ENTER)
         wait_until(lambda: browser.run(names) == ["first", "third"], "it to open")
@@ -420,7 +424,10 @@ def test_all_of_it_is_printed(stored: tuple[Server, Bus], tmp_path: Path) -> Non
         lines = browser.run(LINES).split("\n")
         assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(3_000)]
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-        seen = "return [...document.querySelectorAll('.out > div')].filter(line => line.checkVisibility({contentVisibilityAuto: false}) && line.getBoundingClientRect().height).length"
+        seen = (
+            "return [...document.querySelectorAll('.out > div')].filter(line => line.offsetHeight && "
+            "line.checkVisibility({contentVisibilityAuto: false})).length"
+        )
         assert browser.run(seen) == len(lines) == 3_010
 
 
@@ -460,9 +467,18 @@ def test_axe_finds_nothing(stored: tuple[Server, Bus], tmp_path: Path, scheme: s
         publish(server, "open", task("d"), None)
         wait_until(lambda: '"silent"' in serve.get("/api/runs").text, "silence")
         browser.look_like(scheme, 1200)
-        for path in ("/", "/?playbook=site.yml&since=nonsense", "/runs/id/bad", "/runs/id/bad?q=b", "/runs/id/open", "/runs/a/b"):
+        for path in (
+            "/",
+            "/?playbook=site.yml&since=nonsense",
+            "/runs/id/bad",
+            "/runs/id/bad?q=b",
+            "/runs/id/open",
+            "/runs/a/b",
+        ):
             browser.open(serve, path)
             browser.driver.execute_script(AXE.read_text())
             found = browser.driver.execute_async_script("axe.run().then(arguments[0])")
-            assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == [], path
+            assert [
+                (one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]
+            ] == [], path
         browser.complaints()

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as older_metrics
-from serving import Serve, needed, printing, task
+from serving import Serve, needed, task
 from support import CANARY, PATIENCE, TESTER, USERS, Bus, Job, Server, cli, command, free_port, wait_until
 from test_watch import ON, publish
 
@@ -355,10 +355,9 @@ def test_floods_and_dawdlers_disturb_nobody(stored: tuple[Server, Bus]) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert slow[0].recv(4096) == b""
         # Others have their places, until they have taken too long.
-        slow[-1].setblocking(False)
+        slow[-1].settimeout(0)
         with pytest.raises(BlockingIOError):
             slow[-1].recv(4096)
-        slow[-1].setblocking(True)
         # They are shown the door.
         slow[-1].settimeout(PATIENCE)
         with contextlib.suppress(ConnectionResetError):
@@ -394,7 +393,9 @@ def test_only_the_token_opens(stored: tuple[Server, Bus], tmp_path: Path) -> Non
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         answer = serve.request("POST", "/login", f"token={TOKEN}&to=%2Fruns%2Fa%2Fb".encode(), **form)
         assert (answer.status, answer.headers["Location"]) == (303, "/runs/a/b")
-        answer = serve.request("POST", "/login", f"token={TOKEN}&to=https:%2F%2Fevil.example".encode(), **form)
+        answer = serve.request(
+            "POST", "/login", f"token={TOKEN}&to=https:%2F%2Fevil.example".encode(), **form
+        )
         assert (answer.status, answer.headers["Location"]) == (303, "/")
         assert serve.request("POST", "/login", b"token=" + b"x" * 10_000, **form).status in {413, 422}
         assert serve.request("POST", "/", f"token={TOKEN}".encode(), **form).status == 405
@@ -669,7 +670,10 @@ def test_of_three_thousand_tasks_only_what_has_changed_is_sent(stored: tuple[Ser
 def test_slow_readers_of_logs_take_no_memory(stored: tuple[Server, Bus]) -> None:
     server, bus = stored
     line = "x" * 5_000
-    events = ({"counter": n, "uuid": f"u{n}", "runner_ident": "x", "event": "verbose", "stdout": line} for n in range(1, 12_001))
+    events = (
+        {"counter": n, "uuid": f"u{n}", "runner_ident": "x", "event": "verbose", "stdout": line}
+        for n in range(1, 12_001)
+    )
     bus.send_all("pub.ansible.runner.id.x.event", events)
     with Serve(server) as serve, contextlib.ExitStack() as stack:
         publish(server, "x", [])

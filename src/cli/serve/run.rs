@@ -33,6 +33,7 @@ pub(super) fn page(
         (known.part("notes", "notes", notes(run, named, shared, now)))
         (known.part("why", "", why::in_full(run, &address, now)))
         (known.part("hosts", "", matrix(&tasks, &address, look.hosts == "all")))
+        @if run.tasks.is_empty() && !run.has_events() { p.m { "None of its events was heard: only what its state is." } }
         (output(run, &tasks, look, known, now))
     };
     page::page(book, shared, known, &run.ident, &line, &content)
