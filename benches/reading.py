@@ -102,8 +102,8 @@ def timed(*command: str) -> str:
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, command
     seconds = time.perf_counter() - began
-    first = f", the first after {first:.2f} s" if first else ""
-    return f"{seconds:6.2f} s, {lines} lines{first}, {usage.ru_maxrss / 1000:.0f} MB"
+    to_first = f", the first after {first:.2f} s" if first else ""
+    return f"{seconds:6.2f} s, {lines} lines{to_first}, {usage.ru_maxrss / 1000:.0f} MB"
 
 
 def cpu_of(pid: int) -> float:

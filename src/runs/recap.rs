@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::tasks::Outcome;
-
 /// The results of tasks on hosts, as in the last lines that ansible prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Recap {
@@ -18,20 +16,6 @@ pub(crate) struct Recap {
 }
 
 impl Recap {
-    /// One result. What changed something and was ignored has changed something all the same.
-    pub(super) fn of(outcome: Outcome, is_changed: bool) -> Self {
-        let mut one = Self::default();
-        match outcome {
-            Outcome::Ok | Outcome::Changed => one.ok = 1,
-            Outcome::Ignored => (one.ok, one.ignored) = (1, 1),
-            Outcome::Skipped => one.skipped = 1,
-            Outcome::Failed => one.failed = 1,
-            Outcome::Unreachable => one.unreachable = 1,
-        }
-        one.changed = u64::from(is_changed && one.ok == 1);
-        one
-    }
-
     pub(super) fn add(&mut self, more: &Self) {
         let Self { ok, changed, unreachable, failed, skipped, rescued, ignored } = more;
         let add = |sum: &mut u64, more: &u64| *sum = sum.saturating_add(*more);

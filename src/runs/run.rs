@@ -551,7 +551,7 @@ impl Run {
             "runner_on_unreachable" => (Some(Outcome::Unreachable), Some(Fate::Unreachable)),
             _ => (None, None),
         };
-        let counts = outcome.map(|outcome| Recap::of(outcome, is_changed)).unwrap_or_default();
+        let counts = outcome.map(|outcome| outcome.counts(is_changed)).unwrap_or_default();
         if outcome.is_some() && !self.has_stats {
             self.recap.add(&counts);
             let host = one_line(data.host.as_deref().unwrap_or_default());

@@ -38,6 +38,20 @@ impl Outcome {
             Self::Unreachable => "unreachable",
         }
     }
+
+    /// What it adds to ansible's counts. What changed something and was ignored has changed something all the same.
+    pub(super) fn counts(self, is_changed: bool) -> Recap {
+        let mut one = Recap::default();
+        match self {
+            Self::Ok | Self::Changed => one.ok = 1,
+            Self::Ignored => (one.ok, one.ignored) = (1, 1),
+            Self::Skipped => one.skipped = 1,
+            Self::Failed => one.failed = 1,
+            Self::Unreachable => one.unreachable = 1,
+        }
+        one.changed = u64::from(is_changed && one.ok == 1);
+        one
+    }
 }
 
 /// A task of a run.
