@@ -43,7 +43,7 @@ impl HostStats {
             total.failed += u64::from(host.recap.failed > 0);
             total.unreachable += u64::from(host.recap.unreachable > 0);
             total.busy += host.busy;
-            if let Some(revision) = &run.card.revision {
+            if let Some(revision) = run.card.revision.as_ref().filter(|_| run.is_over()) {
                 let course = (host.name.to_owned(), run.playbook.clone(), revision.clone());
                 self.courses.entry(course).or_default().push((run.started, host.is_bad()));
             }
