@@ -65,7 +65,9 @@ class Receiver:
                 data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with receiver.arrived:
                     answer = receiver.answers.pop(0) if receiver.answers else 200
-                    receiver.posts.append((self.path, dict(self.headers), data))
+                    receiver.posts.append(
+                        (self.path, {key.lower(): value for key, value in self.headers.items()}, data)
+                    )
                     receiver.arrived.notify_all()
                 if answer == HANG:
                     receiver.released.wait(PATIENCE)
@@ -200,7 +202,7 @@ def test_one_message_says_who_failed_and_why(stored: tuple[Server, Bus], tmp_pat
     (path, headers, _) = receiver.posts[0]
     assert len(receiver.posts) == 1
     assert problems_of_command("notify", notice) == []
-    assert (path, headers["Content-Type"], headers["Idempotency-Key"]) == (
+    assert (path, headers["content-type"], headers["idempotency-key"]) == (
         "/hook", "application/json", notice["id"],
     )  # fmt: skip
     assert notice["failures"] == [{"host": "two", "task": "break", "reason": "no such <disk> (rc=3)"}]
@@ -449,7 +451,7 @@ def test_what_its_user_must_be_allowed_to(
         re.search(rf"{name} = .*?publish: .*?\[(.*?)\]", page, re.DOTALL) for name in ("WATCHER", "CONSUMER")
     ]
     allowed = [subject for block in blocks if block for subject in re.findall(r'"([^"]+)"', block[1])]
-    more = re.search(r"`(\$JS\.API\.CONSUMER\.CREATE[^`]*)`", page)
+    more = re.search(r"`(\$JS\.API\.CONSUMER\.CREATE\.RUNS\.my-program)`", page)
     assert more
     allowed += [more[1]] if is_complete else []
     permissions = f'{{publish: {json.dumps(allowed)}, subscribe: ["_INBOX.>"]}}'

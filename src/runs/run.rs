@@ -87,7 +87,7 @@ pub(crate) struct Run {
     pub(crate) is_superseded: bool,
     /// How its tasks went: as ansible says, once it does.
     pub(crate) recap: Recap,
-    has_stats: bool,
+    pub(super) has_stats: bool,
     /// The same for each host.
     pub(super) recaps: BTreeMap<String, Recap>,
     /// Tasks that were started, and how many the last successful run of the same playbook had.

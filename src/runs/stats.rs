@@ -180,9 +180,9 @@ impl Finished {
         run.is_some_and(|run| self.0.contains(&run))
     }
 
-    /// Is a run done with? It has ended, all of it was heard, and it would be known again.
+    /// Is a run done with? It has ended, all of it was heard up to ansible's last word, and it would be known again.
     pub(crate) fn is_done(&mut self, run: &Run) -> bool {
-        let is_done = run.is_over() && run.has_beginning() && run.missing() == 0 && run.has_events();
+        let is_done = run.is_over() && run.has_beginning() && run.missing() == 0 && run.has_stats;
         is_done && run.identity.is_some_and(|identity| self.0.insert(identity))
     }
 }

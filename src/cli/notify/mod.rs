@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     config::read_secret,
-    message::{Kind, in_utc},
+    message::{Kind, Received, in_utc},
     nats::{Handed, Start, Task, Tasks, Verdict},
     runs::{Run, Status},
     secret::Secret,
@@ -227,8 +227,7 @@ impl Notifier<'_> {
 
     /// A run has ended: is that new, and what is there to tell?
     fn on_end(&mut self, task: &Task, run: &Run) -> Result<Verdict, Stop> {
-        let mut runs = self.source.runs();
-        let mut news = None;
+        let mut earlier: Vec<Received> = Vec::new();
         let kinds = if run.status() == Status::Killed {
             vec![Kind::Status, Kind::Heartbeat]
         } else {
@@ -238,10 +237,16 @@ impl Notifier<'_> {
         self.source.history(subjects, Start::First, |message| {
             // What came later does not count: it has a notice of its own.
             if message.stored <= task.message.stored {
-                news = runs.hear(message, self.source.now());
+                earlier.push(message.clone());
             }
             Ok(())
         })?;
+        // Subjects are read side by side.
+        earlier.sort_by_key(|message| message.stored);
+        let (mut runs, mut news) = (self.source.runs(), None);
+        for message in &earlier {
+            news = runs.hear(message, self.source.now());
+        }
         // `replay` may have sent it once more.
         let Some(run) = news.filter(|news| news.is_end).and_then(|news| runs.get(news.run)) else {
             return Ok(Verdict::Done);

@@ -159,7 +159,11 @@ fn headline(run: &Run, now: SystemTime, silent_after: Option<Duration>) -> Strin
     let took = run.duration(now).map(|took| format!("after {}", in_short(took)));
     let at = (!run.is_over() && !run.task.is_empty()).then(|| format!("at task {}", run.task));
     let more: Vec<String> = [playbook, actor, took, at].into_iter().flatten().collect();
-    format!("{name}: {state} ({})", more.join(", "))
+    if more.is_empty() {
+        format!("{name}: {state}")
+    } else {
+        format!("{name}: {state} ({})", more.join(", "))
+    }
 }
 
 /// What means something in Slack's texts (`mrkdwn`), as itself.
