@@ -17,7 +17,7 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [*TOP, 
 EXAMPLES = [
     path
     for path in sorted((ROOT / "examples").rglob("*"))
-    if path.suffix in {".env", ".service", ".sh"} or path.name == "Dockerfile"
+    if path.suffix in {".env", ".service", ".sh", ".yaml"} or path.name == "Dockerfile"
 ]
 
 #: A link or a picture; what stands in code is none.
