@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support import Bus, Job, Server, cli
-from test_recipes import CONSUMERS, PLAYBOOK, run
+from support import Bus, Job, Server, cli, free_port
+from test_recipes import CONSUMERS, FOREIGN, PLAYBOOK, one_line, run
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -103,6 +103,33 @@ def test_a_killed_run_and_one_that_was_only_cut_off(stored: tuple[Server, Bus], 
         ("south", "back", "successful"),
         ("south", "gone", "killed"),
     ]
+
+
+def test_messages_that_are_none_of_ours(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """Whoever may publish there can send anything: it is named, and what comes behind it is written down."""
+    server, bus = stored
+    odd = (
+        b'{"event": "runner_on_failed", "event_data": {"host": {}, "task": [1]}, "counter": 1, "created": {}}'
+    )
+    large = b'{"event": "runner_on_failed", "event_data": {}, "counter": 1' + b"0" * 30 + b"}"
+    half = b'{"status": "failed", "runner_ident": "\\ud800"}'
+    for kind in ("event", "status", "heartbeat", "other"):
+        for data in (*FOREIGN, odd, large, half):
+            bus.send(f"pub.ansible.runner.north.rollout.{kind}", data)
+    rollout(tmp_path / "job", server, "north", "rollout", "one", "two")
+    database = tmp_path / "portal.sqlite"
+    done = run(CONSUMERS / "portal.py", "--once", "--server", server.url, "--database", str(database))
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stderr.count("left out, on pub.ansible.runner.north.rollout.") > len(FOREIGN)
+    assert ("north", "rollout", "failed", 1, 1) in rows(database, RUNS)
+    assert ("north", "rollout", "two", "break") in rows(database, FAILED)
+
+
+def test_a_server_that_is_away(tmp_path: Path) -> None:
+    port = free_port()
+    database = str(tmp_path / "portal.sqlite")
+    done = run(CONSUMERS / "portal.py", "--server", f"nats://127.0.0.1:{port}", "--database", database)
+    assert str(port) in one_line(done, CONSUMERS / "portal.py")
 
 
 def test_the_page_says_what_the_program_does() -> None:

@@ -42,7 +42,6 @@ CONSUMERS, RECIPES = ROOT / "examples/consumers", ROOT / "examples/recipes"
 PROGRAMS: dict[Path, list[str]] = {
     CONSUMERS / "failures.py": [],
     CONSUMERS / "history.py": ["site-a", "rollout"],
-    CONSUMERS / "portal.py": ["--database", ":memory:"],
     RECIPES / "webhook.py": ["http://127.0.0.1:1"],
     RECIPES / "json_lines.py": [],
     RECIPES / "opentelemetry_spans.py": [],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from consumer import arguments, batches, contained, identifier, read, run
@@ -59,15 +60,19 @@ def note(database: sqlite3.Connection, message: Msg) -> None:
     content: dict[str, Any] = read(message)
     run = name(message, content.get("runner_ident", "unknown"))
     # A sign of life has a status, the word that a run was killed a state. An event says that the run goes on.
-    state = content.get("state") or content.get("status") or "running"
+    state = str(content.get("state") or content.get("status") or "running")
     rank = RANKS.get(state, END)
-    time = headers.get("Ansible-Runner-Time") or content.get("created")
+    time = headers.get("Ansible-Runner-Time") or str(content.get("created") or "") or None
     began = time if state == "starting" else None
     ended = time if rank > RANKS["running"] else None
     database.execute(STATE, {**run, "state": state, "rank": rank, "began": began, "ended": ended})
     data = content.get("event_data")
     if content.get("event") in FAILURES and isinstance(data, dict) and not data.get("ignore_errors"):
-        result = {"counter": content["counter"], "host": data.get("host"), "task": data.get("task")}
+        result = {
+            "counter": index(content["counter"]),
+            "host": str(data.get("host") or ""),
+            "task": str(data.get("task") or ""),
+        }
         database.execute(FAILURE, {"id": identifier(message), **run, **result})
 
 
