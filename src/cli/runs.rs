@@ -142,6 +142,23 @@ pub(super) fn is_playbook(run: &Run, wanted: &WildMatch) -> bool {
     wanted.matches(&run.playbook) || wanted.matches(run.playbook.rsplit('/').next().unwrap_or_default())
 }
 
+/// The filters of the statuses of runs that had begun before they were heard of.
+pub(super) fn unknown_beginnings(source: &Source, runs: &Runs) -> Vec<String> {
+    filters_of(source, runs, Some(Kind::Status), |run| !run.has_beginning())
+}
+
+/// The filters of some runs' messages, each once.
+fn filters_of(
+    source: &Source,
+    runs: &Runs,
+    kind: Option<Kind>,
+    is_asked: impl Fn(&Run) -> bool,
+) -> Vec<String> {
+    let asked = runs.all().map(|(_, run)| run).filter(|run| is_asked(run));
+    let filters: BTreeSet<String> = asked.flat_map(|run| source.filters_of(run, kind)).collect();
+    filters.into_iter().collect()
+}
+
 /// The runs that a stream knows of since some time, by their statuses; of those that go on, what they said last. And the
 /// streams' names.
 pub(super) fn known_runs(
@@ -163,16 +180,13 @@ pub(super) fn known_runs(
     })?;
     runs.take_in(older, |run| !run.is_over());
     // What goes on says more than statuses; of what began earlier the beginning is not known yet.
-    let asked = |kind, is_asked: &dyn Fn(&Run) -> bool| -> Vec<String> {
-        let asked = runs.all().map(|(_, run)| run).filter(|run| is_asked(run));
-        asked.flat_map(|run| source.filters_of(run, kind)).collect::<BTreeSet<_>>().into_iter().collect()
-    };
-    let open = asked(None, &|run| !run.is_over());
-    let late = asked(Some(Kind::Status), &|run| !run.has_beginning());
-    for (subjects, start) in [(open, Start::Last), (late, Start::First)] {
-        if !subjects.is_empty() {
-            source.take_in(&mut runs, subjects, start)?;
-        }
+    let open = filters_of(source, &runs, None, |run| !run.is_over());
+    if !open.is_empty() {
+        source.take_in(&mut runs, open, Start::Last)?;
+    }
+    let late = unknown_beginnings(source, &runs);
+    if !late.is_empty() {
+        source.take_in(&mut runs, late, Start::First)?;
     }
     Ok((runs, streams))
 }

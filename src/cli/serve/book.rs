@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     cli::{reading::Source, runs::Listed},
-    message::Received,
+    message::{Received, RunId},
     runs::{Run, RunKey, Runs, Status},
 };
 
@@ -78,11 +78,11 @@ impl Shared {
                 let mut book = self.book();
                 let changed = std::mem::take(&mut book.changed);
                 let Book { metrics, runs, .. } = &mut *book;
-                metrics.settle(runs);
+                metrics.settle(runs, self.now());
                 if self.news.receiver_count() == 0 {
                     continue;
                 }
-                let now = SystemTime::now();
+                let now = self.now();
                 let runs = changed.iter().filter_map(|id| book.runs.get(*id));
                 let listed = runs.map(|run| Listed::new(run, now, self.silent_after));
                 listed.filter_map(|run| serde_json::to_vec(&run).ok()).collect::<Vec<_>>()
@@ -100,6 +100,11 @@ impl Shared {
         }
     }
 
+    /// What time it is for the server: messages have its time, too.
+    pub(super) fn now(&self) -> SystemTime {
+        self.source.now()
+    }
+
     /// Has it said something within the time that is looked back?
     pub(super) fn is_recent(&self, run: &Run, now: SystemTime) -> bool {
         let begin = now.checked_sub(self.since).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -108,7 +113,7 @@ impl Shared {
 
     /// The runs that have not ended.
     pub(super) fn open<'a>(&self, book: &'a Book) -> impl Iterator<Item = &'a Run> {
-        let now = SystemTime::now();
+        let now = self.now();
         let runs = book.runs.all().map(|(_, run)| run);
         runs.filter(move |run| !run.is_over() && self.is_recent(run, now))
     }
@@ -119,12 +124,25 @@ impl Shared {
 }
 
 impl Book {
-    pub(super) fn hear(&mut self, message: &Received) {
-        let Some(news) = self.runs.hear(message, SystemTime::now()) else { return };
+    pub(super) fn hear(&mut self, message: &Received, now: SystemTime) {
+        let Some(news) = self.runs.hear(message, now) else { return };
         if let Some(run) = self.runs.get(news.run) {
             self.metrics.count(&news, run, message.cut);
         }
         self.changed.insert(news.run);
+    }
+
+    /// Runs that had begun before they were heard of.
+    pub(super) fn incomplete(&self) -> HashSet<RunId> {
+        let runs = self.runs.all().map(|(_, run)| run);
+        runs.filter(|run| !run.has_beginning()).filter_map(|run| run.identity).collect()
+    }
+
+    /// Something was said of a run that is known, before the time that is looked back to: it is counted nowhere.
+    pub(super) fn complete(&mut self, message: &Received, now: SystemTime) {
+        if let Some(news) = self.runs.hear(message, now) {
+            self.changed.insert(news.run);
+        }
     }
 
     /// All that a stream had kept was heard.

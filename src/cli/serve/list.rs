@@ -24,9 +24,9 @@ const ROWS: usize = 100;
 const SQUARES: usize = 10;
 
 pub(super) fn page(shared: &Shared, wanted: &Wanted, known: &Known) -> Markup {
-    let now = SystemTime::now();
+    let now = shared.now();
     let book = shared.book();
-    let filter = wanted.filter();
+    let filter = wanted.filter(now);
     let all = filter.of(&book.runs, shared, now);
     let runs: Vec<&Run> =
         all.iter().copied().filter(|run| wanted.has_state(shared.state(run, now))).collect();

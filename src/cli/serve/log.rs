@@ -113,7 +113,7 @@ fn print(shared: &Shared, read: &Read, mut out: Out) -> Result<(), Stop> {
             Told::CaughtUp => return Ok(Next::Enough(())),
             _ => return Ok(Next::More(None)),
         };
-        let Some(news) = runs.hear(&message, SystemTime::now()) else { return Ok(Next::More(None)) };
+        let Some(news) = runs.hear(&message, shared.now()) else { return Ok(Next::More(None)) };
         runs.forget_output(news.run);
         let is_it = |found: &Run| {
             found.ident == name.ident

@@ -203,8 +203,7 @@ impl Metrics {
     }
 
     /// Counts what is missing of runs that ended a while ago.
-    pub(super) fn settle(&mut self, runs: &Runs) {
-        let now = SystemTime::now();
+    pub(super) fn settle(&mut self, runs: &Runs, now: SystemTime) {
         self.settling.retain(|id| {
             let Some(run) = runs.get(*id) else { return false };
             let is_late = run.silence(now) > LATE;
@@ -237,11 +236,11 @@ impl Metrics {
     pub(super) fn text<'a>(
         &self,
         open: impl Iterator<Item = &'a Run>,
+        now: SystemTime,
         silent_after: Option<Duration>,
         is_connected: bool,
         is_open_metrics: bool,
     ) -> String {
-        let now = SystemTime::now();
         let (silent, running): (Vec<_>, Vec<_>) =
             open.partition(|run| run.state(now, silent_after) == Status::Silent);
         let gauge = |state, count: usize| {

@@ -55,6 +55,7 @@ use super::{
     Exit,
     options::Options,
     reading::{Next, Source, Told},
+    runs::unknown_beginnings,
     stop::Stop,
     terminal::{complain, remark},
 };
@@ -158,13 +159,26 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 book.connected(server, streams);
             }
             Told::Message(message) => {
-                book.hear(&message);
+                book.hear(&message, shared.now());
                 if !book.has_caught_up && said.elapsed() > PROGRESS {
                     said = Instant::now();
                     remark(&format!("{} messages read so far", book.runs.messages));
                 }
             }
             Told::CaughtUp => {
+                // What went on before the time that is looked back to has begun before it.
+                let late = unknown_beginnings(&shared.source, &book.runs);
+                let incomplete = book.incomplete();
+                drop(book);
+                if !late.is_empty() {
+                    shared.source.history(late, Start::First, |message| {
+                        if message.run.is_some_and(|run| incomplete.contains(&run)) {
+                            shared.book().complete(message, shared.now());
+                        }
+                        Ok(())
+                    })?;
+                }
+                book = shared.book();
                 book.caught_up();
                 let Book { runs, .. } = &*book;
                 let (messages, count) = (runs.messages, runs.all().count());

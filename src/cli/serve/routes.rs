@@ -146,7 +146,13 @@ async fn metrics(State(App { shared, .. }): State<App>, headers: HeaderMap) -> R
             return (StatusCode::SERVICE_UNAVAILABLE, "Still reading what the stream has kept.\n")
                 .into_response();
         }
-        book.metrics.text(shared.open(&book), shared.silent_after, book.link().is_ok(), is_open_metrics)
+        book.metrics.text(
+            shared.open(&book),
+            shared.now(),
+            shared.silent_after,
+            book.link().is_ok(),
+            is_open_metrics,
+        )
     };
     ([(header::CONTENT_TYPE, if is_open_metrics { OPEN_METRICS } else { OLDER })], text).into_response()
 }
@@ -160,12 +166,12 @@ async fn health(State(App { shared, .. }): State<App>) -> Response {
 }
 
 async fn api_runs(State(App { shared, .. }): State<App>, Query(wanted): Query<Wanted>) -> Response {
-    let problems = wanted.filter().problems;
+    let problems = wanted.filter(shared.now()).problems;
     if !problems.is_empty() {
         let problem = BTreeMap::from([("error", problems.join("; "))]);
         return (StatusCode::BAD_REQUEST, Json(problem)).into_response();
     }
-    let (book, now) = (shared.book(), SystemTime::now());
+    let (book, now) = (shared.book(), shared.now());
     let runs = wanted.of(&book.runs, &shared, now);
     let told: Vec<Told<'_>> = runs.into_iter().map(|run| Told::new(run, &shared, now)).collect();
     Json(told).into_response()
@@ -174,7 +180,7 @@ async fn api_runs(State(App { shared, .. }): State<App>, Query(wanted): Query<Wa
 async fn api_run(State(App { shared, .. }): State<App>, Path(name): Path<Name>) -> Response {
     let book = shared.book();
     match book.find(&name) {
-        Some((run, others)) => Json(told(run, &others, &shared, SystemTime::now())).into_response(),
+        Some((run, others)) => Json(told(run, &others, &shared, shared.now())).into_response(),
         None => no_run(),
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn page(
     look: &Look,
     known: &Known,
 ) -> Markup {
-    let now = SystemTime::now();
+    let now = shared.now();
     let address = address_of(run);
     let tasks = view::tasks(run, now);
     let line = html! { (known.part("about", "about", about(shared, book, run, now))) (ways(run, &address)) };

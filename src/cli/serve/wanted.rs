@@ -46,12 +46,12 @@ enum Word {
 }
 
 impl Wanted {
-    pub(super) fn filter(&self) -> Filter<'_> {
+    pub(super) fn filter(&self, now: SystemTime) -> Filter<'_> {
         let mut problems = Vec::new();
         let mut moment = |name: &str, text: &str| {
             let parsed = (!text.trim().is_empty()).then(|| when::parse(text))?;
             let when = parsed.map_err(|problem| problems.push(format!("{name} {text}: {problem}"))).ok()?;
-            Some(when.at(SystemTime::now()))
+            Some(when.at(now))
         };
         let (since, until) = (moment("since", &self.since), moment("until", &self.until));
         let words = self.q.split_whitespace().map(|word| {
@@ -69,7 +69,7 @@ impl Wanted {
 
     /// These runs, the newest first.
     pub(super) fn of<'a>(&self, runs: &'a Runs, shared: &Shared, now: SystemTime) -> Vec<&'a Run> {
-        let mut found = self.filter().of(runs, shared, now);
+        let mut found = self.filter(now).of(runs, shared, now);
         found.retain(|run| self.has_state(shared.state(run, now)));
         found
     }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_time_that_is_none_is_told() {
         let wanted = Wanted { since: "soon".into(), until: "2h".into(), ..Wanted::default() };
-        let filter = wanted.filter();
+        let filter = wanted.filter(SystemTime::now());
         assert_eq!((filter.problems.len(), filter.since, filter.until.is_some()), (1, None, true));
         assert!(filter.problems[0].starts_with("since soon: expected"));
     }
