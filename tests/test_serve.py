@@ -20,10 +20,11 @@ from urllib.parse import quote
 
 import pytest
 import yaml
+from ansible_runner_nats import event_handler, status_handler
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as older_metrics
 from serving import Serve, needed, task
-from support import CANARY, PATIENCE, TESTER, USERS, Bus, Job, Server, cli, command, free_port, wait_until
+from support import CANARY, PATIENCE, TESTER, USERS, Bus, Job, Server, cli, command, config, free_port, wait_until
 from test_watch import ON, publish
 
 if TYPE_CHECKING:
@@ -195,6 +196,28 @@ def test_what_was_before_the_time_that_is_looked_back_goes(stored: tuple[Server,
         assert serve.get("/runs/id/old").status == 200
         publish(server, "new", task("a"))
         serve.wait_for_run("new", "successful")
+
+
+def test_what_began_before_the_time_that_is_looked_back_to(stored: tuple[Server, Bus]) -> None:
+    """Its beginning is that which it had, also where an earlier run had its ident."""
+    server, _ = stored
+    publish(server, "r", task("a"))
+    run = config(server.url, None)
+    for status in ("starting", "running"):
+        status_handler(run, {"status": status, "runner_ident": "r"})
+    [_, known] = sorted(json.loads(command("runs", "-s", server.url, "--json").stdout), key=lambda one: one["started"])
+    time.sleep(2.5)
+    with Serve(server, "--since", "2s") as serve:
+        event_handler(run, {"counter": 1, "uuid": "u", "event": "verbose", "runner_ident": "r"})
+        serve.wait_for_run("r", "running")
+        unknown = serve.json("/api/runs/id/r")
+        assert (unknown["run_id"], unknown["started"]) == (known["run_id"], None)
+    with Serve(server, "--since", "2s") as serve:
+        status_handler(run, {"status": "failed", "runner_ident": "r"})
+        serve.wait_for_run("r", "failed")
+        [found] = serve.json("/api/runs")
+        assert (found["run_id"], found["started"]) == (known["run_id"], known["started"])
+        assert found["duration"] > 2
 
 
 def test_what_is_missing_and_cut_and_silent_is_counted(stored: tuple[Server, Bus], tmp_path: Path) -> None:
