@@ -165,7 +165,7 @@ def photograph(serve: list[str]) -> None:
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         try:
             for name, path, height in (("page", "", 520), ("page-run", "runs/site-a/rollout-42", 1000)):
-                driver.set_window_size(1100, height)
+                driver.set_window_size(1280, height)
                 deadline = time.monotonic() + PATIENCE
                 while "rollout-42" not in driver.title + driver.page_source and time.monotonic() < deadline:
                     driver.get(address + path)
@@ -198,7 +198,8 @@ def main() -> None:
             started.append(killed)
             watch = Terminal(100, 24, *ours, "watch", "-s", url)
             # Until it has given signs of life.
-            watch.wait_for(lambda shown: bool(re.search("rollout-43 running .*Wait for it .* 3s ", shown)))
+            lives = re.compile(r"rollout-43 running .*Wait for it .* ([3-9]|\d\d)s ")
+            watch.wait_for(lambda shown: bool(lives.search(shown)))
             killed.kill()
             started.append(start_job(folder, url, "rollout-44", seconds=30, breaks=True))
             watch.wait_for(

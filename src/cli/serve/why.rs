@@ -47,7 +47,13 @@ pub(super) struct Line {
 /// What is the matter with a run, or where it is.
 pub(super) fn in_a_line(run: &Run, state: Status, now: SystemTime) -> Line {
     let groups = groups(run);
-    if let Some(group) = groups.iter().find(|group| counts(group.first)) {
+    let mut bad = groups.iter().filter(|group| counts(group.first));
+    if !run.is_over() {
+        // What has failed may still be rescued: where it is comes first.
+        let failed: usize = bad.map(|group| group.hosts.len()).sum();
+        return where_it_is(run, state, failed, now);
+    }
+    if let Some(group) = bad.next() {
         let Failure { host, task, why, .. } = group.first;
         let more = group.hosts.len() - 1;
         let host = if more > 0 { format!("{host} +{more}") } else { host.clone() };
@@ -57,17 +63,17 @@ pub(super) fn in_a_line(run: &Run, state: Status, now: SystemTime) -> Line {
         let title = format!("{host} · {task} · {why}");
         return Line { line: html! { b { (host) } " · " (task) " · " (why) }, title };
     }
-    if run.is_over() {
-        let at = if state == Status::Successful { "" } else { run.task.as_str() };
-        return Line { line: html! { span.m { (at) } }, title: at.to_owned() };
-    }
-    let mut title = run.task.clone();
-    if let Some(text) = waiting_in_a_line(&run.waiting(), now) {
-        title = format!("{title} · {text}");
-    }
-    if state == Status::Silent {
-        title = format!("silent for {} · {title}", in_short(run.silence(now)));
-    }
+    let at = if state == Status::Successful { "" } else { run.task.as_str() };
+    Line { line: html! { span.m { (at) } }, title: at.to_owned() }
+}
+
+/// Of a run that goes on: `silent for 5m00s · TASK · waits for web03, 12s · 1 failed so far`.
+fn where_it_is(run: &Run, state: Status, failed: usize, now: SystemTime) -> Line {
+    let silent = (state == Status::Silent).then(|| format!("silent for {}", in_short(run.silence(now))));
+    let task = Some(run.task.clone()).filter(|task| !task.is_empty());
+    let failed = (failed > 0).then(|| format!("{failed} failed so far"));
+    let parts = [silent, task, waiting_in_a_line(&run.waiting(), now), failed];
+    let title = parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
     Line { line: html! { (title) }, title }
 }
 
