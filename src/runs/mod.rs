@@ -15,6 +15,8 @@
 //! - `output`: what it printed;
 //! - `printed`: what a single event did.
 
+#[cfg(test)]
+mod across_tests;
 mod compare;
 mod failure;
 mod hosts;

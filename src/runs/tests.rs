@@ -9,7 +9,7 @@ use crate::message::in_utc;
 
 const START: SystemTime = SystemTime::UNIX_EPOCH;
 
-fn at(seconds: u64) -> SystemTime {
+pub(super) fn at(seconds: u64) -> SystemTime {
     START + Duration::from_secs(seconds)
 }
 
@@ -20,13 +20,13 @@ fn subject_of(payload: &Value) -> String {
 
 /// A source, and a stream that stores a message a second.
 #[derive(Default)]
-struct Heard {
+pub(super) struct Heard {
     runs: Runs,
     stored: u64,
 }
 
 impl Heard {
-    fn message(&mut self, id: &str, payload: &Value) -> Option<News> {
+    pub(super) fn message(&mut self, id: &str, payload: &Value) -> Option<News> {
         self.stored += 1;
         let message = Received {
             subject: subject_of(payload),
@@ -46,13 +46,13 @@ impl Heard {
         self.message(&format!("site.a.r.1.{counter}.uuid-{counter}"), &payload)
     }
 
-    fn status(&mut self, nonce: char, status: &str) -> Option<News> {
+    pub(super) fn status(&mut self, nonce: char, status: &str) -> Option<News> {
         let nonce = nonce.to_string().repeat(16);
         let payload = json!({"runner_ident": "r.1", "status": status, "command": ["ansible-playbook", "-i", "x", "site.yml"]});
         self.message(&format!("site.a.r.1.status.{nonce}.1"), &payload)
     }
 
-    fn only(&self) -> &Run {
+    pub(super) fn only(&self) -> &Run {
         assert_eq!(self.runs.all().count(), 1);
         self.runs.all().next().unwrap().1
     }

@@ -170,3 +170,13 @@ fn headline(run: &Run, now: SystemTime, silent_after: Option<Duration>) -> Strin
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_slack_would_obey_is_shown() {
+        assert_eq!(escaped("<!channel> a && b"), "&lt;!channel&gt; a &amp;&amp; b");
+    }
+}
