@@ -53,6 +53,36 @@ def test_no_line_is_too_long(name: str) -> None:
     assert long == []
 
 
+def sentences(text: str) -> set[str]:
+    """Prose alone, each sentence on one line and without its links; short ones say nothing of their own."""
+    prose = re.sub(r"^```.*?^```|!\[[^]]*\]\([^)]*\)", "", text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", prose)
+    found: set[str] = set()
+    for block in re.split(r"\n\s*\n|\n(?=[-*|] |\d+\. )", prose):
+        line = re.sub(r"\s+", " ", block).strip(" -*|")
+        found |= {sentence for sentence in re.split(r"(?<=[.:!?])\s", line) if len(sentence) >= 50}
+    return found
+
+
+def test_no_sentence_stands_on_two_pages() -> None:
+    """What stands twice is true in one place after a while: the other one links to it."""
+    where: dict[str, list[str]] = {}
+    for name, text in TEXTS.items():
+        for sentence in sentences(text):
+            where.setdefault(sentence, []).append(name)
+    assert len(where) > 1_000
+    assert {sentence: names for sentence, names in where.items() if len(names) > 1} == {}
+    twice = "One sentence that is long enough to be a fact of its own."
+    assert sentences(f"{twice} [Short](a.md).") == sentences(f"- {twice}\n- Short.") == {twice}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_are_named_are_there(name: str) -> None:
+    named = re.findall(r"`((?:src|tests|examples|benches|docs|python)/[\w./-]+)`", TEXTS[name])
+    made_up = {"src/cli/NAME.rs", "docs/schemas/NAME.json"}
+    assert [path for path in named if path not in made_up and not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_lead_somewhere(name: str) -> None:
     for target in targets(TEXTS[name]):
