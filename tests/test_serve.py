@@ -24,7 +24,20 @@ from ansible_runner_nats import event_handler, status_handler
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as older_metrics
 from serving import Serve, needed, task
-from support import CANARY, PATIENCE, TESTER, USERS, Bus, Job, Server, cli, command, config, free_port, wait_until
+from support import (
+    CANARY,
+    PATIENCE,
+    TESTER,
+    USERS,
+    Bus,
+    Job,
+    Server,
+    cli,
+    command,
+    config,
+    free_port,
+    wait_until,
+)
 from test_watch import ON, publish
 
 if TYPE_CHECKING:
@@ -205,7 +218,9 @@ def test_what_began_before_the_time_that_is_looked_back_to(stored: tuple[Server,
     run = config(server.url, None)
     for status in ("starting", "running"):
         status_handler(run, {"status": status, "runner_ident": "r"})
-    [_, known] = sorted(json.loads(command("runs", "-s", server.url, "--json").stdout), key=lambda one: one["started"])
+    [_, known] = sorted(
+        json.loads(command("runs", "-s", server.url, "--json").stdout), key=lambda one: one["started"]
+    )
     time.sleep(2.5)
     with Serve(server, "--since", "2s") as serve:
         event_handler(run, {"counter": 1, "uuid": "u", "event": "verbose", "runner_ident": "r"})
