@@ -46,6 +46,10 @@ pub(super) struct Book {
     /// The server, or why there is none.
     link: Result<String, String>,
     changed: HashSet<RunKey>,
+    /// A run was heard of that had begun before.
+    pub(super) is_incomplete: bool,
+    /// Those whose beginning was looked for.
+    asked: HashSet<RunId>,
 }
 
 impl Shared {
@@ -57,6 +61,8 @@ impl Shared {
             streams: Vec::new(),
             link: Err("connecting".to_owned()),
             changed: HashSet::new(),
+            is_incomplete: false,
+            asked: HashSet::new(),
         };
         Self { source, silent_after, since, book: Mutex::new(book), news: broadcast::channel(BEHIND).0 }
     }
@@ -128,14 +134,20 @@ impl Book {
         let Some(news) = self.runs.hear(message, now) else { return };
         if let Some(run) = self.runs.get(news.run) {
             self.metrics.count(&news, run, message.cut);
+            let is_known = run.has_beginning() || run.identity.is_none_or(|one| self.asked.contains(&one));
+            self.is_incomplete |= !is_known;
         }
         self.changed.insert(news.run);
     }
 
-    /// Runs that had begun before they were heard of.
-    pub(super) fn incomplete(&self) -> HashSet<RunId> {
-        let runs = self.runs.all().map(|(_, run)| run);
-        runs.filter(|run| !run.has_beginning()).filter_map(|run| run.identity).collect()
+    /// Runs that had begun before they were heard of, and of which nobody was asked yet.
+    pub(super) fn take_incomplete(&mut self) -> HashSet<RunId> {
+        let runs = self.runs.all().map(|(_, run)| run).filter(|run| !run.has_beginning());
+        let unasked: HashSet<RunId> =
+            runs.filter_map(|run| run.identity).filter(|run| !self.asked.contains(run)).collect();
+        self.asked.extend(&unasked);
+        self.is_incomplete = false;
+        unasked
     }
 
     /// Something was said of a run that is known, before the time that is looked back to: it is counted nowhere.

@@ -59,7 +59,10 @@ use super::{
     stop::Stop,
     terminal::{complain, remark},
 };
-use crate::nats::{Heard, Start, Wish};
+use crate::{
+    message::Received,
+    nats::{Heard, Start, Wish},
+};
 
 /// Serve a page with live runs, and metrics for Prometheus.
 ///
@@ -145,6 +148,8 @@ fn read(shared: &Shared) -> Result<Exit, Stop> {
 
 fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
     const PROGRESS: Duration = Duration::from_secs(2);
+    /// Several may be heard of at once.
+    const LATER: Duration = Duration::from_millis(300);
     let (began, mut said) = (Instant::now(), Instant::now());
     shared.source.read(heard, None, |told| {
         let mut book = shared.book();
@@ -166,18 +171,8 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 }
             }
             Told::CaughtUp => {
-                // What went on before the time that is looked back to has begun before it.
-                let late = unknown_beginnings(&shared.source, &book.runs);
-                let incomplete = book.incomplete();
                 drop(book);
-                if !late.is_empty() {
-                    shared.source.history(late, Start::First, |message| {
-                        if message.run.is_some_and(|run| incomplete.contains(&run)) {
-                            shared.book().complete(message, shared.now());
-                        }
-                        Ok(())
-                    })?;
-                }
+                look_up_beginnings(shared)?;
                 book = shared.book();
                 book.caught_up();
                 let Book { runs, .. } = &*book;
@@ -191,8 +186,36 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 complain(&reason);
                 book.lost(reason);
             }
-            Told::Nothing => {}
+            Told::Nothing => {
+                drop(book);
+                look_up_beginnings(shared)?;
+                book = shared.book();
+            }
         }
-        Ok(Next::More(None))
+        let is_due = book.has_caught_up && book.is_incomplete;
+        Ok(Next::More(is_due.then(|| Instant::now() + LATER)))
     })
+}
+
+/// What is heard of in its midst has begun before: its first words are asked for.
+fn look_up_beginnings(shared: &Shared) -> Result<(), Stop> {
+    let (incomplete, subjects) = {
+        let mut book = shared.book();
+        let subjects = unknown_beginnings(&shared.source, &book.runs);
+        (book.take_incomplete(), subjects)
+    };
+    if incomplete.is_empty() || shared.book().streams.is_empty() {
+        return Ok(());
+    }
+    let complete = |message: &Received| {
+        if message.run.is_some_and(|run| incomplete.contains(&run)) {
+            shared.book().complete(message, shared.now());
+        }
+        Ok(())
+    };
+    match shared.source.history(subjects, Start::First, complete) {
+        // It is not worth an end.
+        Err(Stop::Problem(_) | Stop::Said | Stop::NoStream) => Ok(()),
+        told => told.map(drop),
+    }
 }
