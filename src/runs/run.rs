@@ -184,13 +184,14 @@ impl Run {
     }
 
     fn is_silent(&self, now: SystemTime, limit: Option<Duration>) -> bool {
-        !self.is_over() && self.silent_in(now, limit).is_zero()
+        !self.is_over() && self.silent_in(now, limit).is_none()
     }
 
-    /// How long until it counts as silent, if it goes on and says nothing more. `limit` as for [`Self::state`].
-    pub(crate) fn silent_in(&self, now: SystemTime, limit: Option<Duration>) -> Duration {
+    /// How long until it counts as silent, if it goes on and says nothing more; `None`: it does already. `limit` as for
+    /// [`Self::state`].
+    pub(crate) fn silent_in(&self, now: SystemTime, limit: Option<Duration>) -> Option<Duration> {
         let limit = limit.unwrap_or_else(|| self.beats_every.map_or(SILENT_AFTER, |every| every * 2));
-        limit.saturating_sub(self.silence(now))
+        limit.checked_sub(self.silence(now))
     }
 
     /// How long ago it was heard last.

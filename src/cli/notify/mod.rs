@@ -269,8 +269,7 @@ impl Notifier<'_> {
         let Some(run) = same_run(&runs, run).filter(|run| !run.is_over()) else {
             return Ok(Verdict::Done);
         };
-        let left = run.silent_in(self.source.now(), self.arguments.silent_after);
-        if !left.is_zero() {
+        if let Some(left) = run.silent_in(self.source.now(), self.arguments.silent_after) {
             return Ok(Verdict::Again(left));
         }
         let whole = self.source.whole(run)?;
