@@ -113,6 +113,8 @@ def known() -> dict[str, str]:
     names = re.findall(r"^  ([a-z]+)  ", listed, re.MULTILINE)
     assert {"check", "runs", "replay", "serve"} <= set(names)
     helps = {name: command(name, "--help").stdout for name in names}
+    # Its three subjects take the same options.
+    helps["stats"] = command("stats", "hosts", "--help").stdout
     return {"": listed, "stream create": command("stream", "create", "--help").stdout, **helps}
 
 
