@@ -48,6 +48,18 @@ def left_by(change: Callable[[Record], Record], server: Server, spool: Path, art
     return path
 
 
+def is_left_alone(server: Server, bus: Bus, spool: Path, artifacts: Path) -> None:
+    """A run takes up what is behind it in the spool, and not that."""
+    server.kill()
+    leave(server, spool, "same", COUNT, artifacts)
+    server.start()
+    run_once(server, spool, "ours", artifacts)
+    wait_until(lambda: len(undelivered(spool)) == 1, "the rest of the spool to be sent")
+    messages = bus.stream_messages()
+    assert counters(of_run(messages, "same")) == list(range(COUNT))
+    assert of_run(messages, "other") == []
+
+
 @pytest.mark.parametrize("change", [of_the_first_version, with_more_in_it])
 def test_what_another_version_left_is_taken_up(
     stored: tuple[Server, Bus], tmp_path: Path, change: Callable[[Record], Record]
@@ -65,19 +77,41 @@ def test_a_record_of_a_newer_format_is_left_alone(stored: tuple[Server, Bus], tm
     spool = tmp_path / "spool"
     path = left_by(of_another_format, server, spool, tmp_path)
     before = path.read_text()
-    # What is beside it is taken up all the same.
-    server.kill()
-    leave(server, spool, "same", COUNT, tmp_path)
-    server.start()
-    run_once(server, spool, "ours", tmp_path)
-    wait_until(lambda: len(undelivered(spool)) == 1, "the rest of the spool to be sent")
-    messages = bus.stream_messages()
-    assert counters(of_run(messages, "same")) == list(range(COUNT))
-    assert of_run(messages, "other") == []
+    is_left_alone(server, bus, spool, tmp_path)
     assert path.read_text() == before
     done = command("replay", spool, "-s", server.url, env={"RUNNER_NATS_SUBJECT_ID": "id"})
     assert (done.returncode, "of a newer version" in done.stderr) == (1, True), done.stderr
     assert path.read_text() == before
+
+
+def on_another_host(record: Record) -> Record:
+    return {**record, "host": "other.example"}
+
+
+def to_other_servers(record: Record) -> Record:
+    servers = ["nats://elsewhere:4222", *record["destination"]["servers"]]
+    return {**record, "destination": {**record["destination"], "servers": servers}}
+
+
+def of_another_login(record: Record) -> Record:
+    return {**record, "destination": {**record["destination"], "login": "user other"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [(on_another_host, []), (to_other_servers, ["--elsewhere"]), (of_another_login, ["--elsewhere"])],
+)
+def test_what_strands_a_spool(
+    stored: tuple[Server, Bus], tmp_path: Path, change: Callable[[Record], Record], more: list[str]
+) -> None:
+    """No run takes it up; a person sends it."""
+    server, bus = stored
+    spool = tmp_path / "spool"
+    left_by(change, server, spool, tmp_path)
+    is_left_alone(server, bus, spool, tmp_path)
+    done = command("replay", spool, *more, "-s", server.url, env={"RUNNER_NATS_SUBJECT_ID": "id"})
+    assert done.returncode == 0, done.stderr
+    assert counters(of_run(bus.stream_messages(), "other")) == list(range(COUNT))
 
 
 #: Runs a job for each line that it reads, and says when it is done.
