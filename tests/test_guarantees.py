@@ -186,6 +186,8 @@ def test_a_subscriber_that_is_away_while_another_listens(
     event_handler(run, event(0))
     wait_until(lambda: fates(run) == (1, 0), "the first one to be confirmed")
     late = connect(server).subscribe()
+    bus.send("pub.probe", b"")
+    late.wait_for(bool)
     event_handler(run, event(1))
     status_handler(run, {"status": "successful"})
     assert counters(late.wait_for_end()) == [1]
