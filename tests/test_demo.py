@@ -39,7 +39,7 @@ def test_every_message_arrives() -> None:
     assert (demo.returncode, errors) == (0, "")
     assert output.endswith("every message arrived\n")
     for word in (
-        "rollout-42 starting",
+        "rollout-42 RUN starting",
         "changed ",
         "failed ",
         "skipped ",

@@ -157,7 +157,8 @@ def test_filters(site: tuple[Server, Bus], tmp_path: Path) -> None:
     # All of what went wrong, also where `msg` says nothing; failing items are named.
     assert "    stderr:\n      the reason\n" in failed
     assert (
-        "    item b:\n      non-zero return code\n      rc: 2\n      stderr:\n        no such b\n" in failed
+        "    item b:\n      non-zero return code\n      $ test b != b || (echo 'no such b' >&2; exit 2)\n"
+        "      rc: 2\n      stderr:\n        no such b\n" in failed
     )
     assert "TASK [mend]" not in failed
     changed = logs("--changed")

@@ -219,7 +219,7 @@ def test_what_began_before_the_time_that_is_looked_back_to(stored: tuple[Server,
     for status in ("starting", "running"):
         status_handler(run, {"status": status, "runner_ident": "r"})
     [_, known] = sorted(
-        json.loads(command("runs", "-s", server.url, "--json").stdout), key=lambda one: one["started"]
+        json.loads(command("runs", "-s", server.url, "--json").stdout), key=lambda one: one["run_id"]
     )
     time.sleep(2.5)
     with Serve(server, "--since", "2s") as serve:

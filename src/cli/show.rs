@@ -198,7 +198,7 @@ fn facts(run: &Run, now: SystemTime) -> Vec<(&'static str, String)> {
     let Card { pid, user, revision, ansible_runner, plugin, .. } = &run.card;
     let took = run.duration(now).map(in_short);
     let word = if run.is_over() { "took" } else { "so far" };
-    let started = run.started.map(in_utc).map(|at| match took {
+    let started = run.started.filter(|_| run.has_beginning()).map(in_utc).map(|at| match took {
         Some(took) => format!("{at}, {word} {took}"),
         None => at,
     });

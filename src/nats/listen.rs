@@ -15,7 +15,7 @@ use async_nats::{
     jetstream::{self, consumer::DeliverPolicy},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, future::OptionFuture, stream::SelectAll};
+use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::SelectAll};
 use tokio::time::{Duration, timeout};
 
 use super::{
@@ -330,19 +330,28 @@ impl Listener<'_> {
                 biased;
                 Some(event) = link.events.recv() => on_event(&event, &self.connection.jetstream_api)?,
                 Some((number, message)) = readings.next(), if !readings.is_empty() => {
-                    let Some(part) = parts.get(number) else { continue };
-                    let broken = |error| Stop::Broken(format!("stream {}: {error}", part.stream));
-                    let message = message.map_err(broken)?;
-                    if let Ok(info) = message.info() {
-                        if info.pending == 0 {
-                            waiting.remove(&number);
+                    let mut next = Some((number, message));
+                    let mut broken = None;
+                    // What has come in before a break is told before it.
+                    while let Some((number, message)) = next.take() {
+                        let Some(part) = parts.get(number) else { continue };
+                        match message {
+                            Ok(message) => {
+                                if self.hear(part, &message, &is_wanted)? {
+                                    waiting.remove(&number);
+                                }
+                            }
+                            Err(error) if broken.is_none() => {
+                                broken = Some(format!("stream {}: {error}", part.stream));
+                            }
+                            Err(_) => break,
                         }
-                        if let Some(place) = self.places.get_mut(part) {
-                            *place = info.stream_sequence;
+                        if broken.is_some() {
+                            next = readings.next().now_or_never().flatten();
                         }
                     }
-                    if is_wanted(&message.subject) {
-                        self.tell(Heard::Message(received(&message.message, message.info().ok())))?;
+                    if let Some(reason) = broken {
+                        return Err(Stop::Broken(reason));
                     }
                 }
                 Some(message) = subscribed => match message {
@@ -353,6 +362,24 @@ impl Listener<'_> {
                 () = hung_up(&mut link.gone) => return Err(Stop::Gone),
             }
         }
+    }
+
+    /// Tells a message of a stream, if it is wanted, and remembers its place. Was it the last that the stream has?
+    fn hear(
+        &mut self,
+        part: &Part,
+        message: &jetstream::Message,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Step<bool> {
+        let info = message.info().ok();
+        if let (Some(info), Some(place)) = (&info, self.places.get_mut(part)) {
+            *place = info.stream_sequence;
+        }
+        let is_last = info.as_ref().is_some_and(|info| info.pending == 0);
+        if is_wanted(&message.subject) {
+            self.tell(Heard::Message(received(&message.message, info)))?;
+        }
+        Ok(is_last)
     }
 
     /// The streams to be read. What needs one is told if there is none.
@@ -435,9 +462,12 @@ impl Listener<'_> {
         let name = stream.config.name.as_str();
         let api = self.connection.jetstream_api.as_str();
         let last = *place;
+        // Which of the parts it is that cannot be read nobody knows: all before this was.
+        let read = self.places.iter().filter(|(part, _)| part.stream == name).map(|(_, place)| *place).max();
+        let read = read.unwrap_or(0).max(last);
         let explained = |trouble| match trouble {
             Trouble::Forbidden(reason) => Stop::Never(format!(
-                "stream {name}: what comes behind message {last} cannot be read as it comes over the wire, and {reason}; \
+                "stream {name}: what comes behind message {read} cannot be read as it comes over the wire, and {reason}; \
                  allow this user to publish to {api}.STREAM.MSG.GET.{name}"
             )),
             trouble => stop(trouble),
