@@ -18,6 +18,7 @@ mod streams;
 mod tls;
 mod verify;
 mod wire;
+mod wish;
 
 pub(crate) use self::{
     api::block_on,
@@ -25,11 +26,12 @@ pub(crate) use self::{
     durable::{Handed, Task, Tasks, Verdict, hand_out},
     healer::Recipe,
     jetstream::read_answers,
-    listen::{Heard, Start, Wish, listen},
+    listen::listen,
     probe::{Aim, Finding, State, probe},
     recommended::{
         Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,
     },
     tls::{crypto_provider, trusted_certificates},
     verify::{Held, doubt, held},
+    wish::{Heard, Start, Wish},
 };
