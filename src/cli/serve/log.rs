@@ -3,7 +3,6 @@
 use std::{
     io,
     sync::{Arc, mpsc::sync_channel},
-    time::SystemTime,
 };
 
 use axum::{
