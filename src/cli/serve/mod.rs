@@ -168,9 +168,6 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 }
             }
             Told::CaughtUp => {
-                drop(book);
-                look_up_beginnings(shared)?;
-                book = shared.book();
                 book.caught_up();
                 let Book { runs, .. } = &*book;
                 let (messages, count) = (runs.messages, runs.all().count());
