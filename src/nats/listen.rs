@@ -15,7 +15,7 @@ use async_nats::{
     jetstream::{self, consumer::DeliverPolicy},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::SelectAll};
+use futures_util::{StreamExt, future::OptionFuture, stream::SelectAll};
 use tokio::time::{Duration, timeout};
 
 use super::{
@@ -279,28 +279,10 @@ impl Listener<'_> {
                 biased;
                 Some(event) = link.events.recv() => on_event(&event, &self.connection.jetstream_api)?,
                 Some((number, message)) = readings.next(), if !readings.is_empty() => {
-                    let mut next = Some((number, message));
-                    let mut broken = None;
-                    // What has come in before a break is told before it.
-                    while let Some((number, message)) = next.take() {
-                        let Some(part) = parts.get(number) else { continue };
-                        match message {
-                            Ok(message) => {
-                                if self.hear(part, &message, &is_wanted)? {
-                                    waiting.remove(&number);
-                                }
-                            }
-                            Err(error) if broken.is_none() => {
-                                broken = Some(format!("stream {}: {error}", part.stream));
-                            }
-                            Err(_) => break,
-                        }
-                        if broken.is_some() {
-                            next = readings.next().now_or_never().flatten();
-                        }
-                    }
-                    if let Some(reason) = broken {
-                        return Err(Stop::Broken(reason));
+                    let Some(part) = parts.get(number) else { continue };
+                    let broken = |error| Stop::Broken(format!("stream {}: {error}", part.stream));
+                    if self.hear(part, &message.map_err(broken)?, &is_wanted)? {
+                        waiting.remove(&number);
                     }
                 }
                 Some(message) = subscribed => match message {

@@ -59,7 +59,10 @@ use super::{
     stop::Stop,
     terminal::{complain, remark},
 };
-use crate::nats::{Heard, Start, Wish};
+use crate::{
+    message::Received,
+    nats::{Heard, Start, Wish},
+};
 
 /// Serve a page with live runs, and metrics for Prometheus.
 ///
@@ -168,6 +171,9 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 }
             }
             Told::CaughtUp => {
+                drop(book);
+                look_up_beginnings(shared)?;
+                book = shared.book();
                 book.caught_up();
                 let Book { runs, .. } = &*book;
                 let (messages, count) = (runs.messages, runs.all().count());
@@ -193,7 +199,6 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
 
 /// What is heard of in its midst has begun before: its first words are asked for.
 fn look_up_beginnings(shared: &Shared) -> Result<(), Stop> {
-    const PATIENCE: Duration = Duration::from_secs(5);
     let (incomplete, subjects) = {
         let mut book = shared.book();
         let subjects = unknown_beginnings(&shared.source, &book.runs);
@@ -202,23 +207,15 @@ fn look_up_beginnings(shared: &Shared) -> Result<(), Stop> {
     if incomplete.is_empty() || shared.book().streams.is_empty() {
         return Ok(());
     }
-    // A stream may allow no more consumers: what is live does not wait for that.
-    let until = Some(Instant::now() + PATIENCE);
-    let wish = Wish { subjects, from: Start::First, follow: false, before: None };
-    let heard = shared.source.listen(wish)?;
-    let told = shared.source.read(&heard, until, |told| {
-        match told {
-            Told::Message(message) if message.run.is_some_and(|run| incomplete.contains(&run)) => {
-                shared.book().complete(&message, shared.now());
-            }
-            Told::CaughtUp | Told::Nothing => return Ok(Next::Enough(())),
-            Told::Message(_) | Told::Connected { .. } | Told::Lost(_) => {}
+    let complete = |message: &Received| {
+        if message.run.is_some_and(|run| incomplete.contains(&run)) {
+            shared.book().complete(message, shared.now());
         }
-        Ok(Next::More(until))
-    });
-    match told {
+        Ok(())
+    };
+    match shared.source.history(subjects, Start::First, complete) {
         // It is not worth an end.
         Err(Stop::Problem(_) | Stop::Said | Stop::NoStream) => Ok(()),
-        told => told,
+        told => told.map(drop),
     }
 }
