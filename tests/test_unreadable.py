@@ -50,7 +50,7 @@ def test_a_subject_with_a_blank_in_it(stored: tuple[Server, Bus], blank: str) ->
     assert runs(server, "--since", "1h") == found
     printed = command("logs", "after", "-s", server.url, env={"RUNNER_NATS_SUBJECT_ID": "id"})
     assert printed.returncode == 0, printed.stderr
-    # What was left is gone, or will be in half a minute: not one consumer a connection.
+    # What was left is gone, or will be in ten seconds: not one consumer a connection.
     assert bus.run(bus.client.jetstream().stream_info("RUNS")).state.consumer_count < 10
 
 

@@ -29,8 +29,9 @@ use super::{
 };
 use crate::message::nonce;
 
-/// How long the server keeps a consumer that nobody asks for messages.
-const INACTIVE: Duration = Duration::from_secs(30);
+/// How long the server keeps a consumer that nobody asks for messages. Whoever follows and is interrupted leaves his behind,
+/// and a stream may allow few. One that went too early is made anew, from its place on.
+const INACTIVE: Duration = Duration::from_secs(10);
 
 /// How consumers are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,7 +224,7 @@ fn in_order(messages: pull::Stream) -> Messages {
 }
 
 /// Deletes consumers. Whoever may not (who may could delete those of others, too) leaves them to the server, which has them
-/// for half a minute.
+/// for some seconds.
 pub(super) async fn delete(link: &mut Link, api: &str, made: Vec<Name>) {
     const LIMIT: Duration = Duration::from_secs(1);
     let mut made = made.into_iter();

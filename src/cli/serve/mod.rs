@@ -38,6 +38,7 @@ mod why;
 pub(super) use self::name::address_of;
 
 use std::{
+    collections::HashSet,
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, mpsc::Receiver},
@@ -60,7 +61,7 @@ use super::{
     terminal::{complain, remark},
 };
 use crate::{
-    message::Received,
+    message::{Received, RunId},
     nats::{Heard, Start, Wish},
 };
 
@@ -129,7 +130,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
 }
 
 /// Reads what runs say, until the server refuses us for good.
-fn read(shared: &Shared) -> Result<Exit, Stop> {
+fn read(shared: &Arc<Shared>) -> Result<Exit, Stop> {
     let subjects = shared.source.filters(None, None, None);
     let wish = |from| Wish { subjects: subjects.clone(), from, follow: true, before: None };
     let heard = shared.source.listen(wish(Start::Ago(shared.since)))?;
@@ -146,7 +147,7 @@ fn read(shared: &Shared) -> Result<Exit, Stop> {
     }
 }
 
-fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
+fn follow(shared: &Arc<Shared>, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
     const PROGRESS: Duration = Duration::from_secs(2);
     /// Several may be heard of at once.
     const LATER: Duration = Duration::from_millis(300);
@@ -171,9 +172,6 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 }
             }
             Told::CaughtUp => {
-                drop(book);
-                look_up_beginnings(shared)?;
-                book = shared.book();
                 book.caught_up();
                 let Book { runs, .. } = &*book;
                 let (messages, count) = (runs.messages, runs.all().count());
@@ -187,35 +185,28 @@ fn follow(shared: &Shared, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 book.lost(reason);
             }
             Told::Nothing => {
-                drop(book);
-                look_up_beginnings(shared)?;
-                book = shared.book();
+                // Beside what is live: a stream may let us wait for another consumer.
+                let runs = book.take_incomplete();
+                let subjects = unknown_beginnings(&shared.source, &book.runs);
+                let shared = Arc::clone(shared);
+                let look = move || look_up_beginnings(&shared, &runs, subjects);
+                thread::Builder::new().name("beginnings".to_owned()).spawn(look)?;
             }
         }
-        let is_due = book.has_caught_up && book.is_incomplete;
+        let is_due = book.has_caught_up && book.is_incomplete && !book.streams.is_empty();
         Ok(Next::More(is_due.then(|| Instant::now() + LATER)))
     })
 }
 
-/// What is heard of in its midst has begun before: its first words are asked for.
-fn look_up_beginnings(shared: &Shared) -> Result<(), Stop> {
-    let (incomplete, subjects) = {
-        let mut book = shared.book();
-        let subjects = unknown_beginnings(&shared.source, &book.runs);
-        (book.take_incomplete(), subjects)
-    };
-    if incomplete.is_empty() || shared.book().streams.is_empty() {
-        return Ok(());
-    }
+/// What is heard of in its midst has begun before: its first words are asked for. Where that cannot be, nobody knows.
+fn look_up_beginnings(shared: &Shared, runs: &HashSet<RunId>, subjects: Vec<String>) {
     let complete = |message: &Received| {
-        if message.run.is_some_and(|run| incomplete.contains(&run)) {
+        if message.run.is_some_and(|run| runs.contains(&run)) {
             shared.book().complete(message, shared.now());
         }
         Ok(())
     };
-    match shared.source.history(subjects, Start::First, complete) {
-        // It is not worth an end.
-        Err(Stop::Problem(_) | Stop::Said | Stop::NoStream) => Ok(()),
-        told => told.map(drop),
+    if let Err(Stop::Problem(problem)) = shared.source.history(subjects, Start::First, complete) {
+        complain(&problem);
     }
 }
