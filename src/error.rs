@@ -127,6 +127,11 @@ fn shown(path: &Path) -> String {
 }
 
 impl Error {
+    /// Is it about the connection, and no waiting mends it?
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Credentials { .. } | Self::Tls { .. })
+    }
+
     /// What stays the same while the same thing is wrong; the message may vary with each attempt.
     pub(crate) fn cause(&self) -> String {
         match self {

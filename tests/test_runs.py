@@ -333,6 +333,18 @@ def test_an_ident_that_is_used_again(site: tuple[Server, Bus]) -> None:
     assert waiting.wait(PATIENCE) == 4
 
 
+def test_however_many_runs_there_are(site: tuple[Server, Bus]) -> None:
+    server, bus = site
+    many = range(6_000)
+    statuses = ({"status": "successful", "runner_ident": f"many-{number}"} for number in many)
+    bus.send_all("pub.ansible.runner.site.{runner_ident}.status", statuses)
+    wait_until(lambda: bus.stream_count() == len(many))
+    assert {run["runner_ident"] for run in listed(server)} == {f"many-{number}" for number in many}
+    assert command("wait", "many-0", "-s", server.url).returncode == 0
+    total = command("runs", "-n", "1", "-s", server.url)
+    assert total.stderr.startswith("1 of 6000 runs since ")
+
+
 def test_two_runs_of_one_ident_at_once(site: tuple[Server, Bus]) -> None:
     server, _ = site
     one, other = config(server.url, None), config(server.url, None)

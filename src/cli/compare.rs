@@ -9,16 +9,19 @@ use super::{
     Exit,
     options::Options,
     reading::{Source, Which},
-    runs::{Listed, known_runs},
-    show::{no_such_run, precisely, seconds},
+    runs::{Listed, known_runs, seconds},
+    show::{no_such_run, precisely},
     stop::Stop,
-    terminal::{Tone, json_text, printable, remark, stdout, tone_of},
+    terminal::{Tone, first_of, json_text, printable, remark, stdout, tone_of},
     when::When,
 };
 use crate::{
     message::in_utc,
     runs::{Came, Change, Difference, Outcome, Run, Status, differences},
 };
+
+/// So many hosts are named.
+const HOSTS: usize = 10;
 
 /// Say what is otherwise in run A than in run B.
 ///
@@ -151,7 +154,7 @@ fn in_lines(found: &[Difference<'_>]) -> Vec<String> {
         }
     }
     let line =
-        |(task, how, hosts): (&str, String, Vec<&str>)| format!("{task}: {how}: {}", named_hosts(&hosts));
+        |(task, how, hosts): (&str, String, Vec<&str>)| format!("{task}: {how}: {}", first_of(&hosts, HOSTS));
     groups.into_iter().map(line).collect()
 }
 
@@ -166,14 +169,5 @@ fn how(one: &Difference<'_>) -> String {
             format!("{}, it was {}", tone_of(after).paint(after), outcome(one.b))
         }
         Change::Slower => format!("{} {}, it was {}", Tone::Odd.paint("slower"), took(one.a), took(one.b)),
-    }
-}
-
-fn named_hosts(hosts: &[&str]) -> String {
-    const MOST: usize = 10;
-    let named = hosts.iter().take(MOST).copied().collect::<Vec<_>>().join(", ");
-    match hosts.len().saturating_sub(MOST) {
-        0 => named,
-        more => format!("{named} and {more} more"),
     }
 }

@@ -15,7 +15,7 @@ use super::{
     reading::{Next, Source, Told, Which},
     runs::known_runs,
     stop::Stop,
-    terminal::{complain, json_line, stdout},
+    terminal::{complain, first_of, json_line, stdout},
     when::When,
 };
 use crate::{
@@ -198,9 +198,8 @@ impl Logs<'_> {
         };
         self.show.reasons(run)?;
         say_what_is_missing(run);
-        let unknown = self.show.unknown_hosts(run);
-        if unknown.is_some() {
-            complain(&unknown.unwrap_or_default());
+        if let Some(unknown) = self.show.unknown_hosts(run) {
+            complain(&unknown);
             return Ok(end.worse(Exit::Problem));
         }
         Ok(end)
@@ -436,13 +435,7 @@ impl<'a> Show<'a> {
         }
         let mut known: Vec<&str> = run.tasks.hosts().filter(|host| !host.is_empty()).collect();
         known.sort_unstable();
-        let more = known.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let known = known.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
-        let known = if known.is_empty() { "none".to_owned() } else { known };
-        Some(format!(
-            "--host {}: nothing was done there; the hosts of this run: {known}{more}",
-            unknown.join(", ")
-        ))
+        let known = if known.is_empty() { "none".to_owned() } else { first_of(&known, NAMED) };
+        Some(format!("--host {}: nothing was done there; the hosts of this run: {known}", unknown.join(", ")))
     }
 }

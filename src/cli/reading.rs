@@ -122,6 +122,12 @@ impl Source {
         Runs::of(&self.template)
     }
 
+    /// The same for who reads on and on: not all are kept.
+    pub(super) fn latest_runs(&self) -> Runs {
+        const MOST: usize = 5_000;
+        self.runs().at_most(MOST)
+    }
+
     /// The filters of messages; see [`Template::filters`].
     pub(super) fn filters(
         &self,
@@ -147,24 +153,15 @@ impl Source {
 
     /// The same, into a channel that there is already.
     pub(super) fn listen_to(&self, wish: Wish, sender: SyncSender<Heard>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let connection = self.connection.clone();
-        thread::Builder::new().name("listen".to_owned()).spawn(move || {
-            runtime.block_on(listen(&connection, wish, sender));
-            runtime.shutdown_background();
-        })?;
-        Ok(())
+        in_background("listen", async move || listen(&connection, wish, sender).await)
     }
 
     /// Hands tasks out in the background, until nobody wants them any more.
     pub(super) fn hand_out(&self, tasks: Tasks) -> io::Result<Receiver<Handed>> {
         let (sender, handed) = sync_channel(WAITING);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let connection = self.connection.clone();
-        thread::Builder::new().name("tasks".to_owned()).spawn(move || {
-            runtime.block_on(hand_out(&connection, tasks, sender));
-            runtime.shutdown_background();
-        })?;
+        in_background("tasks", async move || hand_out(&connection, tasks, sender).await)?;
         Ok(handed)
     }
 
@@ -346,6 +343,16 @@ impl Source {
             Ok(())
         })
     }
+}
+
+/// Does something in a thread of its own.
+fn in_background(name: &str, work: impl AsyncFnOnce() + Send + 'static) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        runtime.block_on(work());
+        runtime.shutdown_background();
+    })?;
+    Ok(())
 }
 
 /// Which run a command is about: one that a stream knows of, or one that is to begin.

@@ -87,12 +87,17 @@ impl<'a> Listed<'a> {
             state: run.state(now, silent_after).as_str(),
             started: run.started.filter(|_| run.has_beginning()).map(in_utc),
             ended: run.ended.map(in_utc),
-            duration: run.duration(now).map(|duration| (duration.as_secs_f64() * 1e3).round() / 1e3),
+            duration: run.duration(now).map(seconds),
             last_heard: run.last_event.map(in_utc),
             actor: run.actor.as_deref(),
             host: run.host.as_deref(),
         }
     }
+}
+
+/// A duration for scripts, in seconds.
+pub(super) fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
@@ -171,7 +176,7 @@ pub(super) fn known_runs(
     let streams = source.take_in(&mut runs, statuses.clone(), since.start())?;
     let since = since.at(source.now());
     // What has gone on for longer has said its last status before.
-    let mut older = source.runs();
+    let mut older = source.latest_runs();
     source.history(statuses, Start::Last, |message| {
         if message.stored.is_none_or(|stored| stored < since) {
             older.hear(message, source.now());

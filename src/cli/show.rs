@@ -12,7 +12,7 @@ use super::{
     Exit,
     options::Options,
     reading::{Source, Which},
-    runs::Listed,
+    runs::{Listed, seconds},
     stop::Stop,
     terminal::{Tone, json_text, printable, stdout, tone_of},
 };
@@ -86,11 +86,6 @@ struct ShownHost<'a> {
     host: &'a str,
     seconds: f64,
     recap: Recap,
-}
-
-/// A duration for scripts, in seconds.
-pub(super) fn seconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {

@@ -11,15 +11,15 @@ use super::{
     options::Options,
     progress::Progress,
     reading::Source,
-    runs::{is_playbook, known_runs},
-    show::{precisely, seconds},
+    runs::{is_playbook, known_runs, seconds},
+    show::precisely,
     stop::Stop,
     terminal::{Tone, json_text, remark, stdout},
     when::{self, When},
 };
 use crate::{
     message::in_utc,
-    runs::{Finished, HostStats, HostTotal, PlaybookTotal, Run, TaskStats, TaskTotal, playbooks},
+    runs::{Gathering, HostStats, HostTotal, PlaybookTotal, Run, TaskStats, TaskTotal, playbooks},
 };
 
 /// Over all runs: which hosts, tasks and playbooks are the worst.
@@ -180,8 +180,7 @@ impl Window {
 fn each_run(window: &Window, mut add: impl FnMut(&Run, SystemTime)) -> Result<(), Stop> {
     let source = Source::open(&window.options)?;
     let mut progress = Progress::new();
-    let mut runs = source.runs();
-    let mut finished = Finished::default();
+    let mut gathering = Gathering::into(source.runs());
     let mut count = 0_u64;
     let mut add = |run: &Run| {
         if run.has_beginning() && window.means(run) {
@@ -192,20 +191,14 @@ fn each_run(window: &Window, mut add: impl FnMut(&Run, SystemTime)) -> Result<()
     let subjects = source.filters(window.subject_id.as_deref(), None, None);
     let read = source.sweep(subjects, window.since.start(), |message| {
         progress.tick();
-        if finished.has(message.run) {
-            return Ok(());
-        }
-        let Some(news) = runs.hear(message, source.now()) else { return Ok(()) };
-        if runs.get(news.run).is_some_and(|run| finished.is_done(run))
-            && let Some(run) = runs.take(news.run)
-        {
+        if let Some(run) = gathering.hear(message, source.now()) {
             add(&run);
         }
         Ok(())
     });
     progress.clear();
     read?;
-    runs.all().for_each(|(_, run)| add(run));
+    gathering.rest().for_each(add);
     if !window.json {
         remark(&format!(
             "{count} run{} that began since {}, {} messages, in {:.2} s",

@@ -98,6 +98,15 @@ pub(super) fn tone_of(word: &str) -> Tone {
     }
 }
 
+/// The first of some names, and how many more there are.
+pub(super) fn first_of(names: &[&str], most: usize) -> String {
+    let some = names.iter().take(most).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(most) {
+        0 => some,
+        more => format!("{some} and {more} more"),
+    }
+}
+
 /// What a command says as JSON.
 pub(super) fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(harmless::json(&serde_json::to_string_pretty(value)?))

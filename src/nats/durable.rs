@@ -30,7 +30,6 @@ use super::{
 };
 use crate::{
     config::{Connection, Server},
-    error::Error,
     message::Received,
 };
 
@@ -131,8 +130,7 @@ pub(crate) async fn hand_out(connection: &Connection, tasks: Tasks, handed: Sync
             }
             Err(error) => {
                 let text = format!("cannot connect to {error}");
-                let is_final =
-                    matches!(error, Error::Refused { .. } | Error::Credentials { .. } | Error::Tls { .. });
+                let is_final = error.is_final();
                 refusals = if is_final { refusals + 1 } else { 0 };
                 // One of several servers may know us.
                 if refusals >= connection.servers.len() { End::Never(text) } else { End::NotNow(text) }

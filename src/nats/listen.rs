@@ -29,7 +29,6 @@ use super::{
 };
 use crate::{
     config::{Connection, Server},
-    error::Error,
     message::{Received, covers, merged, nonce},
 };
 
@@ -81,8 +80,7 @@ pub(crate) async fn listen(connection: &Connection, wish: Wish, heard: SyncSende
             }
             Err(error) => {
                 let text = format!("cannot connect to {error}");
-                let is_final =
-                    matches!(error, Error::Refused { .. } | Error::Credentials { .. } | Error::Tls { .. });
+                let is_final = error.is_final();
                 (if is_final { Stop::Never(text) } else { Stop::NotNow(text) }, false)
             }
         };

@@ -6,7 +6,7 @@ use super::{
     tests::{Heard, at},
     *,
 };
-use crate::message::in_utc;
+use crate::message::{Received, RunId, in_utc};
 
 const RECAP_EVENT: &str = "playbook_on_stats";
 
@@ -114,4 +114,55 @@ fn how_often_playbooks_fail() {
     let rows = playbooks(runs.iter(), at(999));
     let (_, total) = &rows[0];
     assert_eq!((rows.len(), total.runs, total.failed), (1, 2, 1));
+}
+
+/// A message of a run of which there are many.
+fn of_many(number: u64, id: &str, payload: &serde_json::Value) -> Received {
+    let ident = format!("many-{number}");
+    let mut payload = payload.clone();
+    payload["runner_ident"] = json!(ident);
+    let kind = if payload.get("status").is_some() { "status" } else { "event" };
+    Received {
+        subject: format!("pub.ansible.runner.site.{ident}.{kind}"),
+        id: Some(format!("site.{ident}.{id}")),
+        run: RunId::parse(&format!("00000000-0000-7000-8000-{number:012x}")),
+        payload: payload.to_string().into(),
+        stored: Some(at(number)),
+        ..Received::default()
+    }
+}
+
+#[test]
+fn each_of_very_many_runs_is_handed_over_once() {
+    const MANY: u64 = 1_200;
+    let mut gathering = Gathering::into(Runs::default());
+    let mut handed: HashMap<String, u64> = HashMap::new();
+    let mut most = 0;
+    let mut hear = |message: &Received| {
+        if let Some(run) = gathering.hear(message, at(MANY)) {
+            *handed.entry(run.ident).or_default() += 1;
+        }
+        most = most.max(gathering.rest().count());
+    };
+    let event = |counter: u64, word: &str| json!({"counter": counter, "event": word, "event_data": {"playbook": "p.yml"}});
+    for number in 1..=MANY {
+        hear(&of_many(number, "status.starting.n.1", &json!({"status": "starting"})));
+        hear(&of_many(number, "1.uuid-1", &event(1, "playbook_on_start")));
+        // Some end as they should, some publish only some of their events, some were killed.
+        if number % 3 == 0 {
+            hear(&of_many(number, "2.uuid-2", &event(2, RECAP_EVENT)));
+        }
+        if number % 3 < 2 {
+            hear(&of_many(number, "status.successful.n.2", &json!({"status": "successful"})));
+        }
+        // What comes twice comes late.
+        let late = number.saturating_sub(700).max(1);
+        hear(&of_many(late, "1.uuid-1", &event(1, "playbook_on_start")));
+    }
+    assert!(most <= 501, "{most}");
+    for run in gathering.rest() {
+        *handed.entry(run.ident.clone()).or_default() += 1;
+    }
+    assert_eq!(handed.len(), 1_200);
+    assert_eq!(handed.values().max(), Some(&1));
 }

@@ -46,7 +46,7 @@ pub(crate) use self::{
     printed::{Origin, Printed},
     recap::Recap,
     run::{Card, Run},
-    stats::{Finished, HostStats, HostTotal, PlaybookTotal, TaskStats, TaskTotal, playbooks},
+    stats::{Gathering, HostStats, HostTotal, PlaybookTotal, TaskStats, TaskTotal, playbooks},
     status::Status,
     style::{Color, Look, harmless, pieces, without_colors},
     tasks::{Outcome, Step, Task, Waiting},
@@ -60,8 +60,6 @@ use crate::{
     },
 };
 
-/// How many runs are kept; the oldest that have ended go first.
-const RUNS: usize = 5_000;
 /// How much of all runs' output is kept, in bytes.
 const OUTPUT: usize = 64 << 20;
 
@@ -127,6 +125,8 @@ pub(crate) struct Runs {
     /// Runs whose messages say which run they are of, by name and identity.
     known: HashMap<(String, RunId), RunKey>,
     next: RunKey,
+    /// So many are kept, if not all: the oldest that have ended go first.
+    most: Option<usize>,
     /// Tasks of the last successful run of each playbook.
     tasks_of: HashMap<String, u64>,
     /// Of what was printed, all runs together.
@@ -143,6 +143,11 @@ impl Runs {
     /// Of messages that are published to such subjects.
     pub(crate) fn of(template: &Template) -> Self {
         Self { template: template.clone(), ..Self::default() }
+    }
+
+    /// Keeps so many at most: for who reads on and on.
+    pub(crate) fn at_most(self, most: usize) -> Self {
+        Self { most: Some(most), ..self }
     }
 
     /// Takes a message in, heard at `now` by the reader's clock. `None`: it is none of ansible-runner's, or a repeat.
@@ -271,7 +276,7 @@ impl Runs {
     }
 
     fn forget(&mut self) {
-        if self.all.len() > RUNS {
+        if self.most.is_some_and(|most| self.all.len() > most) {
             let oldest = self.all.iter().min_by_key(|(id, run)| (!run.is_over(), **id));
             if let Some(id) = oldest.map(|(id, _)| *id) {
                 self.take(id);

@@ -255,6 +255,11 @@ impl Run {
         self.selects
     }
 
+    /// How many events were heard.
+    pub(super) fn event_count(&self) -> u64 {
+        self.seen.count()
+    }
+
     /// Was any event heard?
     pub(crate) fn has_events(&self) -> bool {
         self.seen.count() > 0

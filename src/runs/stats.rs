@@ -6,8 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Run, Status};
-use crate::message::RunId;
+use super::{Run, RunKey, Runs, Status};
+use crate::message::{Received, RunId};
 
 /// A host in many runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,21 +170,60 @@ fn rank(sorted: &[Duration], percent: usize) -> Option<Duration> {
     sorted.get(place).copied()
 }
 
-/// Runs whose events were all heard, so that nothing of them is kept any more.
-#[derive(Debug, Default)]
-pub(crate) struct Finished(HashSet<RunId>);
+/// The runs in a history that is too long to be kept: each is handed over once, when all of it was heard.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    runs: Runs,
+    /// Events of the runs that are kept.
+    events: u64,
+    /// Runs that were handed over.
+    done: HashSet<RunId>,
+}
 
-impl Finished {
-    /// Is this a message of a run that is done with?
-    pub(crate) fn has(&self, run: Option<RunId>) -> bool {
-        run.is_some_and(|run| self.0.contains(&run))
+/// So many runs, and so many events of them, wait for the rest of it: of one that was killed, or publishes only some of its
+/// events, nobody can say that all was heard.
+const WAITING_RUNS: usize = 500;
+const WAITING_EVENTS: u64 = 250_000;
+
+impl Gathering {
+    /// With nothing heard so far.
+    pub(crate) fn into(runs: Runs) -> Self {
+        Self { runs, events: 0, done: HashSet::new() }
     }
 
-    /// Is a run done with? It has ended, all of it was heard up to ansible's last word, and it would be known again.
-    pub(crate) fn is_done(&mut self, run: &Run) -> bool {
-        let is_done = run.is_over() && run.has_beginning() && run.missing() == 0 && run.has_stats;
-        is_done && run.identity.is_some_and(|identity| self.0.insert(identity))
+    /// Takes a message in, heard at `now`. Returns a run that nothing more is expected of, or that waited for too long.
+    pub(crate) fn hear(&mut self, message: &Received, now: SystemTime) -> Option<Run> {
+        if message.run.is_some_and(|run| self.done.contains(&run)) {
+            return None;
+        }
+        let news = self.runs.hear(message, now)?;
+        // What was printed does not count.
+        self.runs.forget_output(news.run);
+        self.events += u64::from(news.counter.is_some());
+        let key = if self.runs.get(news.run).is_some_and(is_complete) {
+            news.run
+        } else if self.runs.all().count() > WAITING_RUNS || self.events > WAITING_EVENTS {
+            // The one that was heard the longest ago, if possible of those that have ended.
+            let patience = |(key, run): &(RunKey, &Run)| (!run.is_over(), run.heard, *key);
+            self.runs.all().filter(|(key, _)| *key != news.run).min_by_key(patience)?.0
+        } else {
+            return None;
+        };
+        let run = self.runs.take(key)?;
+        self.events = self.events.saturating_sub(run.event_count());
+        self.done.extend(run.identity);
+        Some(run)
     }
+
+    /// The runs of which more might have come.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = &Run> {
+        self.runs.all().map(|(_, run)| run)
+    }
+}
+
+/// Has it ended, was all of it heard up to ansible's last word, and would it be known again?
+fn is_complete(run: &Run) -> bool {
+    run.is_over() && run.has_beginning() && run.missing() == 0 && run.has_stats && run.identity.is_some()
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) struct Book {
 impl Shared {
     pub(super) fn new(source: Source, silent_after: Option<Duration>, since: Duration) -> Self {
         let book = Book {
-            runs: source.runs(),
+            runs: source.latest_runs(),
             metrics: Metrics::new(),
             has_caught_up: false,
             streams: Vec::new(),

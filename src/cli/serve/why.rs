@@ -5,7 +5,10 @@ use std::time::SystemTime;
 use maud::{Markup, html};
 
 use super::{name::line_address, page::count_of};
-use crate::runs::{Failure, Fate, Run, Status, Waiting, in_short};
+use crate::{
+    cli::terminal::first_of,
+    runs::{Failure, Fate, Run, Status, Waiting, in_short},
+};
 
 /// Failures of one task for one reason.
 pub(super) struct Group<'a> {
@@ -81,12 +84,10 @@ fn where_it_is(run: &Run, state: Status, failed: usize, now: SystemTime) -> Line
 fn waiting_in_a_line(waiting: &[Waiting<'_>], now: SystemTime) -> Option<String> {
     const NAMED: usize = 2;
     let first = waiting.iter().filter_map(|one| one.since).min();
-    let names: Vec<&str> = waiting.iter().map(|one| one.host).take(NAMED).collect();
-    let more = waiting.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let hosts: Vec<&str> = waiting.iter().map(|one| one.host).collect();
     let time = first.and_then(|first| now.duration_since(first).ok()).map(in_short);
     let time = time.map(|time| format!(", {time}")).unwrap_or_default();
-    (!waiting.is_empty()).then(|| format!("waits for {}{more}{time}", names.join(", ")))
+    (!waiting.is_empty()).then(|| format!("waits for {}{time}", first_of(&hosts, NAMED)))
 }
 
 /// What comes first on a run's page.
@@ -96,7 +97,7 @@ pub(super) fn in_full(run: &Run, address: &str, now: SystemTime) -> Markup {
     html! {
         @if !waiting.is_empty() {
             h2 { @if run.is_over() { "In the end it waited for" } @else { "Waits for" } }
-            div.waits { (waits(&waiting, run.ended.filter(|_| run.is_over()).unwrap_or(now))) }
+            div.waits { (waits(&waiting, run.end_or(now))) }
         }
         @if !bad.is_empty() {
             h2 { "What went wrong" }

@@ -15,6 +15,7 @@ use super::{
     text::{clipped, width, wrapped},
 };
 use crate::{
+    cli::terminal::first_of,
     message::in_utc,
     runs::{Failure, Run, RunKey, Task, harmless, in_short},
 };
@@ -202,14 +203,11 @@ fn waiting(run: &Run, now: SystemTime) -> String {
     const NAMED: usize = 3;
     let all = run.waiting();
     let Some(first) = all.first() else { return String::new() };
-    let named: Vec<&str> = all.iter().take(NAMED).map(|one| one.host).collect();
-    let more = all.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let until = if run.is_over() { run.ended.unwrap_or(now) } else { now };
-    let time = first.since.and_then(|since| until.duration_since(since).ok()).map(in_short);
+    let hosts: Vec<&str> = all.iter().map(|one| one.host).collect();
+    let time = first.since.and_then(|since| run.end_or(now).duration_since(since).ok()).map(in_short);
     let time = time.map_or_else(String::new, |time| format!(" for {time}"));
     let word = if run.is_over() { "waited" } else { "waits" };
-    format!("{word} for {}{more}{time} at {}", named.join(", "), first.task)
+    format!("{word} for {}{time} at {}", first_of(&hosts, NAMED), first.task)
 }
 
 fn failure(failure: &Failure, wide: usize) -> Vec<Line<'static>> {

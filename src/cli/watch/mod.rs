@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
         subjects: subjects.join(", "),
         heard,
         fetched: Vec::new(),
-        runs: source.runs(),
+        runs: source.latest_runs(),
         has_stream: false,
         ended: 0,
     };
