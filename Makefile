@@ -139,7 +139,7 @@ docs: $(VENV)/complete ## build docs as a site into target/site; says no to a br
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 generated: $(VENV)/complete ## write anew what is made from tables and schemas: options, stub, types, all.json
-	UPDATE_DOCS=1 cargo test --locked --quiet --no-default-features --lib config::document
+	UPDATE_DOCS=1 cargo test --locked --quiet --no-default-features --lib document::
 	$(BIN)/python docs/from_schemas.py
 
 pictures: build $(VENV)/complete ## make the pictures in docs anew: real jobs on a real terminal

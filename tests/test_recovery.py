@@ -546,8 +546,8 @@ def test_many_processes_and_one_spool(stored: tuple[Server, Bus], tmp_path: Path
         for run in range(3):
             mine = [one for one in ids if one.startswith(f"id.left{number}-{run}.")]
             assert len(mine) == 200, (number, run)
-    # Of one that was killed at the very end an empty folder may be left.
-    assert [path for path in spool.rglob("*") if path.is_file()] == [], last.stderr
+    # Of one that was killed while it made or removed its folder that may be left, for an hour.
+    assert [path for path in spool.rglob("[!.]*") if path.is_file()] == [], last.stderr
 
 
 def test_only_a_run_of_the_same_subject_id_completes_it(stored: tuple[Server, Bus], tmp_path: Path) -> None:

@@ -202,6 +202,8 @@ def test_killed_while_it_drains(stored: tuple[Server, Bus], tmp_path: Path) -> N
     server.start()
     code = DRAIN.replace("URL", repr(server.url)).replace("SPOOL", repr(str(spool)))
     code = code.replace("FOLDER", repr(str(tmp_path / "b")))
+    # With few messages on their way it takes longer than it takes to be noticed.
+    code = code.replace("'servers'", "'flusher_queue_size': 20, 'servers'")
     arrived = 0
     for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", code], env=clean_env(None), stdin=subprocess.PIPE)

@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     /// Only lines about this host; * and ? match anything
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
-    /// Only runs in these states
+    /// Only runs in these states, with commas between them
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     state: Vec<String>,
     /// Only runs of this subject id

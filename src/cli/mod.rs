@@ -2,6 +2,8 @@
 
 mod check;
 mod compare;
+#[cfg(test)]
+mod document;
 mod grep;
 mod logs;
 mod notify;

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// And that had begun by then
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     until: Option<When>,
-    /// Only runs in these states (starting, running, silent, successful, failed, canceled, timeout, error, killed)
+    /// Only runs in these states, with commas between them
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     state: Vec<String>,
     /// Only runs of this playbook; * and ? match anything

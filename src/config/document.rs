@@ -2,9 +2,16 @@
 
 use std::{env, fmt::Write, fs, path::Path};
 
+use serde_json::{Value, json};
+
 use super::{
-    entry::{FIRST, Opt, Place, Shown, Takes},
-    options::{CALLABLE, FLUSH_TIMEOUT, GROUPS, INBOX_PREFIX, USER_CREDENTIALS, all},
+    entry::{FIRST, Opt, Place, Shown, TRUE, Takes},
+    model::Setting,
+    options::{
+        CALLABLE, CONTEXT, FLUSH_TIMEOUT, GROUPS, INBOX_PREFIX, PASSWORD, SUBJECT_ID, TLS_CERT, TLS_KEY,
+        USER, USER_CREDENTIALS, all,
+    },
+    tests::resolve_with,
 };
 
 /// What ruff allows in the stub, less its indent and quotes.
@@ -72,10 +79,63 @@ fn option(text: &mut String, opt: &Opt) {
             if !default.is_empty() && default != "none" {
                 let _ = writeln!(text, "- Default: `{default}`");
             }
+            example(text, opt);
         }
     }
     let guarded = if opt.guarded { ", guarded" } else { "" };
     let _ = write!(text, "- Since {}{guarded}\n\n", opt.since);
+}
+
+/// As it stands in `env/settings`, and in the environment.
+fn example(text: &mut String, opt: &Opt) {
+    let setting = format!("- Example: `{}: {}`", opt.key, yaml(&in_settings(opt)));
+    let Some(name) = opt.env.first() else {
+        let _ = writeln!(text, "{setting}");
+        return;
+    };
+    let variable = format!("`{name}={}`", shell(opt.example));
+    let gap = if setting.len() + variable.len() < WIDTH { " " } else { "\n  " };
+    let _ = writeln!(text, "{setting} or{gap}{variable}");
+}
+
+/// The example as a value of `env/settings`.
+fn in_settings(opt: &Opt) -> Value {
+    let text = opt.example;
+    let number = || serde_json::from_str(text).ok();
+    match opt.takes {
+        Takes::Flag(_) => Value::from(TRUE.contains(&text)),
+        Takes::Seconds { .. } | Takes::Count { .. } => number().unwrap(),
+        Takes::Texts(..) => text.split(',').collect(),
+        Takes::Pairs => text.split(',').filter_map(|pair| pair.split_once('=')).collect(),
+        Takes::Text(..) if opt.shown == Shown::Plain => number().unwrap_or_else(|| text.into()),
+        _ => text.into(),
+    }
+}
+
+/// On one line: JSON is YAML, and what is plain needs no quotes.
+fn yaml(value: &Value) -> String {
+    match value {
+        Value::String(text) => {
+            let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./> $".contains(c));
+            if is_plain && text.starts_with(|c: char| c.is_ascii_alphabetic() || "/_$".contains(c)) {
+                text.clone()
+            } else {
+                value.to_string()
+            }
+        }
+        Value::Array(all) => format!("[{}]", all.iter().map(yaml).collect::<Vec<_>>().join(", ")),
+        Value::Object(all) => {
+            let pairs: Vec<String> =
+                all.iter().map(|(key, value)| format!("{key}: {}", yaml(value))).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn shell(text: &str) -> String {
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./,:=+@".contains(c));
+    if is_plain { text.to_owned() } else { format!("'{text}'") }
 }
 
 /// Wrapped text; lines after the first are indented.
@@ -149,7 +209,7 @@ fn stub_text(opt: &Opt) -> String {
 
 /// Compares what is between two marks of a file (or all of it) with what should be there, or writes that with
 /// `UPDATE_DOCS=1`.
-fn hold(file: &str, marks: Option<(&str, &str)>, wanted: &str) {
+pub(crate) fn hold(file: &str, marks: Option<(&str, &str)>, wanted: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let text = fs::read_to_string(&path).unwrap_or_default();
     let wanted = match marks {
@@ -226,4 +286,47 @@ fn every_option_is_there_once_and_says_what_it_is() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+#[test]
+fn every_example_is_understood_and_is_no_default() {
+    for opt in all() {
+        if matches!(opt.takes, Takes::WithoutEffect(..) | Takes::CannotServe(_)) {
+            assert_eq!(opt.example, "", "{}", opt.key);
+            continue;
+        }
+        assert_ne!(opt.example, opt.takes.default(), "{}", opt.key);
+        if opt.key == CONTEXT.key {
+            // It would have to be there.
+            continue;
+        }
+        let mut settings = json!({SUBJECT_ID.key: "id", "nats_options": {}});
+        if let Some(other) = partner(opt) {
+            settings["nats_options"][other.key] = in_settings(other);
+        }
+        for name in opt.env {
+            understood(opt, &settings, &[(*name, opt.example)]);
+        }
+        match opt.place {
+            Place::Setting => settings[opt.key] = in_settings(opt),
+            _ => settings["nats_options"][opt.key] = in_settings(opt),
+        }
+        understood(opt, &settings, &[]);
+    }
+}
+
+/// What has to be there, too.
+fn partner(opt: &Opt) -> Option<&'static Opt> {
+    let pairs = [(&USER, &PASSWORD), (&TLS_CERT, &TLS_KEY)];
+    let all = pairs.into_iter().flat_map(|(one, other)| [(one, other), (other, one)]);
+    all.into_iter().find(|(one, _)| one.key == opt.key).map(|(_, other)| other)
+}
+
+/// What it says there is taken, and nothing is said about it.
+fn understood(opt: &Opt, settings: &Value, env: &[(&str, &str)]) {
+    let found = resolve_with(settings, env);
+    assert_eq!(found.problems, [""; 0], "{}", opt.key);
+    assert!(found.config.is_some(), "{}", opt.key);
+    let is_set = |setting: &&Setting| setting.option == opt.key && setting.source != "default";
+    assert!(found.settings.iter().any(|setting| is_set(&setting)), "{}: {:?}", opt.key, found.settings);
 }

@@ -22,6 +22,16 @@ pub(crate) struct Opt {
     /// One or two sentences for the documents.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the documents"))]
     pub(super) about: &'static str,
+    /// A value that somebody might give it, as a variable has it; empty where nothing can be given.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the documents"))]
+    pub(super) example: &'static str,
+}
+
+impl Opt {
+    /// With an example.
+    pub(super) const fn like(self, example: &'static str) -> Self {
+        Self { example, ..self }
+    }
 }
 
 /// Where an option is set.
@@ -115,7 +125,17 @@ pub(super) const fn tuning(
     takes: Takes,
     about: &'static str,
 ) -> Opt {
-    Opt { key, place: Place::NatsOptions, env, takes, guarded: false, shown: Shown::Plain, since, about }
+    Opt {
+        key,
+        place: Place::NatsOptions,
+        env,
+        takes,
+        guarded: false,
+        shown: Shown::Plain,
+        since,
+        about,
+        example: "",
+    }
 }
 
 /// An option without which nothing is published when it cannot be read.

@@ -8,7 +8,7 @@ mod auth;
 mod context;
 mod credentials;
 #[cfg(test)]
-mod document;
+pub(crate) mod document;
 mod entry;
 mod headers;
 mod model;

@@ -19,6 +19,7 @@ pub(crate) const SUBJECT_ID: Opt = Opt {
         "Enables the plugin: whose runs these are, a part of every subject. `hostname` stands for this host's name, \
          with `-` for its dots. Empty, `false` or `0`: off.",
     )
+.like("site-a")
 };
 pub(super) const HEADERS: Opt = Opt {
     place: Place::Setting,
@@ -31,6 +32,7 @@ pub(super) const HEADERS: Opt = Opt {
         "Headers for every message. In the environment `name=value,name2=value2` (split at the first `=`), merged over \
          the setting. A pair that cannot be sent is named in a warning and skipped.",
     )
+.like("team=platform,region=eu")
 };
 
 pub(super) const CONTEXT: Opt = careful(
@@ -41,7 +43,7 @@ pub(super) const CONTEXT: Opt = careful(
     "A context of the `nats` command, by name or path: servers, credentials, TLS and JetStream domain from there. Any \
      option of our own beats the context's field; with a user, token or key of our own the context's way to \
      authenticate is left aside as a whole.",
-);
+).like("prod");
 pub(super) const SERVERS: Opt = careful(
     "servers",
     &["RUNNER_NATS_SERVERS"],
@@ -52,7 +54,8 @@ pub(super) const SERVERS: Opt = careful(
     ),
     "Servers to try: a list, or text with commas. Schemes `nats`, `tls`, `ws`, `wss`; credentials in a URL \
      (percent-encoded) work.",
-);
+)
+.like("nats://n1.example.org:4222,nats://n2.example.org:4222");
 
 pub(super) const USER_CREDENTIALS: Opt = careful(
     "user_credentials",
@@ -62,18 +65,21 @@ pub(super) const USER_CREDENTIALS: Opt = careful(
     "Path of a `.creds` file (JWT and nkey), or a list of two: the JWT's file and the seed's. Read at each connect, so \
      that they may be renewed while a job runs. nats-py's `RawCredentials`, or the whole content of such a file, works, \
      too.",
-);
+).like("/etc/nats/jobs.creds");
 pub(super) const NKEYS_SEED_STR: Opt =
-    secret("nkeys_seed_str", &[], FIRST, Takes::Text("an nkey seed (SU...)", ""), "An nkey seed (`SU...`).");
+    secret("nkeys_seed_str", &[], FIRST, Takes::Text("an nkey seed (SU...)", ""), "An nkey seed (`SU...`).")
+        .like("SUAMLK2ZNL35WSMW37E7UD4VZ7ELPKW7DHC3BWBSD2GCZ7IUQQXZIORRBU");
 pub(super) const NKEYS_SEED: Opt = secret(
     "nkeys_seed",
     &["RUNNER_NATS_NKEYS_SEED"],
     FIRST,
     Takes::Text("the path of an nkey seed file, or the seed (SU...)", ""),
     "Path of an nkey seed file (read at each connect), or the seed itself.",
-);
+)
+.like("/etc/nats/jobs.nk");
 pub(super) const USER: Opt =
-    guarded("user", &["RUNNER_NATS_USERNAME"], FIRST, Takes::Text("a user name", ""), USER_ABOUT);
+    guarded("user", &["RUNNER_NATS_USERNAME"], FIRST, Takes::Text("a user name", ""), USER_ABOUT)
+        .like("jobs");
 const USER_ABOUT: &str = "User name. In code this, `password` and `token` may be functions without arguments that return \
                           the text: each is called once when a run begins.";
 pub(super) const PASSWORD: Opt = secret(
@@ -82,14 +88,16 @@ pub(super) const PASSWORD: Opt = secret(
     FIRST,
     Takes::Text("a password", ""),
     "The user's password.",
-);
+)
+.like("correct-horse");
 pub(super) const TOKEN: Opt = secret(
     "token",
     &["RUNNER_NATS_TOKEN"],
     FIRST,
     Takes::Text("a token", ""),
     "A token that the server knows.",
-);
+)
+.like("s3cr3t");
 
 pub(super) const TLS_CA: Opt = guarded(
     "tls_ca",
@@ -97,30 +105,34 @@ pub(super) const TLS_CA: Opt = guarded(
     NOW,
     Takes::Path,
     "PEM file of the authorities that are trusted, instead of the system's.",
-);
+)
+.like("/etc/nats/ca.pem");
 pub(super) const TLS_CERT: Opt =
-    guarded("tls_cert", &["RUNNER_NATS_TLS_CERT"], NOW, Takes::Path, "PEM file of the client certificate.");
+    guarded("tls_cert", &["RUNNER_NATS_TLS_CERT"], NOW, Takes::Path, "PEM file of the client certificate.")
+        .like("/etc/nats/jobs.pem");
 pub(super) const TLS_KEY: Opt = careful(
     "tls_key",
     &["RUNNER_NATS_TLS_KEY"],
     NOW,
     Takes::Path,
     "PEM file of the client certificate's key.",
-);
+)
+.like("/etc/nats/jobs-key.pem");
 pub(super) const TLS_HOSTNAME: Opt = guarded(
     "tls_hostname",
     &["RUNNER_NATS_TLS_HOSTNAME"],
     FIRST,
     Takes::Text("a host name or an IP address", ""),
     "The name that the server's certificate must have, instead of the URL's host (the name in SNI stays the URL's).",
-);
+).like("nats.example.org");
 pub(super) const TLS_HANDSHAKE_FIRST: Opt = guarded(
     "tls_handshake_first",
     &["RUNNER_NATS_TLS_HANDSHAKE_FIRST"],
     FIRST,
     Takes::Flag(false),
     "TLS before the server's first word.",
-);
+)
+.like("true");
 
 pub(super) const SUBJECT: Opt = guarded(
     "subject",
@@ -129,7 +141,8 @@ pub(super) const SUBJECT: Opt = guarded(
     Takes::Text("a subject such as runs.{subject_id}.{runner_ident}.{kind}.{name}", crate::message::SUBJECT),
     "Where messages go. `{name}` is the event's name or the status, so that consumers can subscribe to \
      `….event.runner_on_failed` alone.",
-);
+)
+.like("runs.{subject_id}.{runner_ident}.{kind}.{name}");
 pub(super) const EVENTS: Opt = guarded(
     "events",
     &["RUNNER_NATS_EVENTS"],
@@ -137,14 +150,15 @@ pub(super) const EVENTS: Opt = guarded(
     Takes::Texts("names of events with * and ?, such as runner_*,!runner_item_*", ""),
     "Which events are published, all if it is not set: names with `*` and `?`; `!` excludes. Statuses always are. A \
      name without `*` and `?` that ansible-runner does not have is told in a warning.",
-);
+).like("runner_*,!runner_item_*");
 pub(super) const OMIT: Opt = guarded(
     "omit",
     &["RUNNER_NATS_OMIT"],
     NOW,
     Takes::Texts("names of fields such as event_data.res,stdout", ""),
     "Fields that are left out, such as `event_data.res,stdout`; lists are looked through.",
-);
+)
+.like("event_data.res,stdout");
 pub(super) const STATUS_ENV: Opt = tuning(
     "status_env",
     &["RUNNER_NATS_STATUS_ENV"],
@@ -154,7 +168,7 @@ pub(super) const STATUS_ENV: Opt = tuning(
      the values of names and options that say so (`...PASS...`, `...TOKEN...`, `...KEY...`, in `-e`, `--extra-vars` and \
      `--name=value` too), and passwords in addresses and connection strings. `omit` leaves the environment out and masks \
      the command line, `full` masks nothing but this plugin's own credentials.",
-);
+).like("omit");
 pub(super) const MASK_VALUES: Opt = tuning(
     "mask_values",
     &["RUNNER_NATS_MASK_VALUES"],
@@ -163,7 +177,7 @@ pub(super) const MASK_VALUES: Opt = tuning(
     "Mask what the run was given under a secret name wherever it occurs in what is published, whatever prints it: from \
      `env/passwords`, `env/extravars`, `env/ssh_key`, `-e`, the environment, and this plugin's own credentials. Values of \
      fewer than 8 characters, and words that everybody uses, are not looked for.",
-);
+).like("false");
 pub(super) const ACTOR: Opt = tuning(
     "actor",
     &["RUNNER_NATS_ACTOR"],
@@ -171,14 +185,15 @@ pub(super) const ACTOR: Opt = tuning(
     Takes::Text("a name of at most 256 characters", ""),
     "On whose behalf the job runs, for those who read about it: a portal sets it for each job. It goes out with the status \
      `starting` (header `Ansible-Runner-Card`).",
-);
+).like("jane.doe");
 pub(super) const CLOUDEVENTS: Opt = tuning(
     "cloudevents",
     &["RUNNER_NATS_CLOUDEVENTS"],
     NOW,
     Takes::Flag(false),
     "Add the headers of a [CloudEvent](https://cloudevents.io) in binary mode.",
-);
+)
+.like("true");
 
 pub(super) const DELIVERY: Opt = tuning(
     "delivery",
@@ -187,14 +202,15 @@ pub(super) const DELIVERY: Opt = tuning(
     Takes::Word(&["auto", "jetstream", "core"]),
     "What proves that a message arrived: `auto`, a stream's acknowledgement where there is a stream, and else the server's \
      echo, if anybody listens; `jetstream`, a stream's acknowledgement alone; `core`, the server's echo, whoever listens.",
-);
+).like("jetstream");
 pub(super) const STREAM: Opt = tuning(
     "stream",
     &["RUNNER_NATS_STREAM"],
     NOW,
     Takes::Text("the name of a stream, without blanks and any of . * > / \\", "none"),
     "The stream that must take the messages; implies `delivery: jetstream`.",
-);
+)
+.like("RUNS");
 pub(super) const REQUIRED: Opt = tuning(
     "required",
     &["RUNNER_NATS_REQUIRED"],
@@ -202,14 +218,15 @@ pub(super) const REQUIRED: Opt = tuning(
     Takes::Flag(false),
     "The job does not start unless its first status, `starting`, was confirmed: connection, permission, stream and room in \
      it. `NatsRequiredError` says why not. Once it runs, nothing stops it.",
-);
+).like("true");
 pub(super) const FLUSH_TIMEOUT: Opt = tuning(
     "flush_timeout",
     &["RUNNER_NATS_FLUSH_TIMEOUT"],
     NOW,
     Takes::Seconds { default: 5.0, least: 0.0 },
     "The most that the end of a run waits for confirmations; what is not confirmed by then goes to disk.",
-);
+)
+.like("30");
 pub(super) const SPILL_DIR: Opt = tuning(
     "spill_dir",
     &["RUNNER_NATS_SPILL_DIR"],
@@ -217,7 +234,7 @@ pub(super) const SPILL_DIR: Opt = tuning(
     Takes::Path,
     "Where undelivered messages go, instead of the run's artifact directory: one folder for each run is made in it. \
      What is left there is sent by the next run on this host that reaches the same servers.",
-);
+).like("/var/lib/ansible-runner-nats");
 pub(super) const HEARTBEAT: Opt = tuning(
     "heartbeat",
     &["RUNNER_NATS_HEARTBEAT"],
@@ -225,21 +242,23 @@ pub(super) const HEARTBEAT: Opt = tuning(
     Takes::Seconds { default: 0.0, least: 0.0 },
     "Pause between two signs of life of a run that goes on, on the subject whose `{kind}` is `heartbeat`. Sent if there is a \
      connection, and never kept. 0: none.",
-);
+).like("30");
 pub(super) const PENDING_SIZE: Opt = tuning(
     "pending_size",
     &["RUNNER_NATS_PENDING_SIZE"],
     FIRST,
     Takes::Count { default: 64 << 20, least: 0, most: 1 << 40 },
     "Bytes held in memory while they wait; more goes to disk until there is room again.",
-);
+)
+.like("16777216");
 pub(super) const FLUSHER_QUEUE_SIZE: Opt = tuning(
     "flusher_queue_size",
     &["RUNNER_NATS_FLUSHER_QUEUE_SIZE"],
     FIRST,
     Takes::Count { default: 1024, least: 1, most: 65_536 },
     "The most messages that may be sent and not yet confirmed.",
-);
+)
+.like("4096");
 
 pub(super) const NAME: Opt = tuning(
     "name",
@@ -247,70 +266,80 @@ pub(super) const NAME: Opt = tuning(
     FIRST,
     Takes::Text("text of at most 256 characters", "none"),
     "The client name that the server shows; without it `ansible-runner-nats SUBJECT_ID on HOST`.",
-);
+)
+.like("rollout-service");
 pub(super) const VERBOSE: Opt = tuning(
     "verbose",
     &["RUNNER_NATS_CLIENT_VERBOSE"],
     FIRST,
     Takes::Flag(false),
     "Log each step of the connection (INFO).",
-);
+)
+.like("true");
 pub(super) const ALLOW_RECONNECT: Opt = tuning(
     "allow_reconnect",
     &["RUNNER_NATS_ALLOW_RECONNECT"],
     FIRST,
     Takes::Flag(true),
     "Connect again when a connection breaks.",
-);
+)
+.like("false");
 pub(super) const CONNECT_TIMEOUT: Opt = tuning(
     "connect_timeout",
     &["RUNNER_NATS_CONNECT_TIMEOUT"],
     FIRST,
     Takes::Seconds { default: 2.0, least: LEAST_TIMEOUT },
     "For one attempt to connect, name look-up included.",
-);
+)
+.like("5");
 pub(super) const RECONNECT_TIME_WAIT: Opt = tuning(
     "reconnect_time_wait",
     &["RUNNER_NATS_RECONNECT_TIME_WAIT"],
     FIRST,
     Takes::Seconds { default: 2.0, least: 0.0 },
     "Pause before a server is tried again (the first retry is at once).",
-);
+)
+.like("0.5");
 pub(super) const MAX_RECONNECT_ATTEMPTS: Opt = tuning(
     "max_reconnect_attempts",
     &["RUNNER_NATS_MAX_RECONNECT_ATTEMPTS"],
     FIRST,
     Takes::Text("a whole number, -1 for no limit", "-1"),
     "After so many failures in a row a server is given up. -1: never, as long as a run is open.",
-);
+)
+.like("60");
 pub(super) const PING_INTERVAL: Opt = tuning(
     "ping_interval",
     &["RUNNER_NATS_PING_INTERVAL"],
     FIRST,
     Takes::Seconds { default: 120.0, least: LEAST_TIMEOUT },
     "Pause between two PINGs on a connection.",
-);
+)
+.like("30");
 pub(super) const MAX_OUTSTANDING_PINGS: Opt = tuning(
     "max_outstanding_pings",
     &["RUNNER_NATS_MAX_OUTSTANDING_PINGS", "RUNNER_MAX_OUTSTANDING_PINGS"],
     FIRST,
     Takes::Count { default: 2, least: 1, most: 1_000 },
     "Unanswered PINGs after which a connection is stale. The second variable is how 0.4.0 spelt it.",
-);
+)
+.like("3");
 pub(super) const INBOX_PREFIX: Opt = tuning(
     "inbox_prefix",
     &["RUNNER_NATS_INBOX_PREFIX"],
     FIRST,
     Takes::Text("a subject prefix such as _INBOX, without wildcards or blanks", "_INBOX"),
     "Where confirmations come back.",
-);
+)
+.like("_INBOX.jobs");
 pub(super) const DONT_RANDOMIZE: Opt = tuning(
     "dont_randomize",
     &["RUNNER_NATS_DONT_RANDOMIZE"],
     FIRST,
     Takes::Flag(false),
     "Try the servers in the given order.",
-);
+)
+.like("true");
 
 /// A context may say this, too.
 pub(super) const JETSTREAM_DOMAIN: Opt = guarded(
@@ -320,7 +349,7 @@ pub(super) const JETSTREAM_DOMAIN: Opt = guarded(
     Takes::Text("the name of a JetStream domain, without wildcards or blanks", "none"),
     "The JetStream domain of the stream, where that is not the server's own: behind a leaf node. The commands ask there. A \
      job's messages are confirmed by whatever acknowledges them, with or without it.",
-);
+).like("hub");
 /// What a context alone may say.
 pub(super) const JETSTREAM_API_PREFIX: Opt = Opt {
     place: Place::Context,

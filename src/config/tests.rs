@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{entry::Takes, *};
 use crate::secret::Secret;
 
-fn resolve_with(settings: &Value, env: &[(&str, &str)]) -> Resolution {
+pub(super) fn resolve_with(settings: &Value, env: &[(&str, &str)]) -> Resolution {
     let get = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let names: Vec<String> = env.iter().map(|(name, _)| (*name).to_owned()).collect();
     let env = Env { get: &get, names: &names };

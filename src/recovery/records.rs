@@ -95,7 +95,26 @@ pub(super) fn leave(folder: &Path) {
             let _ = fs::remove_file(path);
         }
     }
-    let _ = fs::remove_dir(folder);
+    if fs::remove_dir(folder).is_err() {
+        remove_scraps(folder);
+    }
+}
+
+/// Whoever was killed while he replaced a file of ours has left a hidden one: where nothing else is, it has had its use.
+fn remove_scraps(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    // A file that says how far another was sent is hidden itself.
+    let is_scrap = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with('.') && name.trim_start_matches('.').starts_with("nats-")
+    };
+    if paths.iter().all(is_scrap) {
+        for path in paths {
+            let _ = fs::remove_file(path);
+        }
+        let _ = fs::remove_dir(folder);
+    }
 }
 
 /// Is it the folder of a run in a spool, and no artifact directory? Those have files of ansible-runner's own, also where
@@ -103,4 +122,25 @@ pub(super) fn leave(folder: &Path) {
 pub(super) fn is_in_spool(folder: &Path) -> bool {
     const OF_ANSIBLE_RUNNER: [&str; 6] = ["job_events", "command", "stdout", "stderr", "rc", "status"];
     OF_ANSIBLE_RUNNER.iter().all(|name| fs::symlink_metadata(folder.join(name)).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_writer_has_left_keeps_no_folder_of_a_spool() {
+        let spool = tempfile::tempdir().unwrap();
+        let folder = spool.path().join("r-0123");
+        let scraps = [".nats-run.json.0123456789abcdef", "..nats-undelivered.jsonl.sent.0123456789abcdef"];
+        for (more, is_gone) in [(None, true), (Some("nats-undelivered.jsonl"), false), (Some(".else"), false)]
+        {
+            fs::create_dir(&folder).unwrap();
+            scraps.iter().copied().chain(more).for_each(|name| fs::write(folder.join(name), "x\n").unwrap());
+            leave(&folder);
+            assert_eq!(!folder.exists(), is_gone, "{more:?}");
+            assert!(is_gone || fs::read_dir(&folder).unwrap().count() == scraps.len() + 1);
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use super::records::leave;
 use crate::{
     files,
     journal::{Destination, Found, Identity, host},
@@ -93,6 +94,25 @@ impl Site {
         folders.into_iter().skip(older).map(|(_, folder)| folder).collect()
     }
 
+    /// Whoever is killed while he makes his folder in a spool, or removes it, leaves it without a record. Nobody is at that
+    /// for an hour.
+    pub(super) fn remove_remains(&self) {
+        const LONG: Duration = Duration::from_secs(3600);
+        if self.kind != Kind::Spool {
+            return;
+        }
+        let is_old = |about: &fs::Metadata| {
+            about.modified().is_ok_and(|then| then.elapsed().is_ok_and(|since| since > LONG))
+        };
+        for folder in self.folders() {
+            let about = fs::symlink_metadata(&folder);
+            let is_ours = about.is_ok_and(|about| about.is_dir() && files::is_ours(&about) && is_old(&about));
+            if is_ours && Found::all_in(&folder).is_empty() {
+                leave(&folder);
+            }
+        }
+    }
+
     /// The records of a folder whose runs were killed, by the same rules; others may go on there.
     pub(crate) fn killed(&self, folder: &Path, destination: &Destination) -> Vec<Found> {
         let mut found = all_of_ours(folder);
@@ -119,4 +139,39 @@ impl Site {
 fn all_of_ours(folder: &Path) -> Vec<Found> {
     let is_ours = fs::symlink_metadata(folder).is_ok_and(|about| about.is_dir() && files::is_ours(&about));
     if is_ours { Found::all_in(folder) } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_folders_without_a_record_go() {
+        let spool = tempfile::tempdir().unwrap();
+        let site = Site::new(spool.path(), Kind::Spool);
+        let hour = Duration::from_secs(3600);
+        let make = |name: &str, file: Option<&str>, age: Duration| {
+            let folder = spool.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            if let Some(file) = file {
+                fs::write(folder.join(file), "x").unwrap();
+            }
+            fs::File::open(&folder).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        };
+        make("old-empty", None, 2 * hour);
+        make("old-scrap", Some(".nats-0123"), 2 * hour);
+        make("old-damaged-record", Some("nats-run.json"), 2 * hour);
+        make("old-messages", Some("nats-undelivered.jsonl"), 2 * hour);
+        make("old-others", Some("precious"), 2 * hour);
+        make("new-empty", None, hour / 2);
+        site.remove_remains();
+        let left: Vec<String> = site
+            .folders()
+            .iter()
+            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(left, ["new-empty", "old-damaged-record", "old-messages", "old-others"]);
+        Site::new(spool.path(), Kind::Artifacts).remove_remains();
+        assert_eq!(site.folders().len(), 4);
+    }
 }
