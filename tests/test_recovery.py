@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from nats.js.api import SubjectTransform
+from proxy import Proxy
 from support import (
     PATIENCE,
     Bus,
@@ -548,6 +550,64 @@ def test_many_processes_and_one_spool(stored: tuple[Server, Bus], tmp_path: Path
             assert len(mine) == 200, (number, run)
     # Of one that was killed while it made or removed its folder that may be left, for an hour.
     assert [path for path in spool.rglob("[!.]*") if path.is_file()] == [], last.stderr
+
+
+KILLED = """
+import os, pathlib, signal, time, types
+from ansible_runner_nats import event_handler
+settings = {'nats_subject_id': 'id', 'nats_options': {'servers': URL, 'spill_dir': SPOOL}}
+config = types.SimpleNamespace(settings=settings, ident=f'killed-{os.getpid()}', artifact_dir=None)
+event_handler(config, {'counter': 1, 'uuid': 'u', 'event': 'verbose'})
+while not list(pathlib.Path(SPOOL).glob(f'{config.ident}-*/nats-run.json')):
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+LAST = """
+import sys, types
+from ansible_runner_nats import event_handler, status_handler
+options = {'servers': URL, 'spill_dir': SPOOL, 'flush_timeout': 20}
+settings = {'nats_subject_id': 'id', 'nats_options': options}
+config = types.SimpleNamespace(settings=settings, ident='last', artifact_dir=None)
+event_handler(config, {'counter': 1, 'uuid': 'u', 'event': 'verbose'})
+status_handler(config, {'status': 'successful'})
+sys.stdin.read()
+"""
+
+
+def test_the_end_of_a_process_keeps_nothing_of_what_it_completes(
+    stored: tuple[Server, Bus], tmp_path: Path
+) -> None:
+    """It waits for the answer to what it has sent; what is not confirmed is where it was before."""
+    server, bus = stored
+    spool = tmp_path / "spool"
+    proxy = Proxy(server.port)
+    with contextlib.closing(proxy):
+
+        def start(code: str) -> subprocess.Popen[str]:
+            code = code.replace("URL", repr(proxy.url)).replace("SPOOL", repr(str(spool)))
+            return subprocess.Popen(
+                [sys.executable, "-c", code], env=clean_env(None), stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+
+        # None of them gets as far as to complete another one.
+        proxy.refuse = True
+        for _ in range(3):
+            with start(KILLED) as killed:
+                assert killed.wait(PATIENCE) == -signal.SIGKILL
+        proxy.refuse = False
+        bus.subscribe("pub.ansible.runner.id.*.heartbeat")
+        proxy.delay = 0.3
+        with start(LAST) as last:
+            # Its own run has ended long ago. That the last one was killed is at the server, and the answer on the way.
+            bus.wait_for(lambda messages: len(told(messages)) == 3)
+            _, said = last.communicate(timeout=PATIENCE)
+        assert last.returncode == 0
+        assert "kept in" not in said
+    assert len(told(bus.stream_messages())) == 3
+    assert [path for path in spool.rglob("[!.]*") if path.is_file()] == []
 
 
 def test_only_a_run_of_the_same_subject_id_completes_it(stored: tuple[Server, Bus], tmp_path: Path) -> None:

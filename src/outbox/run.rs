@@ -85,6 +85,11 @@ impl Run {
         Self::with(Identity::of_others(name), folder, flush_timeout, OnDisk::Never, None)
     }
 
+    /// Are its messages somebody else's, which are kept elsewhere until they are confirmed?
+    pub(crate) fn is_of_others(&self) -> bool {
+        self.identity.run.is_none()
+    }
+
     fn with(
         identity: Identity,
         folder: Folder,

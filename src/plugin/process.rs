@@ -146,7 +146,8 @@ impl Process {
         };
         let mut notices = Vec::new();
         for courier in &couriers {
-            for run in courier.outbox.runs() {
+            // What earlier runs have left is there still if it is not delivered: nothing is to be kept of it.
+            for run in courier.outbox.runs().into_iter().filter(|run| !run.is_of_others()) {
                 let (record, error) = courier.finish(&run, began, interrupted);
                 let last = record.notice();
                 notices.extend(error.map(|error| Notice::new(last.level, error.to_string())));
