@@ -601,7 +601,7 @@ def test_the_end_of_a_process_keeps_nothing_of_what_it_completes(
         bus.subscribe("pub.ansible.runner.id.*.heartbeat")
         proxy.delay = 0.3
         with start(LAST) as last:
-            # Its own run has ended long ago. That the last one was killed is at the server, and the answer on the way.
+            # Its own run is over. That the last one was killed is at the server, and the answer on its way.
             bus.wait_for(lambda messages: len(told(messages)) == 3)
             _, said = last.communicate(timeout=PATIENCE)
         assert last.returncode == 0
