@@ -101,7 +101,8 @@ fn fixed_default(arg: &Arg) -> String {
 
 /// As it is typed.
 fn usage(arg: &Arg) -> String {
-    let value: Vec<&str> = arg.get_value_names().into_iter().flatten().map(clap::builder::Str::as_str).collect();
+    let value: Vec<&str> =
+        arg.get_value_names().into_iter().flatten().map(clap::builder::Str::as_str).collect();
     let value = value.join(" ");
     if arg.is_positional() {
         let several = if arg.get_num_args().is_some_and(|count| count.max_values() > 1) { "..." } else { "" };
