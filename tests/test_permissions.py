@@ -10,7 +10,9 @@ import asyncio
 import json
 import re
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +20,20 @@ import nkeys
 import pytest
 from jwt_auth import UNLIMITED, Key
 from serving import Serve
-from support import Bus, Job, Server, cli, command, wait_until
+from support import Bus, Job, Server, clean_env, cli, command, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = (Path(__file__).parent.parent / "docs/permissions.md").read_text()
 BLOCKS = re.findall(r"```conf\n(.*?)```", PAGE, re.DOTALL)
-KINDS = ("publisher", "watcher", "tenant", "keeper", "consumer", "replayer")
+KINDS = ("publisher", "watcher", "tenant", "keeper", "consumer")
 #: Somebody who may do everything, whom the page does not have.
 ROOT = "root"
 PASSWORDS = {**dict(re.findall(r'user: (\w+), password: "([^"]+)"', PAGE)), ROOT: ROOT}
 PREFIX, TENANTS_PREFIX = re.findall(r"export RUNNER_NATS_INBOX_PREFIX=(\S+)", PAGE)
 #: Who has an inbox of their own.
-PREFIXES = {"publisher": PREFIX, "replayer": PREFIX, "tenant": TENANTS_PREFIX}
+PREFIXES = {"publisher": PREFIX, "tenant": TENANTS_PREFIX}
 OURS, THEIRS = "pub.ansible.runner.site-a.x.event", "pub.ansible.runner.site-b.x.event"
 IDENT = "rollout-1"
 [DURABLE] = set(re.findall(r"CONSUMER\.MSG\.NEXT\.RUNS\.([\w-]+)", PAGE))
@@ -65,9 +67,9 @@ class Place:
         """Our own command, by a user of this kind."""
         return command(*args, env=self.env(kind))
 
-    def run_job(self) -> Job:
+    def run_job(self, ident: str = IDENT) -> Job:
         job = Job(self.folder / "job")
-        done = cli("run", job.folder, "-p", "play.yml", "--ident", IDENT, env=self.env("publisher"))
+        done = cli("run", job.folder, "-p", "play.yml", "--ident", ident, env=self.env("publisher"))
         assert (done.returncode, done.stderr) == (0, "")
         return job
 
@@ -230,14 +232,20 @@ def test_the_tenant(place: Place) -> None:
     publish_a_run_of_another(place)
     assert SECRET in place.does("watcher", "runs").stdout
     own, others = ["--subject-id", "site-a"], ["--subject-id", "site-b"]
-    [run] = json.loads(place.does("tenant", "runs", "--json", *own).stdout)
-    assert (run["runner_ident"], run["state"]) == (IDENT, "successful")
+    runs = json.loads(place.does("tenant", "runs", "--json", *own).stdout)
+    assert {run["subject_id"] for run in runs} == {"site-a"}
+    assert [run["state"] for run in runs if run["runner_ident"] == IDENT] == ["successful"]
     printed = (place.folder / f"job/artifacts/{IDENT}/stdout").read_text().splitlines()
     for args in (["logs"], ["logs", "-f"]):
         done = place.does("tenant", *args, IDENT, *own)
         assert (done.returncode, len(done.stdout.splitlines())) == (0, len(printed)), done.stderr
     for args in (
         ["wait", IDENT, "--timeout", "20s", *own],
+        ["show", IDENT, *own],
+        ["compare", IDENT, IDENT, *own],
+        ["grep", "TASK", *own],
+        ["stats", "hosts", *own],
+        ["stats", "playbooks", *own],
         ["watch", "--plain", "--since", "1h", "--runs", "1", "pub.ansible.runner.site-a.>"],
     ):
         done = place.does("tenant", *args)
@@ -257,6 +265,10 @@ def test_the_tenant(place: Place) -> None:
         ["logs", SECRET, *others],
         ["logs", "-f", SECRET, *others],
         ["wait", SECRET, *others],
+        ["show", SECRET, *others],
+        ["grep", SECRET],
+        ["grep", SECRET, *others],
+        ["stats", "hosts"],
         ["watch", "--plain", "--from-stream"],
         ["watch", "--plain", "--from-stream", "pub.ansible.runner.*.>"],
     ):
@@ -283,7 +295,7 @@ def test_a_filter_in_the_subject_alone_is_not_enough(place: Place) -> None:
         bus.close()
 
 
-@pytest.mark.parametrize("kind", ["watcher", "replayer"])
+@pytest.mark.parametrize("kind", ["watcher", "publisher"])
 def test_permissions_that_earlier_versions_asked_for(tmp_path: Path, kind: str) -> None:
     """Consumers without a name, and the filters of all."""
     [line] = [line for line, _ in lines_of(kind) if "CONSUMER.CREATE.RUNS.*" in line]
@@ -291,8 +303,8 @@ def test_permissions_that_earlier_versions_asked_for(tmp_path: Path, kind: str) 
     try:
         assert place.does("keeper", "stream", "create").returncode == 0
         job = place.run_job()
-        if kind == "replayer":
-            done = place.does("replayer", "replay", job.folder, "--all")
+        if kind == "publisher":
+            done = place.does("publisher", "replay", job.folder, "--all")
             assert f"{place.record()['accepted']} were in the stream already" in done.stdout, done.stderr
             return
         [run] = json.loads(place.does("watcher", "runs", "--json").stdout)
@@ -333,22 +345,46 @@ def test_the_consumer(place: Place) -> None:
         bus.close()
 
 
-def test_the_replayer(place: Place) -> None:
-    done = place.does("replayer", "replay", place.folder / "job", "--all")
+#: A run whose process is killed when it has published something.
+KILLED = """
+import os, signal, sys, types
+from ansible_runner_nats import event_handler, report
+config = types.SimpleNamespace(settings={}, ident='killed', artifact_dir=sys.argv[1])
+event_handler(config, {'counter': 1, 'uuid': 'u1', 'event': 'verbose', 'runner_ident': 'killed'})
+while not report(config)['confirmed']:
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_publisher_completes_what_was_killed(place: Place) -> None:
+    folder = recorded(place.folder / "job", "killed") / "artifacts/killed"
+    env = clean_env(place.env("publisher"))
+    killed = subprocess.run([sys.executable, "-c", KILLED, folder], env=env, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    place.run_job("next")
+    assert json.loads((folder / "nats-run.json").read_text())["state"] == "killed"
+    bus = place.bus(ROOT)
+    assert "pub.ansible.runner.site-a.killed.heartbeat" in bus.stream_subjects()
+    bus.close()
+
+
+def test_the_publisher_replays(place: Place) -> None:
+    done = place.does("publisher", "replay", place.folder / f"job/artifacts/{IDENT}", "--all")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{place.record()['accepted']} were in the stream already" in done.stdout
     unpublished = recorded(place.folder / "more")
-    done = place.does("replayer", "replay", unpublished, "--all")
+    done = place.does("publisher", "replay", unpublished, "--all")
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 messages confirmed" in done.stdout
 
 
-def recorded(folder: Path) -> Path:
+def recorded(folder: Path, ident: str = "r") -> Path:
     """A private data directory with a run of two events."""
-    events = folder / "artifacts/r/job_events"
+    events = folder / f"artifacts/{ident}/job_events"
     events.mkdir(parents=True)
     for counter in (1, 2):
-        event = {"counter": counter, "uuid": f"u{counter}", "event": "verbose", "runner_ident": "r"}
+        event = {"counter": counter, "uuid": f"u{counter}", "event": "verbose", "runner_ident": ident}
         (events / f"{counter}-u{counter}.json").write_text(json.dumps(event))
     return folder
 
@@ -357,7 +393,6 @@ def recorded(folder: Path) -> Path:
     ("kind", "args", "said"),
     [
         ("consumer", ["runs"], "does not let this user publish to $JS.API.STREAM.NAMES"),
-        ("replayer", ["stream", "create", "--name", "MORE"], "does not let this user"),
         ("publisher", ["runs"], "does not let this user"),
         ("publisher", ["logs", IDENT], "does not let this user"),
         ("publisher", ["stream", "create", "--name", "MORE"], "does not let this user"),
@@ -423,7 +458,10 @@ DURABLES = [
 
 #: What each must not publish to, and not subscribe to.
 FORBIDDEN = {
-    "publisher": ([THEIRS, *CHANGES, *DELETES, *MAKES, *READS], ["pub.>", OURS, "_INBOX.>", ">"]),
+    "publisher": (
+        [THEIRS, *CHANGES, *DELETES, *MAKES, *READS_OF_ALL, *DURABLES],
+        ["pub.>", OURS, "_INBOX.>", ">"],
+    ),
     "watcher": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES, *DURABLES], [f"{PREFIX}.>", "$JS.>", ">"]),
     "tenant": (
         [OURS, THEIRS, *CHANGES, *DELETES, *MAKES, *READS_OF_ALL, *DURABLES],
@@ -431,7 +469,6 @@ FORBIDDEN = {
     ),
     "keeper": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES[1:], *READS], ["pub.>", f"{PREFIX}.>", ">"]),
     "consumer": ([OURS, THEIRS, *CHANGES, *DELETES, *MAKES, *READS], ["pub.>", f"{PREFIX}.>", ">"]),
-    "replayer": ([THEIRS, *CHANGES, *DELETES, *MAKES], ["pub.>", OURS, "_INBOX.>", ">"]),
 }
 
 
@@ -477,22 +514,7 @@ def outcome(place: Place, kind: str) -> object:
         return place.does("keeper", "stream", "create").returncode, place.does("keeper", "stream").returncode
     assert place.does("keeper", "stream", "create").returncode == 0
     if kind == "publisher":
-        told = json.loads(place.does("publisher", "check", "--json").stdout)
-        steps = [step for server in told["servers"] for step in server["steps"]]
-        # That there is one server has nothing to do with it.
-        steps = [step for step in steps if "has one replica" not in step["text"]]
-        return told["ok"], [(step["step"], step["state"]) for step in steps]
-    if kind == "replayer":
-        folder = recorded(place.folder / "job")
-        try:
-            done = [place.does("replayer", "replay", folder, "--all") for _ in range(2)]
-        except subprocess.TimeoutExpired:
-            return "it waits for what the server does not allow"
-        # Folders and ports are others each time.
-        said = [
-            re.sub(rf"{re.escape(str(place.folder))}|:[0-9]+", "", one.stdout + one.stderr) for one in done
-        ]
-        return [one.returncode for one in done], said
+        return published(place)
     if kind in WATCHING:
         return watched(place, kind)
     bus = place.bus("publisher")
@@ -502,6 +524,48 @@ def outcome(place: Place, kind: str) -> object:
     subject = read_one(bus)
     bus.close()
     return subject
+
+
+def published(place: Place) -> object:
+    """How well a publisher can check and replay, and what it can do with another program's consumer."""
+    told = json.loads(place.does("publisher", "check", "--json").stdout)
+    steps = [step for server in told["servers"] for step in server["steps"]]
+    # That there is one server has nothing to do with it.
+    steps = [step for step in steps if "has one replica" not in step["text"]]
+    checked = told["ok"], [(step["step"], step["state"]) for step in steps]
+    folder = recorded(place.folder / "job")
+    try:
+        done = [place.does("publisher", "replay", folder, "--all") for _ in range(2)]
+    except subprocess.TimeoutExpired:
+        return "it waits for what the server does not allow"
+    # Folders and ports are others each time.
+    said = [re.sub(rf"{re.escape(str(place.folder))}|:[0-9]+", "", one.stdout + one.stderr) for one in done]
+    return checked, [one.returncode for one in done], said, with_a_durable_consumer(place, "publisher")
+
+
+def with_a_durable_consumer(place: Place, kind: str) -> list[bool]:
+    """Whether it can change another program's, and take its messages away."""
+    bus = place.bus(ROOT)
+    # Two messages: one that makes the consumer, and one that is left.
+    for _ in range(2):
+        bus.send(OURS, b"{}")
+    read_one(bus)
+    bus.close()
+    bus = place.bus(kind, error_cb=ignore)
+
+    async def is_answered(subject: str, asked: object) -> bool:
+        try:
+            # A message comes under its own subject: the client's common inbox would not know it.
+            await bus.client.request(subject, json.dumps(asked).encode(), timeout=1, old_style=True)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    makes, takes = DURABLES
+    change = {"stream_name": "RUNS", "config": {"durable_name": DURABLE}}
+    can = [bus.run(is_answered(makes, change)), bus.run(is_answered(takes, {"batch": 1, "no_wait": True}))]
+    bus.close()
+    return can
 
 
 async def ignore(_: Exception) -> None:
@@ -524,20 +588,7 @@ def watched(place: Place, kind: str) -> object:
         bus.send(status.replace(".x.", ".x\u00a0."), b'{"status": "running"}', {"X": "y"})
     assert read_one(bus) == status
     bus.close()
-    bus = place.bus(kind, error_cb=ignore)
-
-    async def is_answered(subject: str, asked: object) -> bool:
-        try:
-            # A message comes under its own subject: the client's common inbox would not know it.
-            await bus.client.request(subject, json.dumps(asked).encode(), timeout=1, old_style=True)
-        except asyncio.TimeoutError:
-            return False
-        return True
-
-    makes, takes = DURABLES
-    change = {"stream_name": "RUNS", "config": {"durable_name": DURABLE}}
-    can = [bus.run(is_answered(makes, change)), bus.run(is_answered(takes, {"batch": 1, "no_wait": True}))]
-    bus.close()
+    can = with_a_durable_consumer(place, kind)
     return place.does(kind, "runs", "--json", *WATCHING[kind]).returncode, can
 
 
