@@ -59,6 +59,9 @@ def grep(jobs: Any) -> Callable[..., subprocess.CompletedProcess[str]]:
     return lambda *args: command("grep", *args, "-s", jobs[0].url)
 
 
+TIME = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+
+
 def hits(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -119,13 +122,19 @@ def test_only_some_runs_and_hosts(grep: Callable[..., Any]) -> None:
     assert {hit["host"] for hit in hits(grep("Disk", "--json", "--host", "t*"))} == {"two"}
     listed = hits(grep("Disk", "-l", "--json"))
     assert [problem for run in listed for problem in problems_of_command("grep-runs", run)] == []
-    assert sorted(grep("Disk", "-l").stdout.splitlines()) == ["bad", "good", "other"]
+    lines = [line.split("  ") for line in grep("Disk", "-l").stdout.splitlines()]
+    assert sorted(ident for _, ident, _ in lines) == ["bad", "good", "other"]
+    for when, ident, identity in lines:
+        assert re.fullmatch(TIME, when)
+        [run] = [run for run in listed if run["runner_ident"] == ident]
+        assert run["run_id"].startswith(identity)
+        assert len(identity) == 13
 
 
 def test_for_people(grep: Callable[..., Any]) -> None:
     done = grep("broken", "-i")
     assert done.returncode == 0
-    assert all(line.startswith("bad [two · break]: ") for line in done.stdout.splitlines())
+    assert all(re.match(rf"{TIME}  bad \[two · break\]: ", line) for line in done.stdout.splitlines())
     assert "of 1 run," in done.stderr
 
 

@@ -79,7 +79,9 @@ class NatsOptions(TypedDict, total=False):
     """
 
     tls_handshake_first: bool | str
-    """TLS before the server's first word."""
+    """Begin TLS at once, before the server has said anything (as the server's option ``handshake_first``
+    wants it).
+    """
 
     subject: str
     """Where messages go. ``{name}`` is the event's name or the status, so that consumers can subscribe to
@@ -121,11 +123,13 @@ class NatsOptions(TypedDict, total=False):
     delivery: Literal["auto", "jetstream", "core"]
     """What proves that a message arrived: ``auto``, a stream's acknowledgement where there is a stream,
     and else the server's echo, if anybody listens; ``jetstream``, a stream's acknowledgement alone;
-    ``core``, the server's echo, whoever listens.
+    ``core``, the server's echo, even if nobody listens.
     """
 
     stream: str
-    """The stream that must take the messages; implies ``delivery: jetstream``."""
+    """The stream that must take the messages; implies ``delivery: jetstream``. Commands that read runs
+    read this one.
+    """
 
     jetstream_domain: str
     """The JetStream domain of the stream, where that is not the server's own: behind a leaf node. The
@@ -143,19 +147,21 @@ class NatsOptions(TypedDict, total=False):
 
     spill_dir: str | PathLike[str]
     """Where undelivered messages go, instead of the run's artifact directory: one folder for each run is
-    made in it. What is left there is sent by the next run on this host that reaches the same
-    servers.
+    made in it. What is left there is sent by the next run there: with the same ``spill_dir``, host,
+    servers, login and subject id.
     """
 
     pending_size: int | str
-    """Bytes held in memory while they wait; more goes to disk until there is room again."""
+    """Bytes held in memory while they wait; more goes to disk, as much as there is, until there is room
+    again.
+    """
 
     flusher_queue_size: int | str
     """The most messages that may be sent and not yet confirmed."""
 
     heartbeat: float | str
     """Pause between two signs of life of a run that goes on, on the subject whose ``{kind}`` is
-    ``heartbeat``. Sent if there is a connection, and never kept. 0: none.
+    ``heartbeat``. Sent if there is a connection, and never kept to be sent later. 0: none.
     """
 
     name: str
@@ -183,7 +189,7 @@ class NatsOptions(TypedDict, total=False):
     """Unanswered PINGs after which a connection is stale. The second variable is how 0.4.0 spelt it."""
 
     inbox_prefix: str | bytes
-    """Where confirmations come back."""
+    """The beginning of the subject to which answers to this client come, confirmations among them."""
 
     dont_randomize: bool | str
     """Try the servers in the given order."""

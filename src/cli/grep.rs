@@ -14,14 +14,14 @@ use super::{
     Exit,
     options::Options,
     progress::Progress,
-    reading::Source,
+    reading::{Source, short_identity},
     runs::{is_playbook, known_runs},
     stop::Stop,
     terminal::{Tone, complain, json_line, remark, stdout},
     when::{self, When},
 };
 use crate::{
-    message::{Kind, Received, RunId, Template, in_utc},
+    message::{Kind, Received, RunId, Template, in_utc, moment},
     runs::{Origin, Printed, Run, Status},
 };
 
@@ -199,10 +199,11 @@ impl Search<'_> {
     }
 
     fn run_of(&self, origin: &Origin) -> serde_json::Result<String> {
-        if !self.arguments.json {
-            return Ok(origin.ident.clone());
-        }
         let Origin { subject_id, ident, identity, .. } = origin;
+        if !self.arguments.json {
+            let identity = identity.map(|identity| short_identity(&identity)).unwrap_or_default();
+            return Ok(format!("{}{ident}  {identity}", time_of(origin)).trim_end().to_owned());
+        }
         let listed = Listed { subject_id, runner_ident: ident, run_id: *identity };
         Ok(json_line(&serde_json::to_vec(&listed)?))
     }
@@ -223,8 +224,15 @@ impl Search<'_> {
         }
         let about: Vec<&str> = origin.host.iter().chain(&origin.task).map(String::as_str).collect();
         let about = if about.is_empty() { String::new() } else { format!(" [{}]", about.join(" · ")) };
-        Ok(format!("{}{}: {line}", Tone::Strong.paint(&origin.ident), Tone::Faint.paint(&about)))
+        let (ident, about) = (Tone::Strong.paint(&origin.ident), Tone::Faint.paint(&about));
+        Ok(format!("{}{ident}{about}: {line}", Tone::Faint.paint(&time_of(origin))))
     }
+}
+
+/// When it was printed, and a gap; nothing if nobody knows.
+fn time_of(origin: &Origin) -> String {
+    let when = origin.created.as_deref().and_then(moment).map(|(_, when)| in_utc(when));
+    when.map(|when| when + "  ").unwrap_or_default()
 }
 
 /// Of two copies of one event the same.

@@ -496,10 +496,15 @@ impl Found {
 
 /// What tells a run from others of its ident, as short as it may be, and how it ended.
 fn short_name(run: &Run) -> String {
+    let identity = run.identity.as_ref().map(short_identity).unwrap_or_default();
+    format!("{identity} ({})", run.status().as_str()).trim_start().to_owned()
+}
+
+/// As much of an identity as tells runs apart.
+pub(super) fn short_identity(identity: &RunId) -> String {
     /// Of a UUID of version 7: the time to the millisecond.
     const SHORT: usize = 13;
-    let identity = run.identity.map(|identity| identity.to_string()).unwrap_or_default();
-    format!("{} ({})", start_of(&identity, SHORT), run.status().as_str()).trim_start().to_owned()
+    start_of(&identity.to_string(), SHORT).to_owned()
 }
 
 /// Could it be the beginning of a run's identity?

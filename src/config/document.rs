@@ -28,22 +28,22 @@ fn options_md() -> String {
         "",
         "Each option has a key in the setting `nats_options` of `env/settings` (or a setting of its \
         own, where it says so) and an environment variable. The environment wins, option by option; an empty variable \
-        or text counts as not set. True is `true`, `yes`, `y`, `1`, `on` in any case, false is `false`, `no`, `n`, `0`, \
-        `off`.",
+        or text counts as not set. True is `true`, `yes`, `y`, `1`, `on`, false is `false`, `no`, `n`, `0`, `off`, in upper \
+        or lower case.",
     );
     paragraph(
         &mut text,
         "",
         "A value that cannot be read is named in a warning and the default is used. Options marked \
-        **guarded** are different: whoever says which server to trust, or what must not be sent, would not want to go on \
-        without it. If such a value cannot be read, nothing is published, and an error says so.",
+        **guarded** are different: to go on without them could send messages to the wrong server, or secrets to everybody. If \
+        such a value cannot be read, nothing is published, and an error says so.",
     );
     paragraph(
         &mut text,
         "",
         "An unknown variable `RUNNER_NATS_...`, setting `nats_...` or key of `nats_options` is named in a warning, with the \
-        most similar name that there is. If the two are very similar and the option is guarded (`RUNNER_NATS_OMITT`, \
-        `RUNNER_NATS_USER`, `nats_option`), nothing is published.",
+        most similar name that there is. If that option is guarded, and a letter or two are different or one name is a part \
+        of the other (`RUNNER_NATS_OMITT`, `RUNNER_NATS_SERVER`, `nats_option`), nothing is published.",
     );
     paragraph(
         &mut text,

@@ -130,7 +130,7 @@ pub(super) const TLS_HANDSHAKE_FIRST: Opt = guarded(
     &["RUNNER_NATS_TLS_HANDSHAKE_FIRST"],
     FIRST,
     Takes::Flag(false),
-    "TLS before the server's first word.",
+    "Begin TLS at once, before the server has said anything (as the server's option `handshake_first` wants it).",
 )
 .like("true");
 
@@ -201,14 +201,15 @@ pub(super) const DELIVERY: Opt = tuning(
     NOW,
     Takes::Word(&["auto", "jetstream", "core"]),
     "What proves that a message arrived: `auto`, a stream's acknowledgement where there is a stream, and else the server's \
-     echo, if anybody listens; `jetstream`, a stream's acknowledgement alone; `core`, the server's echo, whoever listens.",
+     echo, if anybody listens; `jetstream`, a stream's acknowledgement alone; `core`, the server's echo, even if nobody \
+     listens.",
 ).like("jetstream");
 pub(super) const STREAM: Opt = tuning(
     "stream",
     &["RUNNER_NATS_STREAM"],
     NOW,
     Takes::Text("the name of a stream, without blanks and any of . * > / \\", "none"),
-    "The stream that must take the messages; implies `delivery: jetstream`.",
+    "The stream that must take the messages; implies `delivery: jetstream`. Commands that read runs read this one.",
 )
 .like("RUNS");
 pub(super) const REQUIRED: Opt = tuning(
@@ -233,7 +234,7 @@ pub(super) const SPILL_DIR: Opt = tuning(
     NOW,
     Takes::Path,
     "Where undelivered messages go, instead of the run's artifact directory: one folder for each run is made in it. \
-     What is left there is sent by the next run on this host that reaches the same servers.",
+     What is left there is sent by the next run there: with the same `spill_dir`, host, servers, login and subject id.",
 ).like("/var/lib/ansible-runner-nats");
 pub(super) const HEARTBEAT: Opt = tuning(
     "heartbeat",
@@ -241,14 +242,14 @@ pub(super) const HEARTBEAT: Opt = tuning(
     NOW,
     Takes::Seconds { default: 0.0, least: 0.0 },
     "Pause between two signs of life of a run that goes on, on the subject whose `{kind}` is `heartbeat`. Sent if there is a \
-     connection, and never kept. 0: none.",
+     connection, and never kept to be sent later. 0: none.",
 ).like("30");
 pub(super) const PENDING_SIZE: Opt = tuning(
     "pending_size",
     &["RUNNER_NATS_PENDING_SIZE"],
     FIRST,
     Takes::Count { default: 64 << 20, least: 0, most: 1 << 40 },
-    "Bytes held in memory while they wait; more goes to disk until there is room again.",
+    "Bytes held in memory while they wait; more goes to disk, as much as there is, until there is room again.",
 )
 .like("16777216");
 pub(super) const FLUSHER_QUEUE_SIZE: Opt = tuning(
@@ -329,9 +330,9 @@ pub(super) const INBOX_PREFIX: Opt = tuning(
     &["RUNNER_NATS_INBOX_PREFIX"],
     FIRST,
     Takes::Text("a subject prefix such as _INBOX, without wildcards or blanks", "_INBOX"),
-    "Where confirmations come back.",
+    "The beginning of the subject to which answers to this client come, confirmations among them.",
 )
-.like("_INBOX.jobs");
+.like("_INBOX_jobs");
 pub(super) const DONT_RANDOMIZE: Opt = tuning(
     "dont_randomize",
     &["RUNNER_NATS_DONT_RANDOMIZE"],

@@ -64,7 +64,7 @@ pub(super) struct Arguments {
     /// Under which name the stream remembers what was told: one for each receiver
     #[arg(long, value_name = "NAME", default_value = "notify", value_parser = consumer_name)]
     name: String,
-    /// The first time, begin with what the stream has kept since then [default: with what comes]
+    /// The first time, begin with what the stream has kept since then [default: from now on]
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     since: Option<When>,
     /// Only runs of this subject id

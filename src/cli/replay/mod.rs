@@ -42,7 +42,7 @@ use crate::{
 /// on is left alone, and so is one without a record, unless it is named itself.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Private data directories or spools with all their runs, artifact directories, or spill files
+    /// Private data directories or spools with all their runs, artifact directories, or files of messages
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Show what would be sent and why, and send nothing
