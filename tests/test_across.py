@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 from collections import defaultdict
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from contract import problems_of_command
-from support import Bus, Job, Server, cli, command
+from support import PATIENCE, Bus, Job, Server, bin_dir, clean_env, cli, command, kill_tree, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 LOST = "lost ansible_connection=ssh ansible_host=127.0.0.1 ansible_port=1 ansible_ssh_retries=0\n"
@@ -194,6 +195,70 @@ def test_show(site: Site) -> None:
         assert shown["recap"] == total
         assert shown["command"][0].endswith("ansible-playbook")
         assert shown["card"]["pid"] > 0
+
+
+HANGS = """
+- hosts: all
+  gather_facts: false
+  strategy: STRATEGY
+  tasks:
+    - {name: first, ansible.builtin.command: "true"}
+    - {name: take, ansible.builtin.command: "sleep {{ 90 if inventory_hostname == 'two' else 0 }}"}
+    - {name: last, ansible.builtin.command: "true"}
+"""
+
+
+@pytest.mark.parametrize("strategy", ["linear", "free"])
+def test_for_whom_a_run_waits(start_server: Callable[..., Server], tmp_path: Path, strategy: str) -> None:
+    """A host that has begun with a task and has told no result, in the artifacts as in what is shown."""
+    server = start_server(jetstream=True)
+    assert command("stream", "create", "-s", server.url).returncode == 0
+    job = Job(tmp_path / "job")
+    (job.folder / "project/hangs.yml").write_text(HANGS.replace("STRATEGY", strategy))
+    ident = f"hangs-{strategy}"
+    env = {"RUNNER_NATS_SUBJECT_ID": "site-b", "RUNNER_NATS_SERVERS": server.url}
+    process = subprocess.Popen(
+        [bin_dir() / "ansible-runner", "run", job.folder, "-p", "hangs.yml", "--ident", ident],
+        env=clean_env(env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def waiting() -> set[tuple[str, str]]:
+        ends = {"runner_on_ok", "runner_on_failed", "runner_on_skipped", "runner_on_unreachable"}
+        open_tasks: dict[str, str] = {}
+        files = (job.folder / f"artifacts/{ident}/job_events").glob("*[!l].json")
+        for event in sorted(map(read_event, files), key=lambda event: int(event.get("counter", 0))):
+            data = event.get("event_data", {})
+            if event.get("event") == "runner_on_start":
+                open_tasks[data["host"]] = data["task"]
+            elif event.get("event") in ends:
+                open_tasks.pop(data["host"], None)
+        return set(open_tasks.items())
+
+    try:
+        wait_until(lambda: waiting() == {("two", "take")}, "one host to be waited for")
+        began = datetime.now(timezone.utc)
+
+        def shown() -> list[dict[str, Any]]:
+            done = command("show", ident, "--json", "-s", server.url)
+            return json.loads(done.stdout)["waiting"] if done.returncode == 0 else []
+
+        wait_until(lambda: {(one["host"], one["task"]) for one in shown()} == waiting(), "what is shown")
+        [one] = shown()
+        assert 0 <= one["seconds"] < (datetime.now(timezone.utc) - began).total_seconds() + PATIENCE
+        text = command("show", ident, "-s", server.url).stdout.split("It waits for:")[1]
+        assert "two · take" in text
+    finally:
+        kill_tree(process.pid)
+        process.wait()
+
+
+def read_event(path: Path) -> dict[str, Any]:
+    """An event of the artifacts; nothing while it is being written."""
+    try:
+        event: dict[str, Any] = json.loads(path.read_text())
+    except (ValueError, FileNotFoundError):
+        return {}
+    return event
 
 
 def test_show_for_people(site: Site) -> None:
