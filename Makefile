@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -n 8 --dist worksteal
 # Two installers in one environment would fall over each other.
 .NOTPARALLEL:
 .PHONY: help demo test test-rust test-python test-pythons test-installed fuzz fuzz-build fuzz-briefly fuzz-run test-asan test-asan-python lint \
-	simulate mutants msrv deny licences format build docs generated pictures recipes wheels sdist matrix peers bench bench-reading clean
+	simulate mutants msrv deny licences format build docs generated pictures recipes wheels sdist matrix peers bench bench-reading bench-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -177,6 +177,9 @@ bench: wheels ## measure ours beside 0.4.0, orjson and plain async-nats: one tab
 
 bench-reading: build $(VENV)/complete ## what reading takes: runs, logs and watch on a stream of a million events
 	$(BIN)/python benches/reading.py $(READING_ARGS)
+
+bench-page: build $(VENV)/complete ## what `serve` takes while 20 browsers look at a busy run
+	$(BIN)/python benches/page.py $(PAGE_ARGS)
 
 # Who only wants to see it need not wait for what the tests take.
 $(VENV)/demo: pyproject.toml

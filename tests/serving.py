@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -141,7 +142,9 @@ class Serve:
             answer = connection.getresponse()
             # What never ends is not read.
             is_endless = answer.headers.get("Content-Type") == "text/event-stream"
-            text = "" if is_endless else answer.read().decode()
+            data = b"" if is_endless else answer.read()
+            is_packed = answer.headers.get("Content-Encoding") == "gzip"
+            text = (gzip.decompress(data) if is_packed else data).decode()
             return Answer(answer.status, answer.headers, text)
         finally:
             connection.close()

@@ -338,6 +338,41 @@ def test_a_store_that_was_put_back(
     )
 
 
+def test_what_a_stream_has_lost_comes_back_under_the_runs_own_identity(
+    stored: tuple[Server, Bus], tmp_path: Path
+) -> None:
+    """The spool has no record any more: what the stream has left says which run it is."""
+    server, bus = stored
+    job = Job(tmp_path / "job")
+    env = options(server, RUNNER_NATS_SPILL_DIR=str(tmp_path / "spool"))
+    short(job, "whole", env)
+    before = bus.stream_messages()
+    js = bus.client.jetstream()
+    # The statuses, and every second event.
+    for number, message in enumerate(before, 1):
+        if number % 2 or message.subject.endswith(".status"):
+            assert bus.run(js.delete_msg("RUNS", number))
+    done = command("replay", job.folder, "--all", env=env)
+    # The stream drops what it still knows, and confirms it all the same.
+    assert (done.returncode, bus.stream_count() < len(before)) == (1, True)
+    assert "are not in the stream, which has dropped them as repeats" in done.stderr
+    config = bus.run(js.stream_info("RUNS")).config
+    bus.run(js.update_stream(config, duplicate_window=0.1))
+    wait_until(
+        lambda: command("replay", job.folder, "--all", env=env).returncode == 0, "a window that is over"
+    )
+    after = bus.stream_messages()
+
+    def said(messages: list[Msg]) -> set[tuple[str, str]]:
+        return {
+            (message.headers["Nats-Msg-Id"], message.headers[RUN]) for message in messages if message.headers
+        }
+
+    assert said(after) == said(before)
+    assert len(after) == len(before)
+    assert [(run["runner_ident"], run["state"]) for run in runs(server)] == [("whole", "successful")]
+
+
 def test_another_server_than_the_record_says(
     start_server: Callable[..., Server], connect: Callable[..., Bus], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ import yaml
 from ansible_runner_nats import event_handler, status_handler
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as older_metrics
-from serving import Serve, needed, task
+from serving import Serve, needed, printing, task
 from support import (
     CANARY,
     PATIENCE,
@@ -705,6 +705,32 @@ def test_of_three_thousand_tasks_only_what_has_changed_is_sent(stored: tuple[Ser
         small = serve.raw_bytes(path, f"Accept-Encoding: gzip\r\nKnown-Parts: {parts_of(whole)}\r\n")
         assert b"content-encoding: gzip" in small.lower()
         assert len(small) < 12_000
+
+
+def test_packed_or_not_it_is_all_there(stored: tuple[Server, Bus]) -> None:
+    """A browser takes gzip, and says nothing of an answer that breaks off."""
+    server, _ = stored
+    with Serve(server) as serve:
+        publish(server, "x", [*task("a"), *printing(300)])
+        serve.wait_for_run("x", "successful")
+        page = serve.address("x")
+        paths = [
+            "/",
+            page,
+            page + "/lines?from=1&last=9",
+            "/api/runs",
+            "/api/runs/id/x",
+            "/api/runs/id/x/log",
+        ]
+        styles = re.findall(r'(?:href|src)="(/static/[^"]+)"', serve.get("/").text)
+        for path in [*paths, *paths, *styles]:
+            plain = serve.get(path)
+            # A truncated answer is an exception, of http.client or of gzip.
+            packed = serve.get(path, **{"Accept-Encoding": "gzip"})
+            assert plain.status == packed.status
+            # Clocks go on.
+            assert re.sub(r"\d", "", packed.text) == re.sub(r"\d", "", plain.text), path
+        assert serve.get("/api/runs/id/x/log").text.count("\n") == 302
 
 
 def test_slow_readers_of_logs_take_no_memory(stored: tuple[Server, Bus]) -> None:

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::Connection,
     journal::Acknowledged,
-    message::{MSG_ID, RunId},
+    message::{MSG_ID, RUN, RunId},
     outbox::Place,
 };
 
@@ -105,6 +105,8 @@ fn by_its_state(claim: &Acknowledged, info: &StreamInfo) -> Option<Option<String
 pub(crate) struct Held {
     /// The ids of their messages, and where these are.
     pub(crate) ids: HashMap<String, Place>,
+    /// The identities that are in their headers, by these ids.
+    pub(crate) runs: HashMap<String, RunId>,
     /// What was published before this time the streams may have let go, by their own limits.
     pub(crate) horizon: Option<SystemTime>,
 }
@@ -167,8 +169,10 @@ async fn ids_of(
             let (stream, created) = (Arc::clone(&name), created.clone());
             // It was there before.
             let place = Place { stream, created, number: info.stream_sequence, is_repeat: true };
-            let id = message.headers.as_ref().and_then(|headers| headers.get(MSG_ID));
-            held.ids.extend(id.map(|id| (id.as_str().to_owned(), place)));
+            let header = |name| Some(message.headers.as_ref()?.get(name)?.as_str());
+            let Some(id) = header(MSG_ID) else { continue };
+            held.runs.extend(header(RUN).and_then(RunId::parse).map(|run| (id.to_owned(), run)));
+            held.ids.insert(id.to_owned(), place);
         }
     }
     consumer::delete(link, api, made).await;

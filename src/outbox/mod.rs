@@ -464,7 +464,7 @@ impl Outbox {
                     settle(state.remember(*seq, now).and_then(|slot| Tally::add(&mut tally, slot)));
                 } else if let Some(slot) = state.take_out(*seq) {
                     if let Some(place) = places.get(seq) {
-                        slot.run.streams().note(place);
+                        slot.run.is_stored_at(place);
                     }
                     settle(Tally::add(&mut tally, &slot));
                     if *proof == Proof::None {

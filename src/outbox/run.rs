@@ -10,7 +10,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{places::Streams, pulse::Pulse};
+use super::{
+    places::{Place, Streams},
+    pulse::Pulse,
+};
 use crate::{
     error::Error,
     journal::{
@@ -38,6 +41,7 @@ pub(crate) struct Run {
     unconfirmed: Mutex<Ranges>,
     /// The streams that have stored its messages.
     streams: Mutex<Streams>,
+    has_repeats: AtomicBool,
     /// Name and address of the last server.
     server: Mutex<Option<String>>,
     record: Mutex<OnDisk>,
@@ -108,6 +112,7 @@ impl Run {
             folder,
             unconfirmed: Mutex::default(),
             streams: Mutex::default(),
+            has_repeats: AtomicBool::new(false),
             server: Mutex::default(),
             record: Mutex::new(record),
             problem: Mutex::default(),
@@ -138,6 +143,19 @@ impl Run {
 
     pub(super) fn was_stored(&self) -> bool {
         self.was_stored.load(Relaxed)
+    }
+
+    /// A stream has acknowledged a message of it.
+    pub(super) fn is_stored_at(&self, place: &Place) {
+        self.streams().note(place);
+        if place.is_repeat {
+            self.has_repeats.store(true, Relaxed);
+        }
+    }
+
+    /// Has a stream said of any message that it knew it already?
+    pub(crate) fn has_repeats(&self) -> bool {
+        self.has_repeats.load(Relaxed)
     }
 
     pub(super) fn streams(&self) -> MutexGuard<'_, Streams> {

@@ -29,6 +29,8 @@ pub(crate) struct Recorded {
     pub(super) ident: String,
     /// What the run's record says, if there is one.
     record: Option<Record>,
+    /// Without one: its identity, as a stream has it.
+    found: Option<RunId>,
     /// When the next run of that ident began, whose files are in the same folder.
     until: Option<SystemTime>,
     /// What the run was given, as far as it can still be found.
@@ -107,7 +109,8 @@ impl Recorded {
         let around = around.map(Path::to_owned);
         let (record, given) = (record.cloned(), given.clone());
         let ident = record.as_ref().map_or(ident, |record| record.runner_ident.clone());
-        Some(Self { folder: guarded, ident, record, until, values: OnceCell::new(), given, around, events })
+        let values = OnceCell::new();
+        Some(Self { folder: guarded, ident, record, found: None, until, values, given, around, events })
     }
 
     /// Is it the run of this record?
@@ -115,9 +118,14 @@ impl Recorded {
         self.record.as_ref().is_some_and(|own| own.run_id == record.run_id)
     }
 
-    /// The run's identity, if its record has one.
+    /// The run's identity, if its record has one, or it was found.
     pub(super) fn known_run(&self) -> Option<RunId> {
-        self.record.as_ref().and_then(|record| record.run_id)
+        self.record.as_ref().and_then(|record| record.run_id).or(self.found)
+    }
+
+    /// A stream has some of its messages, under this identity.
+    pub(super) fn is_found_as(&mut self, run: RunId) {
+        self.found = Some(run);
     }
 
     /// What makes the messages of this run.

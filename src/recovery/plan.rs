@@ -263,6 +263,7 @@ impl Plan {
 
     /// Finds out which messages there are: what was said before the events, these by counter, and what was said last.
     pub(crate) fn list(&mut self, config: &Config) -> Result<(), String> {
+        self.bad.clear();
         let mut lines: Vec<(Order, Item)> = Vec::new();
         for (number, file) in self.files.iter_mut().enumerate() {
             for (message, span) in file.messages().map_err(|error| error.to_string())? {
@@ -330,6 +331,17 @@ impl Plan {
     pub(crate) fn subjects(&self) -> Vec<String> {
         let subjects: HashSet<&str> = self.items.iter().map(|item| &*item.subject).collect();
         subjects.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Of a run without a record: what of it a stream holds (`runs`: by the messages' ids) has its identity. Then the
+    /// messages are to be listed once more: those of its statuses have other ids.
+    pub(crate) fn learn_identity(&mut self, runs: &HashMap<String, RunId>) -> bool {
+        let Some((recorded, _)) = &mut self.artifacts else { return false };
+        let events = self.items.iter().filter(|item| matches!(item.place, Source::Event(_)));
+        let found = events.filter_map(|item| runs.get(&item.id)).next().copied();
+        let Some(run) = found.filter(|_| recorded.known_run().is_none()) else { return false };
+        recorded.is_found_as(run);
+        true
     }
 
     /// Leaves out what the stream holds, and events from before `horizon`, which it has let go; says how many that are.

@@ -7,7 +7,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, broadcast::error::RecvError},
     time::timeout,
@@ -35,6 +35,7 @@ pub(super) fn events(shared: &Shared, seat: Option<OwnedSemaphorePermit>) -> Res
         };
         Some((Ok(next), (news, seat)))
     });
-    let body = Body::from_stream(futures_util::StreamExt::chain(hello, news));
+    // Whoever compresses it asks once more behind its end.
+    let body = Body::from_stream(hello.chain(news).fuse());
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
 }

@@ -10,7 +10,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{book::Shared, name::Name};
@@ -75,7 +75,8 @@ pub(super) fn log(
     });
     let pieces =
         stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-    Some((kind, Body::from_stream(pieces)).into_response())
+    // Whoever compresses it asks once more behind its end.
+    Some((kind, Body::from_stream(pieces.fuse())).into_response())
 }
 
 /// What is still known of it without a stream.
