@@ -164,6 +164,33 @@ def test_a_job_is_seen_while_it_runs(stored: tuple[Server, Bus], tmp_path: Path)
         assert browser.run("return document.querySelectorAll('main script, main img').length") == 0
 
 
+def test_since_when_a_playbook_fails_and_what_a_host_did(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        for ident, fails in (("r1", False), ("r2", True), ("r3", False), ("r4", True), ("r5", True)):
+            tasks = [*task("a", "web1"), *task("b", "web1"), *task("b", "web2", fails=fails, msg="broken")]
+            publish(server, ident, tasks, "failed" if fails else "successful")
+            serve.wait_for_run(ident, "failed" if fails else "successful")
+        browser.open(serve, serve.address("r5"))
+        browser.wait_for("#why", "site.yml has failed at id since r4")
+        assert re.search(r", 2 runs; the last good run was r3 \(", browser.text("#why"))
+        browser.open(serve, serve.address("r2"))
+        browser.wait_for("#why", "site.yml failed at id for the first time; the last good run was r1")
+        # A click on a host is a filter: it goes with the address, and nothing else is left.
+        browser.click(".matrix tbody tr:first-child th a")
+        browser.wait_for("#found", "1 hit")
+        assert browser.driver.current_url.endswith("?q=host%3Aweb2#output")
+        assert "web1" not in browser.text("#found")
+        # From there to the line itself: that is the whole output again.
+        browser.click("#found .out a")
+        browser.wait_for(".out div:target", "runner_on_failed: [web2]")
+        assert "q=" not in browser.driver.current_url
+        assert browser.driver.find_elements("id", "found") == []
+        browser.open(serve, serve.address("r1"))
+        browser.wait_for("#state", "successful")
+        assert "since" not in browser.text("#why")
+
+
 def test_the_filter_is_in_the_address(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     with Serve(server) as serve, chromium(tmp_path) as browser:
@@ -183,7 +210,9 @@ def test_the_filter_is_in_the_address(stored: tuple[Server, Bus], tmp_path: Path
         # What was looked for and what state it is in go together, and the numbers are of that.
         browser.find("input[type=search]").clear()
         browser.driver.get(browser.driver.current_url.split("?")[0])
-        browser.wait_for("#chips", "not successful 1")
+        # One chip is enough where two would say the same.
+        browser.wait_for("#chips", "failed 1")
+        assert "not successful" not in browser.text("#chips")
         browser.click("#chips a[href='/?state=failed']")
         wait_until(lambda: "good" not in browser.text("#rows"), "the other run to go")
         assert "bad" in browser.text("#rows")
@@ -401,10 +430,10 @@ def test_the_output_is_filtered(stored: tuple[Server, Bus], tmp_path: Path) -> N
         serve.wait_for_run("x", "successful")
         browser.open(serve, "/runs/id/x")
         browser.find("#find input").send_keys("line 4")
-        browser.wait_for("#found", "14 places")
+        browser.wait_for("#found", "14 hits")
         assert browser.driver.current_url.endswith("?q=line+4")
         browser.find("#find input").send_keys("7")
-        browser.wait_for("#found", "1 place")
+        browser.wait_for("#found", "1 hit")
         assert browser.run(LINES) == "line 47"
         browser.find("#find input").send_keys(Keys.BACKSPACE * len("line 47"))
         browser.wait_for("details.task", "a")

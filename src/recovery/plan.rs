@@ -337,8 +337,8 @@ impl Plan {
     /// messages are to be listed once more: those of its statuses have other ids.
     pub(crate) fn learn_identity(&mut self, runs: &HashMap<String, RunId>) -> bool {
         let Some((recorded, _)) = &mut self.artifacts else { return false };
-        let events = self.items.iter().filter(|item| matches!(item.place, Source::Event(_)));
-        let found = events.filter_map(|item| runs.get(&item.id)).next().copied();
+        let mut events = self.items.iter().filter(|item| matches!(item.place, Source::Event(_)));
+        let found = events.find_map(|item| runs.get(&item.id)).copied();
         let Some(run) = found.filter(|_| recorded.known_run().is_none()) else { return false };
         recorded.is_found_as(run);
         true

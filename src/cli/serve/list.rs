@@ -45,7 +45,7 @@ pub(super) fn page(shared: &Shared, wanted: &Wanted, known: &Known) -> Markup {
             colgroup { @for name in ["state", "run", "playbook", "what", "hosts", "when", "took"] { col.(name); } }
             thead {
                 tr {
-                    @for name in ["state", "run", "playbook, up to this run", "what is the matter, or where it is", "hosts", "started", "took"] {
+                    @for name in ["state", "run", "playbook, up to this run", "what is wrong, or where it is", "hosts", "started", "took"] {
                         th scope="col" { (name) }
                     }
                 }
@@ -72,11 +72,16 @@ fn source(book: &Book) -> Markup {
 
 /// How many are in which state, of those that one looks for; each is a link to those.
 fn chips(all: &[&Run], wanted: &Wanted, shared: &Shared, now: SystemTime) -> Markup {
+    let count_of = |word: &str| all.iter().filter(|run| is_of(shared.state(run, now), word)).count();
+    let bad = count_of(UNSUCCESSFUL);
+    // One that says the same is enough.
+    let is_one_state = bad > 0
+        && Status::ALL.iter().any(|state| count_of(state.as_str()) == bad && is_of(*state, UNSUCCESSFUL));
     html! {
         @for word in words() {
-            @let count = all.iter().filter(|run| is_of(shared.state(run, now), word)).count();
+            @let count = count_of(word);
             @let is_on = wanted.state == word;
-            @if count > 0 || is_on || word == UNSUCCESSFUL {
+            @if is_on || if word == UNSUCCESSFUL { !is_one_state } else { count > 0 } {
                 a.chip.(if word == UNSUCCESSFUL { "bad" } else { class_of(word) }) href=(wanted.toggled(word).address(0)) aria-current=[is_on.then_some("true")] {
                     @if word == UNSUCCESSFUL { "not successful" } @else { (word) }
                     " " b { (count) }
@@ -90,30 +95,37 @@ fn form(wanted: &Wanted) -> Markup {
     let Wanted { q, state, playbook, since, until, .. } = wanted;
     html! {
         form #filter.bar role="search" method="get" action="/" {
-            input type="search" name="q" value=(q) size="34" placeholder="ident, playbook, task, reason, host:web03" aria-label="Find";
-            label { "since " input name="since" value=(since) size="16" list="times" placeholder="all that is known"; }
-            label { "until " input name="until" value=(until) size="16" list="times" placeholder="now"; }
+            input type="search" name="q" value=(q) size="34" placeholder="text of a run, or host:web03" title="Of its ident, playbook, task, host or reason; several words must all be there" aria-label="Find";
+            label { "active since " input name="since" value=(since) size="16" list="times" placeholder="any time" title=(TIMES); }
+            label { "begun until " input name="until" value=(until) size="16" list="times" placeholder="now" title=(TIMES); }
             datalist #times { @for time in ["1h", "8h", "24h", "7d", "today", "yesterday"] { option value=(time) {} } }
             @if !playbook.is_empty() { label { "playbook " input name="playbook" value=(playbook); } }
             input type="hidden" name="state" value=(state);
             button { "Show" }
-            " " a href="/" { "all" }
+            " " a href="/" { "clear" }
         }
     }
 }
 
-/// The runs of each playbook, the oldest first.
-type Histories<'a> = HashMap<&'a str, Vec<&'a Run>>;
+const TIMES: &str = "8h, yesterday, 2026-11-29, or 2026-11-29T03:00 in UTC";
+
+/// The runs of each playbook, by subject id, the oldest first.
+type Histories<'a> = HashMap<(&'a str, &'a str), Vec<&'a Run>>;
 
 fn histories(book: &Book) -> Histories<'_> {
     let mut histories = Histories::new();
     for (_, run) in book.runs.all().filter(|(_, run)| !run.playbook.is_empty()) {
-        histories.entry(run.playbook.as_str()).or_default().push(run);
+        histories.entry(course_of(run)).or_default().push(run);
     }
     for runs in histories.values_mut() {
         runs.sort_by_key(|run| place_in_time(run));
     }
     histories
+}
+
+/// What one run after another is compared by.
+fn course_of(run: &Run) -> (&str, &str) {
+    (&run.subject_id, &run.playbook)
 }
 
 fn row(run: &Run, histories: &Histories<'_>, shared: &Shared, now: SystemTime) -> Markup {
@@ -125,7 +137,7 @@ fn row(run: &Run, histories: &Histories<'_>, shared: &Shared, now: SystemTime) -
             a href=(address_of(run)) { (run.ident) } " " span.m { (run.subject_id) }
         }
         td title=(run.playbook) {
-            @if let Some(history) = histories.get(run.playbook.as_str()) {
+            @if let Some(history) = histories.get(&course_of(run)) {
                 div.history {
                     a.plain href=(with_query("/", &[("playbook", &run.playbook)])) { (run.playbook) }
                     (squares(run, history, shared, now))
@@ -157,7 +169,7 @@ fn squares(run: &Run, history: &[&Run], shared: &Shared, now: SystemTime) -> Mar
 fn pager(wanted: &Wanted, number: usize, pages: usize, count: usize) -> Markup {
     html! {
         @if count == 0 {
-            "No run is like this (yet)."
+            "No run is like this. " a href="/" { "Clear the filter" }
         } @else {
             nav aria-label="Pages" {
                 @if number > 0 { a rel="prev" href=(wanted.address(number - 1)) { "newer" } " " }

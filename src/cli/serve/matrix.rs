@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use maud::{Markup, html};
 
 use super::{
-    name::line_address,
+    name::{line_address, of_host},
+    page::in_seconds,
     url::with_query,
     view::{Step, TaskView},
 };
@@ -45,7 +46,12 @@ pub(super) fn matrix(tasks: &[TaskView<'_>], address: &str, all: bool) -> Markup
                 tbody {
                     @for row in rows.iter().take(ROWS) {
                         tr {
-                            th scope="row" title=(row.hosts.join(", ")) { (name(row, rows.len())) }
+                            th scope="row" title=(row.hosts.join(", ")) {
+                                @match row.hosts.as_slice() {
+                                    [host] => a.plain href=(of_host(address, host)) { (host) },
+                                    _ => (name(row, rows.len())),
+                                }
+                            }
                             @for place in 0..columns.len() { (cell(row, row.steps.get(&place).copied(), address)) }
                         }
                     }
@@ -53,6 +59,7 @@ pub(super) fn matrix(tasks: &[TaskView<'_>], address: &str, all: bool) -> Markup
             }
         }
         p.m {
+            (legend(&columns)) ". "
             @if columns.len() < tasks.len() {
                 (columns.len()) " of " (tasks.len()) " tasks: first those in which something went wrong, or changed. "
             }
@@ -99,9 +106,23 @@ fn rows<'a>(columns: &[&'a TaskView<'a>], all: bool) -> (Vec<Row<'a>>, usize) {
             }
         }
     }
-    let worst = |row: &Row<'_>| row.steps.values().map(|step| step.sign.rank()).min();
-    rows.sort_by_key(|row| (worst(row) != Some(0), row.hosts.len() > 1));
+    // Who failed, then for whom it waits.
+    let worst = |row: &Row<'_>| row.steps.values().map(|step| step.sign.rank()).min().unwrap_or(u8::MAX);
+    rows.sort_by_key(|row| (worst(row).min(2), row.hosts.len() > 1));
     (rows, count)
+}
+
+/// What the signs mean that are there.
+fn legend(columns: &[&TaskView<'_>]) -> Markup {
+    let steps = columns.iter().flat_map(|task| &task.steps);
+    let signs: BTreeMap<(u8, &str), &str> =
+        steps.map(|step| ((step.sign.rank(), step.sign.as_str()), step.sign.glyph())).collect();
+    html! {
+        @for (place, ((_, word), glyph)) in signs.iter().enumerate() {
+            @if place > 0 { ", " }
+            span.(word) { (glyph) } " " (word)
+        }
+    }
 }
 
 fn name(row: &Row<'_>, rows: usize) -> String {
@@ -115,7 +136,7 @@ fn name(row: &Row<'_>, rows: usize) -> String {
 fn cell(row: &Row<'_>, step: Option<&Step<'_>>, address: &str) -> Markup {
     let Some(step) = step else { return html! { td {} } };
     let (sign, glyph) = (step.sign.as_str(), step.sign.glyph());
-    let took = step.took.map(|took| format!(", {:.1} s", took.as_secs_f64())).unwrap_or_default();
+    let took = step.took.map(|took| format!(", {}", in_seconds(took))).unwrap_or_default();
     html! {
         td.(sign) {
             @match row.hosts.as_slice() {

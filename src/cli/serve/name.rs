@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::url::in_url;
+use super::url::{in_url, with_query};
 use crate::{message::to_millis, runs::Run};
 
 /// Which run is meant, as a path says it: the last one of a name, unless its id is there, too.
@@ -37,6 +37,11 @@ pub(super) fn name_address(run: &Run) -> String {
 /// Where a run's page has the line of an event.
 pub(super) fn line_address(address: &str, counter: u64) -> String {
     format!("{address}?line={counter}#e{counter}")
+}
+
+/// Where a run's page has what is about a host.
+pub(super) fn of_host(address: &str, host: &str) -> String {
+    with_query(address, &[("q", &format!("host:{host}"))]) + "#output"
 }
 
 /// What tells a run from others of its name.

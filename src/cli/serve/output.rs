@@ -12,7 +12,7 @@ use super::{
     book::{Book, Shared},
     colors::colored,
     name::address_of,
-    page::{self, count_of},
+    page::{self, count_of, in_seconds},
     part::Known,
     url::with_query,
     view::{Sign, TaskView},
@@ -114,9 +114,13 @@ pub(super) fn output(
                 @for result in Finder::RESULTS { option value=(result) selected[look.result == result] { (result) } }
             }
             button { "Show" }
-            " " a.button href=(with_query(&address, &[("open", "all")])) { "open all" }
-            " " a.button href=(with_query(&address, &[("open", "none")])) { "close all" }
-            span.m { "the number of a line is a link to it" }
+            @if finder.is_none() {
+                " " a.button href=(with_query(&address, &[("open", "all")])) { "open all" }
+                " " a.button href=(with_query(&address, &[("open", "none")])) { "close all" }
+            } @else {
+                " " a href={ (address) "#output" } { "clear" }
+            }
+            span.m { "a line's number is a link to it" }
         }
         @match &finder {
             Some(finder) => (known.part("found", "", finder.found(&sections, &address))),
@@ -206,7 +210,7 @@ fn details(
                 span.(sign.as_str()) title=(sign.as_str()) { (if task.is_some() { sign.glyph() } else { "·" }) }
                 span.name title=(name) { (name) }
                 (bar(*task, sign, span))
-                span.number { @if let Some(took) = task.and_then(|task| task.took) { (format!("{:.1}", took.as_secs_f64())) " s" } }
+                span.number { @if let Some(took) = task.and_then(|task| task.took) { (in_seconds(took)) } }
                 span.counts { @if let Some(task) = task { (counts(task)) } }
             }
             div.out #{ "o" (from) } data-src=(source) data-after=(last.filter(|_| is_sent).map(|last| last.to_string()).unwrap_or_default()) data-last=[last] {
@@ -362,7 +366,7 @@ impl<'a> Finder<'a> {
         let count: usize = found.iter().map(|(_, _, all)| all).sum();
         html! {
             p.m role="status" {
-                @if count == 0 { "Nothing of it is like this." } @else { (count_of(count, "place")) @if count > FOUND { ", the first " (FOUND) " of which are here" } }
+                @if count == 0 { "Nothing of it is like this." } @else { (count_of(count, "hit")) @if count > FOUND { ", the first " (FOUND) " of which are here" } }
             }
             @for (section, events, _) in &found {
                 @if !events.is_empty() {

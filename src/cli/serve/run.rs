@@ -31,7 +31,7 @@ pub(super) fn page(
     let line = html! { (known.part("about", "about", about(shared, book, run, now))) (ways(run, &address)) };
     let content = html! {
         (known.part("notes", "notes", notes(run, named, shared, now)))
-        (known.part("why", "", why::in_full(run, &address, now)))
+        (known.part("why", "", html! { (why::in_full(run, &address, now)) (since(book, run, now)) }))
         (known.part("hosts", "", matrix(&tasks, &address, look.hosts == "all")))
         @if run.tasks.is_empty() && !run.has_events() { p.m { "None of its events was heard: only what its state is." } }
         (output(run, &tasks, look, known, now))
@@ -49,8 +49,8 @@ fn about(shared: &Shared, book: &Book, run: &Run, now: SystemTime) -> Markup {
         @if !run.playbook.is_empty() { a href=(with_query("/", &[("playbook", &run.playbook)])) { (run.playbook) } }
         span.m {
             @if !run.subject_id.is_empty() { (run.subject_id) " · " }
-            @if let Some(actor) = &run.actor { "for " (actor) " · " }
-            @if let Some(host) = &run.host { "on " (host) " · " }
+            @if let Some(actor) = &run.actor { span title="on whose behalf" { "for " (actor) } " · " }
+            @if let Some(host) = &run.host { span title="where ansible-runner was called" { "on " (host) } " · " }
             @if hosts > 0 { (count_of(hosts, "host")) " · " }
             (tasks_of(run)) " · started " (time(run.started, now))
             @if let Some(started) = run.started { " (" (ago(started, now)) ")" }
@@ -69,6 +69,37 @@ fn tasks_of(run: &Run) -> String {
     match run.known_tasks.filter(|known| !run.is_over() && *known >= run.task_count) {
         Some(known) => format!("task {count} of {known}"),
         None => count_of(count, "task"),
+    }
+}
+
+/// Since when its playbook fails there: the first of the runs up to this one that failed, and the last good one before.
+fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
+    if !run.status().is_failure() || run.playbook.is_empty() {
+        return html! {};
+    }
+    let is_before = |other: &&Run| {
+        (&other.playbook, &other.subject_id) == (&run.playbook, &run.subject_id)
+            && other.is_over()
+            && view::place_in_time(other) <= view::place_in_time(run)
+    };
+    let mut course: Vec<&Run> = book.runs.all().map(|(_, other)| other).filter(is_before).collect();
+    course.sort_by_key(|other| view::place_in_time(other));
+    let good = course.iter().rposition(|other| other.status() == Status::Successful);
+    let bad = course.get(good.map_or(0, |good| good + 1)..).unwrap_or_default();
+    let named = |other: &Run| html! { a href=(address_of(other)) { (other.ident) } " (" (time(other.started, now)) ")" };
+    let there = if run.subject_id.is_empty() { String::new() } else { format!(" at {}", run.subject_id) };
+    html! {
+        p {
+            (run.playbook)
+            @match bad {
+                [] | [_] => { " failed" (there) " for the first time" }
+                [first, ..] => { " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs" }
+            }
+            @match good.and_then(|good| course.get(good)) {
+                Some(good) => { "; the last good run was " (named(good)) "." }
+                None => { ", as far as is known." }
+            }
+        }
     }
 }
 
@@ -109,7 +140,7 @@ fn notes(run: &Run, named: &[&Run], shared: &Shared, now: SystemTime) -> Markup 
                 @if others.len() > NAMED { ", and " a href=(with_query("/", &[("q", &run.ident)])) { (others.len() - NAMED) " more" } }
             }
         }
-        @if !run.is_over() && run.silence(now) > Duration::from_secs(10) { p.m { "Heard of last " (in_short(run.silence(now))) " ago." } }
+        @if !run.is_over() && run.silence(now) > Duration::from_secs(10) { p.m { "Last heard of " (in_short(run.silence(now))) " ago." } }
         @if run.missing() > 0 { p.bad { (run.missing()) " events did not arrive." } }
         @if run.selects() { p.m { "Only some of its events are published (option events)." } }
         @if run.cut > 0 { p.odd { (run.cut) " messages were cut to fit." } }

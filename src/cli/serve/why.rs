@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use maud::{Markup, html};
 
-use super::{name::line_address, page::count_of};
+use super::{
+    name::{line_address, of_host},
+    page::count_of,
+};
 use crate::{
     cli::terminal::first_of,
     runs::{Failure, Fate, Run, Status, Waiting, in_short},
@@ -70,24 +73,25 @@ pub(super) fn in_a_line(run: &Run, state: Status, now: SystemTime) -> Line {
     Line { line: html! { span.m { (at) } }, title: at.to_owned() }
 }
 
-/// Of a run that goes on: `silent for 5m00s · TASK · waits for web03, 12s · 1 failed so far`.
+/// Of a run that goes on: `silent for 5m00s · waits 12s for web03 · TASK · 1 failed so far`.
 fn where_it_is(run: &Run, state: Status, failed: usize, now: SystemTime) -> Line {
     let silent = (state == Status::Silent).then(|| format!("silent for {}", in_short(run.silence(now))));
     let task = Some(run.task.clone()).filter(|task| !task.is_empty());
     let failed = (failed > 0).then(|| format!("{failed} failed so far"));
-    let parts = [silent, task, waiting_in_a_line(&run.waiting(), now), failed];
+    // For how long comes first: there is little room.
+    let parts = [silent, waiting_in_a_line(&run.waiting(), now), task, failed];
     let title = parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
     Line { line: html! { (title) }, title }
 }
 
-/// For whom it waits: `waits for web03, web04 and 2 more, 12s`.
+/// For whom it waits: `waits 12s for web03, web04 and 2 more`.
 fn waiting_in_a_line(waiting: &[Waiting<'_>], now: SystemTime) -> Option<String> {
     const NAMED: usize = 2;
     let first = waiting.iter().filter_map(|one| one.since).min();
     let hosts: Vec<&str> = waiting.iter().map(|one| one.host).collect();
     let time = first.and_then(|first| now.duration_since(first).ok()).map(in_short);
-    let time = time.map(|time| format!(", {time}")).unwrap_or_default();
-    (!waiting.is_empty()).then(|| format!("waits for {}{time}", first_of(&hosts, NAMED)))
+    let time = time.map(|time| format!("{time} ")).unwrap_or_default();
+    (!waiting.is_empty()).then(|| format!("waits {time}for {}", first_of(&hosts, NAMED)))
 }
 
 /// What comes first on a run's page.
@@ -97,7 +101,7 @@ pub(super) fn in_full(run: &Run, address: &str, now: SystemTime) -> Markup {
     html! {
         @if !waiting.is_empty() {
             h2 { @if run.is_over() { "In the end it waited for" } @else { "Waits for" } }
-            div.waits { (waits(&waiting, run.end_or(now))) }
+            div.waits { (waits(&waiting, address, run.end_or(now))) }
         }
         @if !bad.is_empty() {
             h2 { "What went wrong" }
@@ -112,13 +116,13 @@ pub(super) fn in_full(run: &Run, address: &str, now: SystemTime) -> Markup {
     }
 }
 
-fn waits(waiting: &[Waiting<'_>], now: SystemTime) -> Markup {
+fn waits(waiting: &[Waiting<'_>], address: &str, now: SystemTime) -> Markup {
     const NAMED: usize = 20;
     html! {
         ul {
             @for one in waiting.iter().take(NAMED) {
                 li {
-                    b { (one.host) } " in " (one.task)
+                    b { a href=(of_host(address, one.host)) { (one.host) } } " in " (one.task)
                     @if let Some(time) = one.since.and_then(|since| now.duration_since(since).ok()) { ", for " (in_short(time)) }
                 }
             }
@@ -140,15 +144,15 @@ fn dealt_with(groups: &[Group<'_>]) -> String {
 
 fn told(group: &Group<'_>, address: &str) -> Markup {
     const NAMED: usize = 20;
-    let Failure { counter, task, fate, why, details, .. } = group.first;
+    let Failure { counter, task, host, fate, why, details, .. } = group.first;
     let more = group.hosts.len().saturating_sub(NAMED);
     html! {
         b.(fate.as_str()) { (fate.as_str()) }
         @if !group.first.is_of_run() {
             " on "
-            @for (place, (host, counter)) in group.hosts.iter().take(NAMED).enumerate() {
+            @for (place, (name, counter)) in group.hosts.iter().take(NAMED).enumerate() {
                 @if place > 0 { ", " }
-                b { a href=(line_address(address, *counter)) { (host) } }
+                b { a href=(line_address(address, *counter)) { (name) } }
             }
             @if more > 0 { " and " (count_of(more, "host")) " more" }
             " in " a href=(line_address(address, *counter)) { (task) }
@@ -156,6 +160,9 @@ fn told(group: &Group<'_>, address: &str) -> Markup {
         ": " b { (why) }
         // The reason itself is not said twice.
         @let details = if details.first() == Some(why) { details.get(1..).unwrap_or_default() } else { details };
-        @if !details.is_empty() { pre { @for line in details { (line) "\n" } } }
+        @if !details.is_empty() {
+            @if group.hosts.len() > 1 { div.m { "On " (host) ":" } }
+            pre { @for line in details { (line) "\n" } }
+        }
     }
 }

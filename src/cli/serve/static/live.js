@@ -143,7 +143,9 @@ document.addEventListener("click", async (event) => {
   const summary = target.closest("summary");
   if (summary) touched.add(summary.parentElement);
   const link = target.closest("a");
-  if (link?.hash && show(link.hash.slice(1))) {
+  // What is filtered is another page.
+  const isFiltered = [location, link].some((place) => new URLSearchParams(place?.search).has("q"));
+  if (link?.hash && !isFiltered && show(link.hash.slice(1))) {
     event.preventDefault();
     history.replaceState(null, "", location.pathname + link.search);
     location.hash = link.hash;
