@@ -152,8 +152,8 @@ class NatsOptions(TypedDict, total=False):
     """
 
     pending_size: int | str
-    """Bytes held in memory while they wait; more goes to disk, as much as there is, until there is room
-    again.
+    """Bytes held in memory while they wait, for all runs of a process that share a connection; more goes
+    to disk, as much as there is, until there is room again.
     """
 
     flusher_queue_size: int | str

@@ -26,7 +26,7 @@ fn options_md() -> String {
     paragraph(
         &mut text,
         "",
-        "Each option has a key in the setting `nats_options` of `env/settings` (or a setting of its \
+        "Nearly each option has a key in the setting `nats_options` of `env/settings` (or a setting of its \
         own, where it says so) and an environment variable. The environment wins, option by option; an empty variable \
         or text counts as not set. True is `true`, `yes`, `y`, `1`, `on`, false is `false`, `no`, `n`, `0`, `off`, in upper \
         or lower case.",

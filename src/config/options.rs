@@ -249,7 +249,7 @@ pub(super) const PENDING_SIZE: Opt = tuning(
     &["RUNNER_NATS_PENDING_SIZE"],
     FIRST,
     Takes::Count { default: 64 << 20, least: 0, most: 1 << 40 },
-    "Bytes held in memory while they wait; more goes to disk, as much as there is, until there is room again.",
+    "Bytes held in memory while they wait, for all runs of a process that share a connection; more goes to disk, as much as there is, until there is room again.",
 )
 .like("16777216");
 pub(super) const FLUSHER_QUEUE_SIZE: Opt = tuning(
