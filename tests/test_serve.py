@@ -689,6 +689,7 @@ def test_of_three_thousand_tasks_only_what_has_changed_is_sent(stored: tuple[Ser
     with Serve(server) as serve:
         publish(server, "x", tasks, None)
         path = "/runs/id/x"
+        serve.wait_for_run("x", "running")
         wait_until(lambda: serve.json("/api" + path)["recap"]["ok"] == 3_000, "the last task")
         whole = serve.get(path).text
         assert len(whole) > 500_000

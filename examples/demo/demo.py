@@ -184,8 +184,14 @@ async def main() -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
-    with tempfile.TemporaryDirectory(prefix="ansible-runner-nats-demo-") as folder:
-        return await demo(Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="ansible-runner-nats-demo-"))
+    try:
+        return await demo(folder)
+    finally:
+        # A playbook that was stopped may write a last file.
+        for _ in range(3):
+            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ use super::{
     options::Options,
     reading::{Source, Which},
     runs::{Listed, known_runs, seconds},
-    show::{no_such_run, precisely},
+    show::no_such_run,
     stop::Stop,
     terminal::{Tone, first_of, json_text, printable, remark, stdout, tone_of},
     when::When,
 };
 use crate::{
     message::in_utc,
-    runs::{Came, Change, Difference, Outcome, Run, Status, differences},
+    runs::{Came, Change, Difference, Outcome, Run, Status, differences, precisely},
 };
 
 /// So many hosts are named.

@@ -261,12 +261,18 @@ impl Source {
         let mut is_wanted: Box<dyn Fn(&Run) -> bool> =
             Box::new(move |run| run.ident == *ident && subject_id.is_none_or(|id| run.subject_id == id));
         if !runs.all().any(|(_, run)| is_wanted(run)) && is_identity(name) {
-            self.take_in(&mut runs, statuses(None), Start::First)?;
             let name = name.to_ascii_lowercase();
+            let begins_so =
+                move |run: Option<RunId>| run.is_some_and(|run| run.to_string().starts_with(&name));
+            // Of all runs that a stream knows, those alone are kept.
+            self.history(statuses(None), Start::First, |message| {
+                if begins_so(message.run) {
+                    runs.hear(message, self.now());
+                }
+                Ok(())
+            })?;
             is_wanted = Box::new(move |run| {
-                let identity = run.identity.map(|identity| identity.to_string());
-                identity.is_some_and(|identity| identity.starts_with(&name))
-                    && subject_id.is_none_or(|id| run.subject_id == id)
+                begins_so(run.identity) && subject_id.is_none_or(|id| run.subject_id == id)
             });
         }
         let wanted = |runs: &Runs| {

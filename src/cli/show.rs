@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     message::{in_utc, to_millis},
-    runs::{Card, Failure, Host, Recap, Run, Task, in_short},
+    runs::{Card, Failure, Host, Recap, Run, Task, in_short, precisely},
 };
 
 /// Show one run: who started what, how it went, why it failed, and for whom it waits.
@@ -268,12 +268,4 @@ fn slowest_hosts(run: &Run, now: SystemTime) -> Vec<String> {
     hosts.sort_by_key(|host| (Reverse(host.busy), host.name));
     let line = |host: Host<'_>| format!("{:>8}  {}  {}", precisely(host.busy), host.name, host.recap);
     hosts.into_iter().take(SLOWEST).map(line).collect()
-}
-
-/// Below a minute to the tenth of a second.
-pub(super) fn precisely(duration: Duration) -> String {
-    match duration.as_secs() {
-        0..60 => format!("{:.1}s", duration.as_secs_f64()),
-        _ => in_short(duration),
-    }
 }

@@ -12,14 +12,13 @@ use super::{
     progress::Progress,
     reading::Source,
     runs::{is_playbook, known_runs, seconds},
-    show::precisely,
     stop::Stop,
     terminal::{Tone, json_text, remark, stdout},
     when::{self, When},
 };
 use crate::{
     message::in_utc,
-    runs::{Gathering, HostStats, HostTotal, PlaybookTotal, Run, TaskStats, TaskTotal, playbooks},
+    runs::{Gathering, HostStats, HostTotal, PlaybookTotal, Run, TaskStats, TaskTotal, playbooks, precisely},
 };
 
 /// Over all runs: which hosts, tasks and playbooks are the worst.

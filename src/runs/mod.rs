@@ -425,3 +425,11 @@ pub(crate) fn in_short(duration: Duration) -> String {
         _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
     }
 }
+
+/// The same, but below a minute to the tenth of a second: `0.3s`.
+pub(crate) fn precisely(duration: Duration) -> String {
+    match duration.as_secs() {
+        0..60 => format!("{:.1}s", duration.as_secs_f64()),
+        _ => in_short(duration),
+    }
+}

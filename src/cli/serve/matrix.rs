@@ -6,10 +6,10 @@ use maud::{Markup, html};
 
 use super::{
     name::{line_address, of_host},
-    page::in_seconds,
     url::with_query,
     view::{Step, TaskView},
 };
+use crate::runs::precisely;
 
 /// So many hosts have a row each; of more, those that are alike share one.
 const HOSTS: usize = 30;
@@ -136,7 +136,7 @@ fn name(row: &Row<'_>, rows: usize) -> String {
 fn cell(row: &Row<'_>, step: Option<&Step<'_>>, address: &str) -> Markup {
     let Some(step) = step else { return html! { td {} } };
     let (sign, glyph) = (step.sign.as_str(), step.sign.glyph());
-    let took = step.took.map(|took| format!(", {}", in_seconds(took))).unwrap_or_default();
+    let took = step.took.map(|took| format!(", {}", precisely(took))).unwrap_or_default();
     html! {
         td.(sign) {
             @match row.hosts.as_slice() {

@@ -12,12 +12,12 @@ use super::{
     book::{Book, Shared},
     colors::colored,
     name::address_of,
-    page::{self, count_of, in_seconds},
+    page::{self, count_of},
     part::Known,
     url::with_query,
     view::{Sign, TaskView},
 };
-use crate::runs::{Outcome, Piece, Run, without_colors};
+use crate::runs::{Outcome, Piece, Run, precisely, without_colors};
 
 /// Of what a task printed, so many events at once: its beginning and its end, and what is around a line that is meant.
 const HEAD: usize = 100;
@@ -210,7 +210,7 @@ fn details(
                 span.(sign.as_str()) title=(sign.as_str()) { (if task.is_some() { sign.glyph() } else { "·" }) }
                 span.name title=(name) { (name) }
                 (bar(*task, sign, span))
-                span.number { @if let Some(took) = task.and_then(|task| task.took) { (in_seconds(took)) } }
+                span.number { @if let Some(took) = task.and_then(|task| task.took) { (precisely(took)) } }
                 span.counts { @if let Some(task) = task { (counts(task)) } }
             }
             div.out #{ "o" (from) } data-src=(source) data-after=(last.filter(|_| is_sent).map(|last| last.to_string()).unwrap_or_default()) data-last=[last] {

@@ -1,6 +1,6 @@
 //! What all pages have in common. Every text from elsewhere is escaped by `maud`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use maud::{DOCTYPE, Markup, html};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cli::terminal::{Tone, tone_of},
     message::in_utc,
-    runs::{Status, in_short},
+    runs::Status,
 };
 
 /// A page: a line that stays in sight, and what is below it.
@@ -134,11 +134,6 @@ pub(super) fn ago(when: SystemTime, now: SystemTime) -> String {
         3600..172_800 => format!("{} h ago", seconds / 3600),
         _ => format!("{} d ago", seconds / 86_400),
     }
-}
-
-/// How long something took that may be short: `0.3 s`, `2m03s`.
-pub(super) fn in_seconds(took: Duration) -> String {
-    if took.as_secs() < 60 { format!("{:.1} s", took.as_secs_f64()) } else { in_short(took) }
 }
 
 /// A count with its noun.

@@ -79,7 +79,7 @@ fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
     }
     let is_before = |other: &&Run| {
         (&other.playbook, &other.subject_id) == (&run.playbook, &run.subject_id)
-            && other.is_over()
+            && (other.status().is_failure() || other.status() == Status::Successful)
             && view::place_in_time(other) <= view::place_in_time(run)
     };
     let mut course: Vec<&Run> = book.runs.all().map(|(_, other)| other).filter(is_before).collect();
