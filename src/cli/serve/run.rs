@@ -88,17 +88,13 @@ fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
     let bad = course.get(good.map_or(0, |good| good + 1)..).unwrap_or_default();
     let named = |other: &Run| html! { a href=(address_of(other)) { (other.ident) } " (" (time(other.started, now)) ")" };
     let there = if run.subject_id.is_empty() { String::new() } else { format!(" at {}", run.subject_id) };
+    let good = good.and_then(|good| course.get(good));
     html! {
-        p {
-            (run.playbook)
-            @match bad {
-                [] | [_] => { " failed" (there) " for the first time" }
-                [first, ..] => { " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs" }
-            }
-            @match good.and_then(|good| course.get(good)) {
-                Some(good) => { "; the last good run was " (named(good)) "." }
-                None => { ", as far as is known." }
-            }
+        @match (bad, good) {
+            ([first, _, ..], Some(good)) => p { (run.playbook) " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs; the last good run was " (named(good)) "." }
+            ([first, _, ..], None) => p { (run.playbook) " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs; no good run is known." }
+            (_, Some(good)) => p { "The run of " (run.playbook) (there) " before it, " (named(good)) ", was good." }
+            (_, None) => {}
         }
     }
 }
