@@ -69,18 +69,10 @@ class Night:
         inventory.write_text("\n".join(one.replace("one ", f"{name} ", 1) for name in hosts))
         self.run("rollout-41", 0)
         self.run("rollout-42", 2, "-e broken=web2")
-        command = [
-            "run",
-            self.job.folder,
-            "-p",
-            "site.yml",
-            "--ident",
-            "rollout-43",
-            "--cmdline",
-            "-e hangs=db1",
-        ]
+        self.forget_cmdline()
+        where, which = str(self.job.folder), ["-p", "site.yml", "--ident", "rollout-43"]
         self.third = subprocess.Popen(
-            [str(bin_dir() / "ansible-runner"), *command],
+            [str(bin_dir() / "ansible-runner"), "run", where, *which, "--cmdline", "-e hangs=db1"],
             env=clean_env(self.env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
