@@ -87,6 +87,8 @@ pub(crate) struct Notices {
     masks: Mutex<Masks>,
     ring: Mutex<Ring>,
     latest: AtomicU64,
+    /// The number of the last one that somebody was told.
+    told: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +179,18 @@ impl Notices {
         let news = usize::try_from(latest.saturating_sub(seen)).unwrap_or(usize::MAX);
         let skip = ring.notices.len().saturating_sub(news);
         (ring.notices.iter().skip(skip).cloned().collect(), latest)
+    }
+
+    /// All up to this number was told.
+    pub(crate) fn were_told(&self, number: u64) {
+        self.told.fetch_max(number, Relaxed);
+    }
+
+    /// What nobody was told: it was said when no run was there any more to tell it.
+    pub(crate) fn untold(&self) -> Vec<Notice> {
+        let (notices, latest) = self.since(self.told.load(Relaxed));
+        self.were_told(latest);
+        notices
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from ansible_runner_nats import event_handler, status_handler
-from support import Bus, Server, command, config, event, free_port, of_run, python, wait_until
+from support import (
+    PATIENCE,
+    Bus,
+    Server,
+    clean_env,
+    command,
+    config,
+    event,
+    free_port,
+    of_run,
+    python,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,3 +162,44 @@ def test_a_stream_at_the_hub_alone(sites: Sites, bus_of: Callable[[Server], Bus]
     wait_until(lambda: bus.stream_count() == MESSAGES, "the hub to have the run")
     done = command("runs", "-o", "jetstream_domain=hub", "-s", site.url, "--json", env=ON)
     assert (done.returncode, '"at-site"' in done.stdout) == (0, True), done.stderr
+
+
+#: A run that is killed when its first event is confirmed; or, of another ident, one that ends.
+JOB = """
+import os, signal, sys, types
+from ansible_runner_nats import event_handler, report, status_handler
+ident = sys.argv[1]
+config = types.SimpleNamespace(settings={}, ident=ident, artifact_dir=sys.argv[2] + '/' + ident)
+event_handler(config, {'counter': 1, 'uuid': 'u1', 'event': 'verbose', 'runner_ident': ident})
+while ident == 'killed':
+    if report(config)['confirmed']:
+        os.kill(os.getpid(), signal.SIGKILL)
+status_handler(config, {'status': 'successful', 'runner_ident': ident})
+"""
+
+
+@pytest.mark.parametrize("domain", ["hub", ""])
+def test_a_run_that_was_killed_at_a_site_without_jetstream(
+    sites: Sites, bus_of: Callable[[Server], Bus], tmp_path: Path, domain: str
+) -> None:
+    """It is completed where the jobs, too, say which domain the stream is in."""
+    hub = sites.start("hub", "The hub.")
+    site = sites.start("site", "A site. It needs no JetStream.")
+    assert command("stream", "create", "-s", hub.url, env=ON).returncode == 0
+    artifacts = tmp_path / "job/artifacts"
+    for ident in ("killed", "next"):
+        (artifacts / ident / "job_events").mkdir(parents=True)
+    event_file = '{"counter": 1, "uuid": "u1", "event": "verbose", "runner_ident": "killed"}'
+    (artifacts / "killed/job_events/1-u1.json").write_text(event_file)
+    env = {**ON, "RUNNER_NATS_SERVERS": site.url, "RUNNER_NATS_FLUSH_TIMEOUT": "20"}
+    env["RUNNER_NATS_JETSTREAM_DOMAIN"] = domain
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", JOB, ident, str(artifacts)],
+            env=clean_env(env), capture_output=True, text=True, check=False, timeout=PATIENCE,
+        )
+        for ident in ("killed", "next")
+    ]  # fmt: skip
+    assert [one.returncode for one in done] == [-signal.SIGKILL, 0], done
+    said = "pub.ansible.runner.id.killed.heartbeat" in bus_of(hub).stream_subjects()
+    assert (said, "is not complete" in done[1].stderr) == ((True, False) if domain else (False, True)), done

@@ -175,7 +175,10 @@ impl Courier {
                 continue;
             }
             self.outbox.withdraw(run);
-            return Err(unreachable.unwrap_or_else(|| self.why_not(run, seen)));
+            let reason = unreachable.unwrap_or_else(|| self.why_not(run, seen));
+            // It is an exception's text.
+            self.notices.were_told(self.notices.start().1);
+            return Err(reason);
         }
     }
 

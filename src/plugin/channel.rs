@@ -82,6 +82,7 @@ impl Channel {
         }
         let (news, latest) = self.courier.notices.since(self.seen.load(Relaxed));
         self.seen.store(latest, Relaxed);
+        self.courier.notices.were_told(latest);
         news
     }
 }

@@ -156,6 +156,7 @@ impl Process {
         }
         for courier in &couriers {
             courier.wait_for_recovery(began, interrupted);
+            notices.extend(courier.notices.untold());
         }
         notices
     }
