@@ -11,14 +11,17 @@ import asyncio
 import contextlib
 import gzip
 import re
-import subprocess
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import reading
 from ansible_runner_nats import event_handler, status_handler
+
+if TYPE_CHECKING:
+    import subprocess
 
 PART = re.compile(r'<\w+ id="([^"]*)"[^>]*data-version="([^"]*)"')
 
@@ -110,10 +113,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ansible-runner-nats-page-") as name:
         server, url = reading.start_server(Path(name))
         reading.fill(url, arguments.runs * reading.EACH)
-        command = [reading.OURS, "serve", "--listen", "127.0.0.1:0", "-s", url]
-        serve = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        serve, port = reading.start_serve(url)
         assert serve.stderr is not None
-        port = int(serve.stderr.readline().strip().rstrip("/").rsplit(":", 1)[1])
         while " read in " not in serve.stderr.readline():
             pass
         threading.Thread(target=serve.stderr.read, daemon=True).start()

@@ -158,12 +158,19 @@ def watch_under_load(url: str, *, runs: int, rate: int, seconds: int) -> str:
     )
 
 
+def start_serve(url: str) -> tuple[subprocess.Popen[str], int]:
+    """The page, and its port."""
+    command = [OURS, "serve", "--listen", "127.0.0.1:0", "-s", url]
+    serve = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert serve.stderr is not None
+    return serve, int(serve.stderr.readline().strip().rstrip("/").rsplit(":", 1)[1])
+
+
 def serve_history(url: str) -> str:
     """`serve` at its start: how long it reads, and how quick the page is meanwhile and then."""
-    command = [OURS, "serve", "--listen", "127.0.0.1:0", "-s", url]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serve:
+    serve, port = start_serve(url)
+    with serve:
         assert serve.stderr is not None
-        port = int(serve.stderr.readline().strip().rstrip("/").rsplit(":", 1)[1])
         said: list[str] = []
         reader = threading.Thread(target=said.extend, args=(serve.stderr,), daemon=True)
         reader.start()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from contract import problems_of_command
 from support import PATIENCE, Bus, Job, Server, bin_dir, clean_env, cli, command, kill_tree, wait_until
+from test_recovery import events_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -225,8 +226,7 @@ def test_for_whom_a_run_waits(start_server: Callable[..., Server], tmp_path: Pat
     def waiting() -> set[tuple[str, str]]:
         ends = {"runner_on_ok", "runner_on_failed", "runner_on_skipped", "runner_on_unreachable"}
         open_tasks: dict[str, str] = {}
-        files = (job.folder / f"artifacts/{ident}/job_events").glob("*[!l].json")
-        for event in sorted(map(read_event, files), key=lambda event: int(event.get("counter", 0))):
+        for event in events_in(job, ident):
             data = event.get("event_data", {})
             if event.get("event") == "runner_on_start":
                 open_tasks[data["host"]] = data["task"]
@@ -250,15 +250,6 @@ def test_for_whom_a_run_waits(start_server: Callable[..., Server], tmp_path: Pat
     finally:
         kill_tree(process.pid)
         process.wait()
-
-
-def read_event(path: Path) -> dict[str, Any]:
-    """An event of the artifacts; nothing while it is being written."""
-    try:
-        event: dict[str, Any] = json.loads(path.read_text())
-    except (ValueError, FileNotFoundError):
-        return {}
-    return event
 
 
 def test_show_for_people(site: Site) -> None:

@@ -129,9 +129,7 @@ fn last_good_before(source: &Source, run: &Run) -> Result<Run, Stop> {
     let subject_id = Some(run.subject_id.as_str()).filter(|id| !id.is_empty());
     let (runs, _) = known_runs(source, subject_id, When::At(SystemTime::UNIX_EPOCH))?;
     let is_good = |other: &&Run| {
-        other.status() == Status::Successful
-            && (&other.subject_id, &other.playbook) == (&run.subject_id, &run.playbook)
-            && other.started < run.started
+        other.status() == Status::Successful && other.course() == run.course() && other.started < run.started
     };
     let last = runs.all().map(|(_, run)| run).filter(is_good).max_by_key(|run| run.started);
     last.cloned().ok_or_else(|| {

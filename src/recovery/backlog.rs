@@ -75,7 +75,6 @@ impl Backlog {
         refused: &HashSet<PathBuf>,
         unheard: &HashSet<PathBuf>,
     ) -> Option<Self> {
-        site.remove_remains();
         site.folders().iter().filter(|folder| is_for_files(folder, destination, site)).find_map(|folder| {
             let files = spill_files_in(folder);
             if files.is_empty() {

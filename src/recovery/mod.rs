@@ -164,6 +164,7 @@ impl Recovery {
                 self.forgive(taking);
                 taking.current = Backlog::claim(&site, &self.destination, &taking.refused, &taking.unheard);
                 if taking.current.is_none() {
+                    site.remove_remains();
                     self.is_looked_through(&site);
                 }
             }

@@ -7,6 +7,13 @@ use std::{
 
 use super::{Outcome, Run};
 
+impl Run {
+    /// What a run shares with those before and after it: whose they are, and of which playbook.
+    pub(crate) fn course(&self) -> (&str, &str) {
+        (&self.subject_id, &self.playbook)
+    }
+}
+
 /// What a task on a host came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Came {

@@ -287,23 +287,6 @@ struct Outcome {
     /// Where what was not confirmed went.
     files: Vec<PathBuf>,
     fates: Sent,
-    /// Of those left, what a stream has confirmed and does not hold.
-    forgotten: u64,
-}
-
-impl Outcome {
-    /// So many messages are not there, whatever was said of them.
-    fn leave(&mut self, forgotten: u64) {
-        self.forgotten = forgotten;
-        self.unsure += forgotten;
-        self.left += forgotten;
-        if forgotten > 0 {
-            complain(&format!(
-                "{forgotten} messages are not in the stream, which has dropped them as repeats of what was deleted from it: \
-                 call replay once more when its duplicate window is over"
-            ));
-        }
-    }
 }
 
 /// How many of the first messages of a plan the stream does not hold, though it has confirmed all: a repeat of what was
@@ -312,7 +295,14 @@ fn forgotten(config: &Config, plan: &Plan, sent: usize) -> u64 {
     let Ok(Ok(Some(Held { ids, .. }))) = block_on(held(&config.connection, &plan.subjects())) else {
         return 0;
     };
-    plan.items.iter().take(sent).filter(|item| !ids.contains_key(&item.id)).count() as u64
+    let forgotten = plan.items.iter().take(sent).filter(|item| !ids.contains_key(&item.id)).count() as u64;
+    if forgotten > 0 {
+        complain(&format!(
+            "{forgotten} messages are not in the stream, which has dropped them as repeats of what was deleted from it: \
+             call replay once more when its duplicate window is over"
+        ));
+    }
+    forgotten
 }
 
 impl<'a> Replay<'a> {
@@ -384,11 +374,11 @@ impl<'a> Replay<'a> {
             self.send(&run, message, &bar);
         }
         let mut outcome = self.end(&run, &bar);
-        if run.has_repeats() {
-            outcome.leave(forgotten(config, &plan, sent));
-        }
-        outcome.fates = std::mem::take(&mut outcome.fates).without(said);
-        outcome.confirmed = (outcome.fates.stored + outcome.fates.routed).saturating_sub(outcome.forgotten);
+        let forgotten = if run.has_repeats() { forgotten(config, &plan, sent) } else { 0 };
+        outcome.unsure += forgotten;
+        outcome.left += forgotten;
+        outcome.fates = std::mem::take(&mut outcome.fates).without(said + forgotten);
+        outcome.confirmed = outcome.fates.stored + outcome.fates.routed;
         let (left, fate) = if outcome.unsure > 0 {
             // What became of these is not known: all of it stays.
             for spilled in &outcome.files {
@@ -512,7 +502,7 @@ impl<'a> Replay<'a> {
         let unsure = record.lost + record.unproven;
         let left = record.undelivered + unsure;
         let fates = Sent::of(run);
-        Outcome { confirmed: record.confirmed, left, unsure, files: record.files, fates, forgotten: 0 }
+        Outcome { confirmed: record.confirmed, left, unsure, files: record.files, fates }
     }
 
     fn summary(&self, name: &str, outcome: &Outcome, already: &str, done: bool, fate: &str) -> Exit {

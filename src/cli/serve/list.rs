@@ -72,11 +72,11 @@ fn source(book: &Book) -> Markup {
 
 /// How many are in which state, of those that one looks for; each is a link to those.
 fn chips(all: &[&Run], wanted: &Wanted, shared: &Shared, now: SystemTime) -> Markup {
-    let count_of = |word: &str| all.iter().filter(|run| is_of(shared.state(run, now), word)).count();
-    let bad = count_of(UNSUCCESSFUL);
+    let states: Vec<Status> = all.iter().map(|run| shared.state(run, now)).collect();
+    let count_of = |word: &str| states.iter().filter(|state| is_of(**state, word)).count();
     // One that says the same is enough.
-    let is_one_state = bad > 0
-        && Status::ALL.iter().any(|state| count_of(state.as_str()) == bad && is_of(*state, UNSUCCESSFUL));
+    let mut bad = states.iter().filter(|state| is_of(**state, UNSUCCESSFUL));
+    let is_one_state = bad.next().is_some_and(|first| bad.all(|state| state == first));
     html! {
         @for word in words() {
             @let count = count_of(word);
@@ -115,17 +115,12 @@ type Histories<'a> = HashMap<(&'a str, &'a str), Vec<&'a Run>>;
 fn histories(book: &Book) -> Histories<'_> {
     let mut histories = Histories::new();
     for (_, run) in book.runs.all().filter(|(_, run)| !run.playbook.is_empty()) {
-        histories.entry(course_of(run)).or_default().push(run);
+        histories.entry(run.course()).or_default().push(run);
     }
     for runs in histories.values_mut() {
         runs.sort_by_key(|run| place_in_time(run));
     }
     histories
-}
-
-/// What one run after another is compared by.
-fn course_of(run: &Run) -> (&str, &str) {
-    (&run.subject_id, &run.playbook)
 }
 
 fn row(run: &Run, histories: &Histories<'_>, shared: &Shared, now: SystemTime) -> Markup {
@@ -137,7 +132,7 @@ fn row(run: &Run, histories: &Histories<'_>, shared: &Shared, now: SystemTime) -
             a href=(address_of(run)) { (run.ident) } " " span.m { (run.subject_id) }
         }
         td title=(run.playbook) {
-            @if let Some(history) = histories.get(&course_of(run)) {
+            @if let Some(history) = histories.get(&run.course()) {
                 div.history {
                     a.plain href=(with_query("/", &[("playbook", &run.playbook)])) { (run.playbook) }
                     (squares(run, history, shared, now))

@@ -78,7 +78,7 @@ fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
         return html! {};
     }
     let is_before = |other: &&Run| {
-        (&other.playbook, &other.subject_id) == (&run.playbook, &run.subject_id)
+        other.course() == run.course()
             && (other.status().is_failure() || other.status() == Status::Successful)
             && view::place_in_time(other) <= view::place_in_time(run)
     };
@@ -90,11 +90,13 @@ fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
     let there = if run.subject_id.is_empty() { String::new() } else { format!(" at {}", run.subject_id) };
     let good = good.and_then(|good| course.get(good));
     html! {
-        @match (bad, good) {
-            ([first, _, ..], Some(good)) => p { (run.playbook) " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs; the last good run was " (named(good)) "." }
-            ([first, _, ..], None) => p { (run.playbook) " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs; no good run is known." }
-            (_, Some(good)) => p { "The run of " (run.playbook) (there) " before it, " (named(good)) ", was good." }
-            (_, None) => {}
+        @if let [first, _, ..] = bad {
+            p {
+                (run.playbook) " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs; "
+                @if let Some(good) = good { "the last good run was " (named(good)) "." } @else { "no good run is known." }
+            }
+        } @else if let Some(good) = good {
+            p { "The run of " (run.playbook) (there) " before it, " (named(good)) ", was good." }
         }
     }
 }
