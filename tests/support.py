@@ -367,6 +367,12 @@ class Job:
         (self.folder / "inventory/hosts").write_text(f"one {python}\ntwo {python}\n")
         (self.folder / "env/settings").write_text(json.dumps(self.settings))
 
+    def set_hosts(self, *names: str) -> None:
+        """These hosts instead, all of them this one."""
+        inventory = self.folder / "inventory/hosts"
+        (one, *_) = inventory.read_text().splitlines()
+        inventory.write_text("\n".join(one.replace("one ", f"{name} ", 1) for name in names))
+
     def events(self) -> list[dict[str, Any]]:
         """What the job wrote to ``job_events``, in order, of all its runs."""
         files = self.folder.glob("artifacts/**/job_events/*.json")
@@ -381,6 +387,20 @@ class Job:
     def copy(self, folder: Path) -> Job:
         shutil.copytree(self.folder, folder)
         return Job(folder, self.settings, self.playbook)
+
+
+#: A run (`IDENT ARTIFACTS`), set up by the environment. The one of ident `killed` is, once its event is confirmed.
+RUN_OF_ONE_EVENT = """
+import os, signal, sys, types
+from ansible_runner_nats import event_handler, report, status_handler
+ident = sys.argv[1]
+config = types.SimpleNamespace(settings={}, ident=ident, artifact_dir=sys.argv[2] + '/' + ident)
+event_handler(config, {'counter': 1, 'uuid': 'u1', 'event': 'verbose', 'runner_ident': ident})
+while ident == 'killed':
+    if report(config)['confirmed']:
+        os.kill(os.getpid(), signal.SIGKILL)
+status_handler(config, {'status': 'successful', 'runner_ident': ident})
+"""
 
 
 #: Set to a test's folder in the environment of all that it starts: how that is found again (on Linux).

@@ -39,9 +39,7 @@ def shell(stored: tuple[Server, Bus], tmp_path: Path) -> Shell:
     server, _ = stored
     env = {"RUNNER_NATS_SUBJECT_ID": "site-a", "RUNNER_NATS_SERVERS": server.url}
     job = Job(tmp_path / "job", playbook=PLAYBOOK)
-    inventory = job.folder / "inventory/hosts"
-    (one, *_) = inventory.read_text().splitlines()
-    inventory.write_text("\n".join(one.replace("one ", f"{name} ", 1) for name in ("web1", "web2", "db1")))
+    job.set_hosts("web1", "web2", "db1")
     for ident, limit, word in (("rollout-41", "web2,db1", "old"), ("rollout-42", "all", "new")):
         cmdline = f"--limit {limit} -e word={word}"
         done = cli("run", job.folder, "-p", "play.yml", "--ident", ident, "--cmdline", cmdline, "-q", env=env)

@@ -63,10 +63,7 @@ class Night:
         }
         self.job = Job(folder / "job")
         (self.job.folder / "project/site.yml").write_text(PLAYBOOK)
-        inventory = self.job.folder / "inventory/hosts"
-        (one, *_) = inventory.read_text().splitlines()
-        hosts = ("web1", "web2", "db1")
-        inventory.write_text("\n".join(one.replace("one ", f"{name} ", 1) for name in hosts))
+        self.job.set_hosts("web1", "web2", "db1")
         self.run("rollout-41", 0)
         self.run("rollout-42", 2, "-e broken=web2")
         self.forget_cmdline()

@@ -20,7 +20,7 @@ import nkeys
 import pytest
 from jwt_auth import UNLIMITED, Key
 from serving import Serve
-from support import Bus, Job, Server, clean_env, cli, command, wait_until
+from support import RUN_OF_ONE_EVENT, Bus, Job, Server, clean_env, cli, command, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -345,22 +345,12 @@ def test_the_consumer(place: Place) -> None:
         bus.close()
 
 
-#: A run whose process is killed when it has published something.
-KILLED = """
-import os, signal, sys, types
-from ansible_runner_nats import event_handler, report
-config = types.SimpleNamespace(settings={}, ident='killed', artifact_dir=sys.argv[1])
-event_handler(config, {'counter': 1, 'uuid': 'u1', 'event': 'verbose', 'runner_ident': 'killed'})
-while not report(config)['confirmed']:
-    pass
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_the_publisher_completes_what_was_killed(place: Place) -> None:
     folder = recorded(place.folder / "job", "killed") / "artifacts/killed"
     env = clean_env(place.env("publisher"))
-    killed = subprocess.run([sys.executable, "-c", KILLED, folder], env=env, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", RUN_OF_ONE_EVENT, "killed", folder.parent], env=env, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     place.run_job("next")
     assert json.loads((folder / "nats-run.json").read_text())["state"] == "killed"

@@ -14,6 +14,7 @@ import pytest
 from ansible_runner_nats import event_handler, status_handler
 from support import (
     PATIENCE,
+    RUN_OF_ONE_EVENT,
     Bus,
     Server,
     clean_env,
@@ -164,20 +165,6 @@ def test_a_stream_at_the_hub_alone(sites: Sites, bus_of: Callable[[Server], Bus]
     assert (done.returncode, '"at-site"' in done.stdout) == (0, True), done.stderr
 
 
-#: A run that is killed when its first event is confirmed; or, of another ident, one that ends.
-JOB = """
-import os, signal, sys, types
-from ansible_runner_nats import event_handler, report, status_handler
-ident = sys.argv[1]
-config = types.SimpleNamespace(settings={}, ident=ident, artifact_dir=sys.argv[2] + '/' + ident)
-event_handler(config, {'counter': 1, 'uuid': 'u1', 'event': 'verbose', 'runner_ident': ident})
-while ident == 'killed':
-    if report(config)['confirmed']:
-        os.kill(os.getpid(), signal.SIGKILL)
-status_handler(config, {'status': 'successful', 'runner_ident': ident})
-"""
-
-
 @pytest.mark.parametrize("domain", ["hub", ""])
 def test_a_run_that_was_killed_at_a_site_without_jetstream(
     sites: Sites, bus_of: Callable[[Server], Bus], tmp_path: Path, domain: str
@@ -195,7 +182,7 @@ def test_a_run_that_was_killed_at_a_site_without_jetstream(
     env["RUNNER_NATS_JETSTREAM_DOMAIN"] = domain
     done = [
         subprocess.run(
-            [sys.executable, "-c", JOB, ident, str(artifacts)],
+            [sys.executable, "-c", RUN_OF_ONE_EVENT, ident, str(artifacts)],
             env=clean_env(env), capture_output=True, text=True, check=False, timeout=PATIENCE,
         )
         for ident in ("killed", "next")
