@@ -389,7 +389,7 @@ class Job:
         return Job(folder, self.settings, self.playbook)
 
 
-#: A run (`IDENT ARTIFACTS`), set up by the environment. The one of ident `killed` is, once its event is confirmed.
+#: A run (`IDENT ARTIFACTS`), set up by the environment: of ident `killed`, it is once its event is confirmed.
 RUN_OF_ONE_EVENT = """
 import os, signal, sys, types
 from ansible_runner_nats import event_handler, report, status_handler
