@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from proxy import Proxy
 from support import MARK, PATIENCE, Bus, Server, clean_env, kill_started_by, started_by, temporary
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ def connect() -> Iterator[Callable[..., Bus]]:
 def bus(server: Server, connect: Callable[..., Bus]) -> Bus:
     """A subscriber to everything on the plain server."""
     return connect(server).subscribe()
+
+
+@pytest.fixture
+def proxied(start_server: Callable[..., Server]) -> Iterator[tuple[Server, Proxy]]:
+    server = start_server(jetstream=True)
+    proxy = Proxy(server.port)
+    yield server, proxy
+    proxy.close()
 
 
 @pytest.fixture

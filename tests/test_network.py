@@ -18,7 +18,6 @@ import pytest
 from ansible_runner_nats import event_handler, handlers, report, status_handler
 from cluster import Cluster
 from jwt_auth import Authority
-from proxy import Proxy
 from support import (
     PATIENCE,
     Bus,
@@ -40,17 +39,10 @@ from support import (
 import nats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from proxy import Proxy
     from support import RunnerConfig
-
-
-@pytest.fixture
-def proxied(start_server: Callable[..., Server]) -> Iterator[tuple[Server, Proxy]]:
-    server = start_server(jetstream=True)
-    proxy = Proxy(server.port)
-    yield server, proxy
-    proxy.close()
 
 
 def connected_times(proxy: Proxy, count: int) -> bool:
