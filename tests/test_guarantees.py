@@ -15,6 +15,7 @@ from support import (
     Bus,
     Job,
     Server,
+    cli,
     command,
     config,
     counters,
@@ -129,6 +130,42 @@ def test_killed_without_a_stream(server: Server, bus: Bus, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     again = of_run(bus.wait_for(lambda messages: bool(told(messages))), "killed")[heard:]
     assert counters(again) == [event["counter"] for event in events_in(job, "killed")]
+
+
+FILLS = """
+- hosts: one
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug: {msg: first}
+    - name: fill
+      ansible.builtin.shell: dd if=/dev/zero of=FILL bs=64k; true
+    - ansible.builtin.debug: {msg: never}
+"""
+
+
+def test_the_artifacts_have_no_room(stored: tuple[Server, Bus], small_disk: Callable[[str], Path]) -> None:
+    """ansible-runner cannot go on; what it has handed over is there all the same, and why it broke off."""
+    server, bus = stored
+    disk = small_disk("4m")
+    job = Job(disk / "job", playbook=FILLS.replace("FILL", str(disk / "fill")))
+    done = cli("run", job.folder, "-p", "play.yml", "--ident", "full", env=options(server))
+    assert "OSError: [Errno 28] No space left on device" in done.stderr
+    (disk / "fill").unlink()
+    mine = of_run(bus.stream_messages(), "full")
+    filed = [event["counter"] for event in events_in(job, "full")]
+    # Those after the last one that could be written, too: none is missing.
+    assert counters(mine) == list(range(1, len(counters(mine)) + 1))
+    assert len(counters(mine)) > len(filed) > 0
+    short(job, "next", options(server))
+    assert {run["runner_ident"]: run["state"] for run in runs(server)} == {
+        "full": "killed",
+        "next": "successful",
+    }
+    shown = command("show", "full", "-s", server.url, env=ON)
+    assert "its process was killed at: fill" in shown.stdout
+    assert "OSError: [Errno 28] No space left on device" in shown.stdout
+    # The stream has more than the files.
+    assert len(of_run(bus.stream_messages(), "full")) == len(mine) + 1
 
 
 def test_a_stream_that_was_made_again(stored: tuple[Server, Bus], tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ fn complete(courier: &Arc<Courier>, recipe: &Recipe, folder: &Path, found: &Foun
     let mut held_already = 0;
     if !plan.items.is_empty() {
         match ask(courier, config, &plan)? {
-            Some(Held { ids, horizon, .. }) => held_already = plan.leave_out(&ids, horizon).0,
+            Some(Held { ids, horizon }) => held_already = plan.leave_out(&ids, horizon).0,
             None => {
                 // What was heard of it nobody knows; what is in files surely was not.
                 plan.keep_lines();

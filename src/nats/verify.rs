@@ -23,6 +23,7 @@ use crate::{
     journal::Acknowledged,
     message::{MSG_ID, RUN, RunId},
     outbox::Place,
+    recovery::Stored,
 };
 
 /// Why what these streams have acknowledged of a run is to be looked for, message by message; `None`: it is there, as far as
@@ -103,10 +104,8 @@ fn by_its_state(claim: &Acknowledged, info: &StreamInfo) -> Option<Option<String
 /// What streams hold of some subjects.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    /// The ids of their messages, and where these are.
-    pub(crate) ids: HashMap<String, Place>,
-    /// The identities that are in their headers, by these ids.
-    pub(crate) runs: HashMap<String, RunId>,
+    /// Their messages, by id.
+    pub(crate) ids: HashMap<String, Stored>,
     /// What was published before this time the streams may have let go, by their own limits.
     pub(crate) horizon: Option<SystemTime>,
 }
@@ -171,8 +170,8 @@ async fn ids_of(
             let place = Place { stream, created, number: info.stream_sequence, is_repeat: true };
             let header = |name| Some(message.headers.as_ref()?.get(name)?.as_str());
             let Some(id) = header(MSG_ID) else { continue };
-            held.runs.extend(header(RUN).and_then(RunId::parse).map(|run| (id.to_owned(), run)));
-            held.ids.insert(id.to_owned(), place);
+            let run = header(RUN).and_then(RunId::parse);
+            held.ids.insert(id.to_owned(), Stored { place, run });
         }
     }
     consumer::delete(link, api, made).await;

@@ -18,7 +18,7 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Instant,
@@ -27,7 +27,7 @@ use std::{
 use self::backlog::{Backlog, Next};
 pub(crate) use self::{
     artifacts::Given,
-    plan::{Decision, Plan, Wish},
+    plan::{Decision, Plan, Stored, Wish},
     records::Sent,
     site::{Kind as SiteKind, Site},
 };
@@ -97,9 +97,9 @@ impl Recovery {
         is_due
     }
 
-    /// Is anything still to be sent?
+    /// Is anything still to be sent, or being looked for? Reading may take a while, and what is found is not known before.
     pub(crate) fn is_at_work(&self) -> bool {
-        self.may_be_left.load(SeqCst)
+        self.may_be_left.load(SeqCst) || matches!(self.taking.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// Where messages of these runs go.

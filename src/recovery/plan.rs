@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     files::Guarded,
     journal::{Acknowledged, Destination, Found, Record, RunState, spill_files_in},
-    message::{self, Composer, Message, Own, RunId, moment, split_id},
+    message::{self, Composer, Message, Own, RunId, counter_of, moment, split_id},
     outbox::{Place, Streams},
 };
 
@@ -49,6 +49,14 @@ pub(crate) struct Wish {
     pub(crate) given: Given,
 }
 
+/// A message that a stream holds.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) place: Place,
+    /// Whose it is, as its header says.
+    pub(crate) run: Option<RunId>,
+}
+
 /// A run of which something may be missing.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -64,6 +72,8 @@ pub(crate) struct Plan {
     pub(crate) bad: Vec<String>,
     /// What was known of the run, and is not missing: in the stream, or gone from it by its own rules.
     accounted: u64,
+    /// The highest counter that a stream holds of it.
+    last_stored: u64,
     /// Where that is.
     places: Streams,
 }
@@ -128,6 +138,7 @@ impl Plan {
             items: Vec::new(),
             bad: Vec::new(),
             accounted: 0,
+            last_stored: 0,
             places: Streams::default(),
         }
     }
@@ -333,12 +344,12 @@ impl Plan {
         subjects.into_iter().map(str::to_owned).collect()
     }
 
-    /// Of a run without a record: what of it a stream holds (`runs`: by the messages' ids) has its identity. Then the
-    /// messages are to be listed once more: those of its statuses have other ids.
-    pub(crate) fn learn_identity(&mut self, runs: &HashMap<String, RunId>) -> bool {
+    /// Of a run without a record: what of it a stream holds (by the messages' ids) has its identity. Then the messages are
+    /// to be listed once more: those of its statuses have other ids.
+    pub(crate) fn learn_identity(&mut self, held: &HashMap<String, Stored>) -> bool {
         let Some((recorded, _)) = &mut self.artifacts else { return false };
         let mut events = self.items.iter().filter(|item| matches!(item.place, Source::Event(_)));
-        let found = events.find_map(|item| runs.get(&item.id)).copied();
+        let found = events.find_map(|item| held.get(&item.id)?.run);
         let Some(run) = found.filter(|_| recorded.known_run().is_none()) else { return false };
         recorded.is_found_as(run);
         true
@@ -347,22 +358,35 @@ impl Plan {
     /// Leaves out what the stream holds, and events from before `horizon`, which it has let go; says how many that are.
     pub(crate) fn leave_out(
         &mut self,
-        held: &HashMap<String, Place>,
+        held: &HashMap<String, Stored>,
         horizon: Option<SystemTime>,
     ) -> (u64, u64) {
+        let unfiled = self.unfiled(held);
         let prefix = self.artifacts.as_ref().map(|(recorded, _)| format!(".{}.status.", recorded.ident));
         let of_run = |id: &&String| prefix.as_ref().is_some_and(|prefix| id.contains(prefix.as_str()));
         let statuses = self.statuses_among(held.keys().filter(of_run).map(String::as_str));
         let before = self.items.len() as u64;
-        for place in self.items.iter().filter_map(|item| held.get(&item.id)) {
-            self.places.note(place);
+        for stored in self.items.iter().filter_map(|item| held.get(&item.id)) {
+            self.places.note(&stored.place);
         }
         self.items.retain(|item| !held.contains_key(&item.id) && !item.is_one_of(&statuses));
         let missing = self.items.len() as u64;
         let is_gone = |item: &Item| item.created.zip(horizon).is_some_and(|(created, begin)| created < begin);
         self.items.retain(|item| !is_gone(item));
-        self.accounted = before - self.items.len() as u64;
+        self.accounted = before - self.items.len() as u64 + unfiled.len() as u64;
+        self.last_stored = unfiled.into_iter().max().unwrap_or(0);
         (before - missing, missing - self.items.len() as u64)
+    }
+
+    /// The counters of events that a stream holds of the run, and no file: the plugin is told of an event before
+    /// ansible-runner writes it down, and a process may be killed between the two.
+    fn unfiled(&self, held: &HashMap<String, Stored>) -> Vec<u64> {
+        let run = self.artifacts.as_ref().and_then(|(recorded, _)| recorded.known_run());
+        let known: HashSet<&str> = self.items.iter().map(|item| item.id.as_str()).collect();
+        let is_ours = |(id, stored): &(&String, &Stored)| {
+            run.is_some() && stored.run == run && !known.contains(id.as_str())
+        };
+        held.iter().filter(is_ours).filter_map(|(id, _)| counter_of(id)).collect()
     }
 
     /// Which statuses of the run are among these ids, `….status.NONCE.NUMBER`, though nobody knows its nonce: the live run
@@ -411,7 +435,7 @@ impl Plan {
         let words = |record: &Record| {
             let (mut composer, events) = match &self.artifacts {
                 Some((recorded, _)) if recorded.is_of(record) => {
-                    (recorded.composer(config), recorded.last_counter())
+                    (recorded.composer(config), recorded.last_counter().max(self.last_stored))
                 }
                 _ => (composer_of(record, config), 0),
             };

@@ -83,15 +83,17 @@ impl Failure {
             .take(LOOKED_AT)
             .collect();
         last.reverse();
-        // From the last error that ansible names; else the end.
-        let says = |line: &String| ["ERROR", "fatal:", "Traceback"].iter().any(|word| line.contains(word));
-        let begin = last.iter().rposition(says).unwrap_or(last.len().saturating_sub(TOLD));
-        let details: Vec<String> = last.into_iter().skip(begin).take(TOLD).collect();
+        let (told, telling) = match telling(&last) {
+            // What follows on an error explains it; what led to an exception is before it.
+            Some((begin, at)) => (begin.max((at + 1).saturating_sub(TOLD)), last.get(at).cloned()),
+            None => (last.len().saturating_sub(TOLD), last.last().cloned()),
+        };
+        let details: Vec<String> = last.into_iter().skip(told).take(TOLD).collect();
         let at = if task.is_empty() { String::new() } else { format!(" at: {task}") };
-        let why = match (status, details.first()) {
+        let why = match (status, telling) {
             (Status::Timeout, _) => format!("it ran out of time{at}"),
             (Status::Killed, _) => format!("its process was killed{at}"),
-            (_, Some(line)) => line.clone(),
+            (_, Some(line)) => line,
             (_, None) => format!("it ended without a word{at}"),
         };
         Self {
@@ -108,6 +110,25 @@ impl Failure {
     pub(crate) fn is_of_run(&self) -> bool {
         self.host == Self::NO_HOST && self.task == Self::NO_TASK
     }
+}
+
+/// The last line that says what was wrong: an error that ansible names, or the exception that ends a Python traceback. Where
+/// that begins, and which line it is.
+fn telling(lines: &[String]) -> Option<(usize, usize)> {
+    let names_error = |line: &str| ["ERROR", "fatal:"].iter().any(|word| line.contains(word));
+    lines.iter().enumerate().rev().find_map(|(at, line)| {
+        let begin = if names_error(line) { Some(at) } else { traceback_before(lines.get(..at)?, line) };
+        begin.map(|begin| (begin, at))
+    })
+}
+
+/// Where the traceback begins that this line ends: its frames are indented, the exception is not.
+fn traceback_before(before: &[String], line: &str) -> Option<usize> {
+    let is_indented = |line: &str| line.starts_with(' ');
+    let frames = before.iter().rev().take_while(|line| is_indented(line)).count();
+    let begin = before.len().checked_sub(frames + 1)?;
+    let is_traceback = frames > 0 && before.get(begin)?.starts_with("Traceback");
+    (is_traceback && !is_indented(line)).then_some(begin)
 }
 
 /// Of failures that were not ignored, those that a `rescue` has dealt with are known by ansible's recap: a host that
@@ -231,6 +252,39 @@ mod tests {
 
     fn why_of(result: &Value) -> String {
         why(&serde_json::from_value(result.clone()).unwrap())
+    }
+
+    #[test]
+    fn why_a_run_failed_though_no_task_did() {
+        let told = |text: &str, status| {
+            let failure = Failure::of_run(status, "deploy", text.lines().rev(), 7);
+            (failure.why, failure.details)
+        };
+        let first = |text: &str| told(text, Status::Failed).0;
+        let crash = "TASK [x]\nTraceback (most recent call last):\n  File \"a.py\", line 1, in f\n    g()\nOSError: no space\n";
+        assert_eq!(first(crash), "OSError: no space");
+        assert_eq!(told(crash, Status::Failed).1.len(), 4);
+        // The last one counts, and one that was cut off says nothing.
+        let two = format!(
+            "{crash}\nDuring handling of the above exception, another exception occurred:\n\n{crash}"
+        );
+        assert_eq!(first(&two.replace("space\n\n", "room\n\n")), "OSError: no space");
+        assert_eq!(
+            first(&format!("{crash}Traceback (most recent call last):\n  File \"b.py\"")),
+            "OSError: no space"
+        );
+        // Of a deep one the end is told.
+        let deep = crash.replace("    g()\n", &"    g()\n".repeat(50));
+        let (why, details) = told(&deep, Status::Killed);
+        assert_eq!(why, "its process was killed at: deploy");
+        assert_eq!((details.len(), details.last().map(String::as_str)), (12, Some("OSError: no space")));
+        // An error that ansible names is explained by what follows.
+        let named = "[ERROR]: the role 'x' was not found\nOrigin: site.yml:2\n\n1 - hosts\n  ^ column 3\n";
+        assert_eq!(first(named), "[ERROR]: the role 'x' was not found");
+        assert_eq!(told(named, Status::Failed).1.len(), 4);
+        // Nothing is named: the last word.
+        assert_eq!(first("TASK [x]\nSegmentation fault\n"), "Segmentation fault");
+        assert_eq!(first(""), "it ended without a word at: deploy");
     }
 
     #[test]

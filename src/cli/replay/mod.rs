@@ -407,8 +407,8 @@ impl<'a> Replay<'a> {
         let found =
             block_on(held(&config.connection, &plan.subjects())).map_err(|error| error.to_string())?;
         Ok(match found {
-            Ok(Some(Held { ids, runs, horizon })) => {
-                if plan.learn_identity(&runs) {
+            Ok(Some(Held { ids, horizon })) => {
+                if plan.learn_identity(&ids) {
                     plan.list(config)?;
                 }
                 let (held, gone) = plan.leave_out(&ids, horizon.filter(|_| !self.all));
