@@ -65,23 +65,32 @@ const QUERY_ENDS: &[&str] =
 
 /// Does a text have something in it that looks like a secret?
 pub(super) fn has_secret_form(text: &str) -> bool {
-    TOKENS.iter().any(|(start, least)| {
-        text.match_indices(start).any(|(at, _)| {
-            let before = text.get(..at).and_then(|before| before.chars().next_back());
-            let rest = text.get(at + start.len()..).unwrap_or_default();
-            is_token(start, rest, *least) && !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')
-        })
-    }) || text.match_indices("eyJ").any(|(at, _)| is_jwt(text.get(at..).unwrap_or_default()))
+    has_token(text.as_bytes())
+        || text.match_indices("eyJ").any(|(at, _)| is_jwt(text.get(at..).unwrap_or_default()))
         || has_bearer(text)
         || text
             .split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>'))
             .any(is_secret_address)
 }
 
-fn is_token(start: &str, rest: &str, least: usize) -> bool {
+/// A token begins where no word goes on: nearly all of a text is passed over by that.
+fn has_token(text: &[u8]) -> bool {
+    let of_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let mut before = None;
+    text.iter().enumerate().any(|(at, byte)| {
+        let may_begin = !before.replace(byte).is_some_and(of_word);
+        may_begin
+            && TOKENS.iter().any(|(start, least)| {
+                let rest = text.get(at..).and_then(|text| text.strip_prefix(start.as_bytes()));
+                rest.is_some_and(|rest| is_token(start, rest, *least))
+            })
+    })
+}
+
+fn is_token(start: &str, rest: &[u8], least: usize) -> bool {
     let of_token =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'=' | b'+' | b'/');
-    let token: Vec<u8> = rest.bytes().take(64).take_while(of_token).collect();
+    let token: Vec<u8> = rest.iter().copied().take(64).take_while(of_token).collect();
     let is_random = || token.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
     token.len() >= least && (!WORDLIKE.contains(&start) || is_random())
 }
