@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = (Path(__file__).parent.parent / "docs/investigating.md").read_text()
 (COMPARE_OUTPUT,) = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-CALLS = re.findall(r"^\$ (ansible-runner-nats .*)$", PAGE, re.MULTILINE)
+*CALLS, BRING_BACK = re.findall(r"^\$ (ansible-runner-nats .*)$", PAGE, re.MULTILINE)
 
 #: One task that goes on web1 as the variable says, and one that both runs have.
 PLAYBOOK = """
@@ -47,7 +47,7 @@ def shell(stored: tuple[Server, Bus], tmp_path: Path) -> Shell:
 
     def shell(script: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["sh", "-c", script],
+            ["sh", "-c", script.replace("/srv/jobs/rollout", str(job.folder))],
             cwd=tmp_path, env=clean_env(env), capture_output=True, text=True, check=False, timeout=PATIENCE,
         )  # fmt: skip
 
@@ -74,6 +74,18 @@ def test_each_command(shell: Shell) -> None:
     assert any(
         line.startswith("write: new") and "web1" in line for line in lines("compare rollout-42 rollout-41")
     )
+
+
+def test_a_good_run_that_the_stream_has_let_go(shell: Shell, stored: tuple[Server, Bus]) -> None:
+    server, bus = stored
+    stream = bus.client.jetstream()
+    bus.run(stream.purge_stream("RUNS", subject="pub.ansible.runner.site-a.rollout-41.>"))
+    # It was longer ago than the duplicate window: a server that begins anew knows no ids but of what it has.
+    server.restart()
+    compare = "ansible-runner-nats compare rollout-42"
+    assert "no successful run of play.yml is known before rollout-42" in shell(compare).stderr
+    assert shell(BRING_BACK).returncode == 0
+    assert shell(compare).stdout == shell(f"{compare} rollout-41").stdout != ""
 
 
 def test_what_was_printed(shell: Shell) -> None:
