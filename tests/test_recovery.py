@@ -299,7 +299,8 @@ def test_a_store_that_was_put_back(
     bus = connect(server)
     bus.add_stream()
     job = Job(tmp_path / "job")
-    more = options(server)
+    # A spool keeps no records of what was delivered: these go to the artifacts.
+    more = options(server, **({"RUNNER_NATS_SPILL_DIR": str(tmp_path / "spool")} if seed % 2 else {}))
     for number in range(chance.randrange(2)):
         short(job, f"before{number}", more)
     process = subprocess.Popen(
@@ -343,7 +344,7 @@ def test_a_store_that_was_put_back(
 def test_what_a_stream_has_lost_comes_back_under_the_runs_own_identity(
     stored: tuple[Server, Bus], tmp_path: Path
 ) -> None:
-    """The spool has no record any more: what the stream has left says which run it is."""
+    """Its record is gone: what the stream has left says which run it is."""
     server, bus = stored
     job = Job(tmp_path / "job")
     env = options(server, RUNNER_NATS_SPILL_DIR=str(tmp_path / "spool"))
@@ -357,6 +358,7 @@ def test_what_a_stream_has_lost_comes_back_under_the_runs_own_identity(
         if "whole" in message.subject and (number % 2 or message.subject.endswith(".status")):
             assert bus.run(js.delete_msg("RUNS", number))
     # Without a record a run is left alone unless it is named.
+    (job.folder / "artifacts/whole/nats-run.json").unlink()
     assert "no record of it" in command("replay", job.folder, env=env).stdout
     assert bus.stream_count() < len(before)
     named = job.folder / "artifacts/whole"
@@ -377,6 +379,43 @@ def test_what_a_stream_has_lost_comes_back_under_the_runs_own_identity(
     assert said(after) == said(before)
     assert len(after) == len(before)
     assert [run["state"] for run in runs(server) if run["runner_ident"] == "whole"] == ["successful"]
+
+
+def test_the_record_of_a_spool_goes_to_the_artifacts(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """When all is delivered: by the run, or by a later one; and it is of the last run of that ident."""
+    server, _ = stored
+    spool = tmp_path / "spool"
+    env = options(server, RUNNER_NATS_SPILL_DIR=str(spool))
+    job = Job(tmp_path / "job")
+    path = job.folder / "artifacts/nightly/nats-run.json"
+
+    def kept() -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(path.read_text())
+        assert list(job.folder.rglob("nats-run*.json")) == [path]
+        assert record["confirmed"] == record["accepted"] > 0
+        return record
+
+    short(job, "nightly", env)
+    first = kept()
+    # Nobody takes it for the one that goes on, or whose messages wait.
+    server.kill()
+    short(job, "nightly", {**env, "RUNNER_NATS_FLUSH_TIMEOUT": "0.1"})
+    assert not path.exists()
+    (waiting,) = spool.glob("*/nats-run.json")
+    second = json.loads(waiting.read_text())
+    assert second["run_id"] != first["run_id"]
+    server.start()
+    short(Job(tmp_path / "other"), "other", env)
+    wait_until(lambda: list(spool.iterdir()) == [], "the spool to be empty")
+    assert kept()["run_id"] == second["run_id"]
+    # A job that has no artifacts any more leaves nothing.
+    server.kill()
+    short(job, "gone", {**env, "RUNNER_NATS_FLUSH_TIMEOUT": "0.1"})
+    shutil.rmtree(job.folder / "artifacts/gone")
+    server.start()
+    short(Job(tmp_path / "other"), "other", env)
+    wait_until(lambda: list(spool.iterdir()) == [], "the spool to be empty")
+    assert not (job.folder / "artifacts/gone").exists()
 
 
 def test_another_server_than_the_record_says(

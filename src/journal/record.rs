@@ -157,6 +157,16 @@ impl Record {
             && self.unconfirmed_counters.is_empty()
     }
 
+    /// Nothing of the run is left in a spool: its record goes to its artifacts, if they are there. By it `replay` finds what
+    /// a stream loses later. (Without a spool it has been there all the time.)
+    pub(crate) fn keep_beside_artifacts(&self) {
+        let Some(folder) = self.artifact_dir.as_deref() else { return };
+        let about = fs::symlink_metadata(folder);
+        if about.is_ok_and(|about| about.is_dir() && files::is_ours(&about)) {
+            let _ = self.write_to(&free_name(folder));
+        }
+    }
+
     /// Writes it in the place of another one.
     pub(crate) fn write_to(&self, path: &Path) -> io::Result<()> {
         write(path, self, false).map(drop)
@@ -443,6 +453,14 @@ impl Found {
         // What a newer version means by it is not known.
         (record.version <= VERSION).then_some(())?;
         Some(Self { path: path.to_owned(), record, is_locked })
+    }
+
+    /// A run begins whose record is elsewhere: what a folder's records say of earlier runs, of which nothing is left, would
+    /// be taken for what this one says there.
+    pub(crate) fn forget_clean(folder: &Path) {
+        for found in Self::all_in(folder).into_iter().filter(|found| found.record.is_clean()) {
+            let _ = fs::remove_file(found.path);
+        }
     }
 
     /// All records of a folder, in the order of their names.

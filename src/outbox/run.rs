@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Error,
     journal::{
-        Delivery, Folder, Identity, Leftovers, Ranges, Record, RecordFile, RunState, Spill,
+        Delivery, Folder, Found, Identity, Leftovers, Ranges, Record, RecordFile, RunState, Spill,
         earlier_was_stored, in_seconds,
     },
     message::{self, Message, to_millis},
@@ -296,16 +296,21 @@ impl Run {
             let was_stored = artifacts.is_some_and(|folder| earlier_was_stored(folder, &self.identity));
             self.was_stored.store(was_stored, Relaxed);
             let created = self.folder.get().and_then(|folder| RecordFile::create(&folder, &self.so_far()));
+            if let Some(artifacts) = artifacts.filter(|_| self.folder.in_spool().is_some()) {
+                Found::forget_clean(artifacts);
+            }
             *on_disk = created.map_or(OnDisk::Done, OnDisk::Begun);
         }
     }
 
-    /// Writes the last record. In a spool, where nobody looks for runs that are over, a clean one goes instead.
+    /// Writes the last record. In a spool, where nobody looks for runs that are over, a clean one does not stay.
     pub(crate) fn end_record(&self, record: &Record) {
         let mut on_disk = lock(&self.record);
         let begun = match std::mem::replace(&mut *on_disk, OnDisk::Done) {
             OnDisk::Begun(file) => file,
-            OnDisk::NotYet if self.folder.is_spool() && record.is_clean() => return,
+            OnDisk::NotYet if self.folder.is_spool() && record.is_clean() => {
+                return record.keep_beside_artifacts();
+            }
             OnDisk::NotYet => {
                 match self.folder.get().and_then(|folder| RecordFile::create(&folder, record)) {
                     Ok(file) => file,
@@ -315,7 +320,10 @@ impl Run {
             OnDisk::Never | OnDisk::Done => return,
         };
         let _ = match self.folder.in_spool() {
-            Some(folder) if record.is_clean() => begun.remove().and_then(|()| fs::remove_dir(folder)),
+            Some(folder) if record.is_clean() => {
+                record.keep_beside_artifacts();
+                begun.remove().and_then(|()| fs::remove_dir(folder))
+            }
             _ => begun.finish(record),
         };
     }

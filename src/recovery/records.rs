@@ -91,13 +91,32 @@ pub(super) fn leave(folder: &Path) {
         return;
     }
     if spill_files_in(folder).is_empty() && !folder.join(DAMAGED).exists() {
-        for Found { path, .. } in Found::all_in(folder).into_iter().filter(|found| found.record.is_clean()) {
-            let _ = fs::remove_file(path);
+        for Found { path, record, .. } in Found::all_in(folder) {
+            if record.is_clean() {
+                if !shares_artifacts(folder, &record) {
+                    record.keep_beside_artifacts();
+                }
+                let _ = fs::remove_file(path);
+            }
         }
     }
     if fs::remove_dir(folder).is_err() {
         remove_scraps(folder);
     }
+}
+
+/// Has another run of this ident something in the spool, too? Then the artifacts have events of both, and what is said
+/// beside them would be taken to be about all of them.
+fn shares_artifacts(folder: &Path, record: &Record) -> bool {
+    fn ident_of(folder: &Path) -> Option<&str> {
+        Some(folder.file_name()?.to_str()?.rsplit_once('-')?.0)
+    }
+    let siblings = folder.parent().and_then(|spool| fs::read_dir(spool).ok()).into_iter().flatten();
+    siblings.flatten().map(|entry| entry.path()).any(|other| {
+        other != folder
+            && ident_of(&other) == ident_of(folder)
+            && Found::all_in(&other).iter().any(|found| found.record.artifact_dir == record.artifact_dir)
+    })
 }
 
 /// Whoever was killed while he replaced a file of ours has left a hidden one: where nothing else is, it has had its use.
