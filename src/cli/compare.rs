@@ -12,7 +12,7 @@ use super::{
     runs::{Listed, known_runs, seconds},
     show::no_such_run,
     stop::Stop,
-    terminal::{Tone, first_of, json_text, printable, remark, stdout, tone_of},
+    terminal::{Tone, complain, first_of, json_text, printable, remark, stdout, tone_of},
     when::When,
 };
 use crate::{
@@ -25,9 +25,9 @@ const HOSTS: usize = 10;
 
 /// Say what is otherwise in run A than in run B.
 ///
-/// Per task and host: what is new, gone, ended otherwise, or took more than twice as long (and a second more). Without B it
-/// is compared with the last successful run of the same playbook before it. Exit status: 0 alike, 1 different, or there is a
-/// problem.
+/// How the runs ended, and per task and host: what is new, gone, ended otherwise, or took more than twice as long (and a
+/// second more). Without B it is compared with the last successful run of the same playbook before it. Exit status: 0 alike, 1
+/// different, not known as a whole, or there is a problem.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The run's ident, or the beginning of its identity
@@ -85,6 +85,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
     let (a, b) = (source.whole(&a)?, source.whole(&b)?);
     let found = differences(&a, &b);
     let now = source.now();
+    let states = (a.state(now, None).as_str(), b.state(now, None).as_str());
+    let mut is_known = true;
+    for run in [&a, &b] {
+        if let Some(why) = run.is_partly_known() {
+            is_known = false;
+            let ident = &run.ident;
+            complain(&format!("{ident} is not known as a whole: {why}; what it has not done cannot be told"));
+        }
+    }
     if arguments.json {
         let compared = Compared {
             a: Listed::new(&a, now, None),
@@ -103,20 +112,28 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
         let json = json_text(&compared)?;
         stdout(|out| writeln!(out, "{json}"))?;
     } else {
-        let lines = in_lines(&found);
+        let of_run = (states.0 != states.1)
+            .then(|| format!("the run: {}, it was {}", tone_of(states.0).paint(states.0), states.1));
+        let lines: Vec<String> = of_run.into_iter().chain(in_lines(&found)).collect();
         stdout(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}")))?;
         let began = |run: &Run| run.started.map_or_else(String::new, |when| format!(" of {}", in_utc(when)));
         remark(&format!(
             "{} of {} task results are otherwise in {}{} than in {}{}",
             found.len(),
-            a.tasks.iter().map(|task| a.tasks.steps(task).len()).sum::<usize>(),
+            results(&a) + found.iter().filter(|one| one.change == Change::Gone).count(),
             a.ident,
             began(&a),
             b.ident,
             began(&b)
         ));
     }
-    Ok(if found.is_empty() { Exit::Success } else { Exit::Problem })
+    let is_alike = found.is_empty() && states.0 == states.1 && is_known;
+    Ok(if is_alike { Exit::Success } else { Exit::Problem })
+}
+
+/// How often a task of it was on a host.
+fn results(run: &Run) -> usize {
+    run.tasks.iter().map(|task| run.tasks.steps(task).len()).sum()
 }
 
 fn named(source: &Source, subject_id: Option<&str>, name: &str) -> Result<Run, Stop> {

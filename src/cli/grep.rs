@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
+    time::SystemTime,
 };
 
 use clap::{Args, builder::PossibleValuesParser};
@@ -102,6 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
         pattern,
         host: arguments.host.as_deref().map(WildMatch::new),
         only: wanted_runs(arguments, &source)?,
+        since: arguments.since.at(source.now()),
         seen: HashSet::new(),
         found: HashMap::new(),
         lines: 0,
@@ -156,6 +158,8 @@ struct Search<'a> {
     pattern: Regex,
     host: Option<WildMatch>,
     only: Option<HashSet<Key>>,
+    /// What was printed earlier, and came late, is not meant.
+    since: SystemTime,
     /// Events that were found: a stream may have one twice.
     seen: HashSet<u64>,
     /// How many lines of each run were found.
@@ -176,6 +180,7 @@ impl Search<'_> {
         let Some(origin) = printed.origin(self.template) else { return Ok(()) };
         let key = (origin.subject_id.clone(), origin.ident.clone(), origin.identity);
         let is_wanted = self.only.as_ref().is_none_or(|only| only.contains(&key))
+            && created(&origin).is_none_or(|when| when >= self.since)
             && self.arguments.subject_id.as_ref().is_none_or(|id| *id == origin.subject_id)
             && self
                 .host
@@ -231,8 +236,11 @@ impl Search<'_> {
 
 /// When it was printed, and a gap; nothing if nobody knows.
 fn time_of(origin: &Origin) -> String {
-    let when = origin.created.as_deref().and_then(moment).map(|(_, when)| in_utc(when));
-    when.map(|when| when + "  ").unwrap_or_default()
+    created(origin).map(|when| in_utc(when) + "  ").unwrap_or_default()
+}
+
+fn created(origin: &Origin) -> Option<SystemTime> {
+    origin.created.as_deref().and_then(moment).map(|(_, when)| when)
 }
 
 /// Of two copies of one event the same.

@@ -403,7 +403,7 @@ impl<'a> Show<'a> {
         stdout(|out| tail.iter().try_for_each(|line| writeln!(out, "{line}")))
     }
 
-    /// A run that failed though no task did: `--failed` tells why, too.
+    /// A run that failed though no task did, or was cut short: `--failed` tells why, too.
     fn reasons(&self, run: &Run) -> io::Result<()> {
         if !self.arguments.failed || self.arguments.json || !self.hosts.is_empty() {
             return Ok(());
@@ -411,7 +411,7 @@ impl<'a> Show<'a> {
         let reasons: Vec<&Failure> = run.failures.iter().filter(|failure| failure.is_of_run()).collect();
         stdout(|out| {
             for reason in &reasons {
-                writeln!(out, "{}: no task did: {}", run.status().as_str(), reason.why)?;
+                writeln!(out, "{}: {}: {}", run.status().as_str(), run.who_failed(), reason.why)?;
                 reason.details.iter().try_for_each(|line| writeln!(out, "    {line}"))?;
             }
             Ok(())

@@ -30,7 +30,7 @@ use crate::{
 /// that has not ended and says nothing any more is `silent`. Exit status: 0 the runs were listed, 1 there is a problem.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Runs that went on at any time since then: an age, a day, a time in UTC, today or yesterday
+    /// Runs that go on, or ended since: an age, a day, a time in UTC, today or yesterday
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = when::parse)]
     since: When,
     /// And that had begun by then
@@ -112,7 +112,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
     let is_wanted = |run: &&Run| {
         let state = run.state(now, arguments.silent_after);
         (arguments.state.is_empty() || arguments.state.iter().any(|wanted| wanted == state.as_str()))
-            && run.last_event.is_none_or(|last| last >= since)
+            && (!run.is_over() || run.last_event.is_none_or(|last| last >= since))
             && until.is_none_or(|until| run.started.is_some_and(|started| started <= until))
             && actor.as_ref().is_none_or(|actor| run.actor.as_deref().is_some_and(|one| actor.matches(one)))
             && playbook.as_ref().is_none_or(|playbook| is_playbook(run, playbook))

@@ -227,9 +227,12 @@ fn failed(run: &Run) -> Vec<String> {
     /// More of them nobody reads here; `logs --failed` has all.
     const MOST: usize = 20;
     let mut lines = Vec::new();
-    for failure in run.failures.iter().take(MOST) {
+    // What ended the run comes before what was dealt with.
+    let mut failures: Vec<&Failure> = run.failures.iter().collect();
+    failures.sort_by_key(|failure| (!failure.is_of_run(), !failure.counts()));
+    for failure in failures.into_iter().take(MOST) {
         if failure.is_of_run() {
-            lines.push(format!("no task did: {}", failure.why));
+            lines.push(format!("{}: {}", run.who_failed(), failure.why));
             lines.extend(failure.details.iter().map(|line| format!("    {line}")));
         } else {
             let fate = failure.fate.as_str();

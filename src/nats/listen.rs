@@ -508,7 +508,9 @@ type Live = SelectAll<Pin<Box<dyn futures_util::Stream<Item = Message> + Send>>>
 
 /// So long before now, by the server's clock if it has told the time.
 fn before(now: Option<SystemTime>, age: Duration) -> SystemTime {
-    now.unwrap_or_else(SystemTime::now).checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+    let then = now.unwrap_or_else(SystemTime::now).checked_sub(age);
+    // JetStream reads no time before the year 1.
+    then.map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
 }
 
 /// The server knows our subscriptions: it has then handled what we sent after them, too. Where we may not send to an

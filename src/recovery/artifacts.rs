@@ -1,7 +1,7 @@
 //! A run as ansible-runner left it on disk: its artifact directory becomes messages again.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,6 +33,10 @@ pub(crate) struct Recorded {
     found: Option<RunId>,
     /// When the next run of that ident began, whose files are in the same folder.
     until: Option<SystemTime>,
+    /// When it began, where there are events of earlier ones, too.
+    since: Option<SystemTime>,
+    /// Events of other runs that were come across.
+    pub(super) others: Cell<usize>,
     /// What the run was given, as far as it can still be found.
     values: OnceCell<Values>,
     given: Given,
@@ -108,9 +112,29 @@ impl Recorded {
         let around = absolute.parent().and_then(Path::parent).filter(|folder| folder.join("env").is_dir());
         let around = around.map(Path::to_owned);
         let (record, given) = (record.cloned(), given.clone());
+        // Each run counts its events from 1.
+        let is_shared = events.windows(2).any(|pair| matches!(pair, [(one, _), (other, _)] if one == other));
+        let began = || match &record {
+            Some(record) => moment(&record.started).map(|(_, started)| started),
+            // ansible-runner writes it before the job starts.
+            None => guarded.written(Path::new("command")).ok(),
+        };
+        let since = is_shared.then(began).flatten();
         let ident = record.as_ref().map_or(ident, |record| record.runner_ident.clone());
         let values = OnceCell::new();
-        Some(Self { folder: guarded, ident, record, found: None, until, values, given, around, events })
+        Some(Self {
+            folder: guarded,
+            ident,
+            record,
+            found: None,
+            until,
+            since,
+            others: Cell::new(0),
+            values,
+            given,
+            around,
+            events,
+        })
     }
 
     /// Is it the run of this record?
@@ -145,7 +169,7 @@ impl Recorded {
         })
     }
 
-    /// The event in this file; `None`: it is not wanted (option `events`).
+    /// The event in this file; `None`: it is another run's, or not wanted (option `events`).
     pub(super) fn event(
         &self,
         config: &Config,
@@ -158,7 +182,12 @@ impl Recorded {
             serde_json::from_slice(&text).map_err(|_| "no event (half written?)".to_owned())?;
         let created = event.created.as_deref().and_then(moment).map(|(_, created)| created);
         let is_of_next = created.zip(self.until).is_some_and(|(created, next)| created >= next);
-        if is_of_next || !config.events.contains(&event.name) {
+        let is_earlier = created.zip(self.since).is_some_and(|(created, began)| created < began);
+        if is_of_next || is_earlier {
+            self.others.set(self.others.get() + 1);
+            return Ok(None);
+        }
+        if !config.events.contains(&event.name) {
             return Ok(None);
         }
         let sieve = config.sieve(Kind::Event);

@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) items: Vec<Item>,
     /// What could not be read.
     pub(crate) bad: Vec<String>,
+    /// Events in its folder that other runs of its ident have left there.
+    pub(crate) others: usize,
     /// What was known of the run, and is not missing: in the stream, or gone from it by its own rules.
     accounted: u64,
     /// The highest counter that a stream holds of it.
@@ -137,6 +139,7 @@ impl Plan {
             artifacts: None,
             items: Vec::new(),
             bad: Vec::new(),
+            others: 0,
             accounted: 0,
             last_stored: 0,
             places: Streams::default(),
@@ -283,7 +286,7 @@ impl Plan {
                 lines.push((Order::of_id(&id), Item { subject, id, place, created: None }));
             }
         }
-        let mut items = if self.needs_subject_id() { self.recorded_items(config) } else { Vec::new() };
+        let mut items = if self.needs_subject_id() { self.recorded_items(config)? } else { Vec::new() };
         let has_events = self.artifacts.as_ref().is_some_and(|(recorded, _)| !recorded.events.is_empty());
         if self.records.iter().any(Found::is_killed) && !has_events {
             self.bad.push(format!(
@@ -308,8 +311,8 @@ impl Plan {
     }
 
     /// What of the artifacts may be missing.
-    fn recorded_items(&mut self, config: &Config) -> Vec<(Order, Item)> {
-        let Some((recorded, wanted)) = &self.artifacts else { return Vec::new() };
+    fn recorded_items(&mut self, config: &Config) -> Result<Vec<(Order, Item)>, String> {
+        let Some((recorded, wanted)) = &self.artifacts else { return Ok(Vec::new()) };
         let is_wanted = |counter: u64| match wanted {
             Wanted::All => true,
             Wanted::Some(ranges, _) => ranges.iter().any(|(from, to)| (*from..=*to).contains(&counter)),
@@ -324,6 +327,8 @@ impl Plan {
                 items.push((Order::of_status(kind as u64), Item { subject, id, place, created: None }));
             }
         }
+        let first_event = items.len();
+        recorded.others.set(0);
         for (counter, path) in recorded.events.iter().filter(|(counter, _)| is_wanted(*counter)) {
             match recorded.event(config, &mut composer, path) {
                 Ok(Some(Kept { message, created })) => {
@@ -335,7 +340,14 @@ impl Plan {
                 Err(reason) => self.bad.push(format!("{}: {reason}", path.display())),
             }
         }
-        items
+        self.others = recorded.others.get();
+        if self.others > 0 && items.len() == first_event && self.records.is_empty() {
+            return Err(format!(
+                "{} has events of several runs of this ident, and no time tells which are the last one's",
+                self.path.display()
+            ));
+        }
+        Ok(items)
     }
 
     /// The subjects of all messages.

@@ -14,6 +14,28 @@ impl Run {
     }
 }
 
+impl Run {
+    /// In the place of a task, where it is said why the run failed.
+    pub(crate) fn who_failed(&self) -> &'static str {
+        let has_failing_task = self.failures.iter().any(|failure| failure.counts() && !failure.is_of_run());
+        if has_failing_task { "the run" } else { "no task did" }
+    }
+
+    /// Why it is not known as a whole what it did on hosts; `None`: it is.
+    pub(crate) fn is_partly_known(&self) -> Option<String> {
+        let has_no_names = self.tasks.iter().any(|task| task.name.is_empty());
+        let missing = self.missing();
+        Some(match missing {
+            1.. => format!("{missing} of its events are not in the stream"),
+            0 if !self.is_over() => "it has not ended".to_owned(),
+            0 if self.selects() => "it publishes only some of its events".to_owned(),
+            0 if has_no_names => "its events are without details".to_owned(),
+            0 if self.tasks.are_cut() => "it has too many tasks".to_owned(),
+            0 => return None,
+        })
+    }
+}
+
 /// What a task on a host came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Came {
@@ -60,17 +82,20 @@ pub(crate) struct Difference<'a> {
 /// A task may be on a host several times: in each run, the how manieth time of that name it is.
 type Place<'a> = (&'a str, &'a str, usize);
 
-/// Where `a` is otherwise than `b`: in the order of `a`'s tasks, and then what only `b` has.
+/// Where `a` is otherwise than `b`: in the order of `a`'s tasks, and then what only `b` has. Of a run that is not known as a
+/// whole nobody can say what it has not.
 pub(crate) fn differences<'a>(a: &'a Run, b: &'a Run) -> Vec<Difference<'a>> {
+    let (is_whole_a, is_whole_b) = (a.is_partly_known().is_none(), b.is_partly_known().is_none());
     let (of_a, mut of_b) = (steps(a), steps(b).into_iter().collect::<HashMap<_, _>>());
     let mut found = Vec::new();
     for ((host, task, number), one) in of_a {
         let other = of_b.remove(&(host, task, number));
-        if let Some(change) = change(one, other) {
+        if let Some(change) = change(one, other).filter(|change| *change != Change::New || is_whole_b) {
             found.push(Difference { host, task, change, a: Some(one), b: other });
         }
     }
-    let gone: Vec<Place<'_>> = steps(b).into_iter().map(|(place, _)| place).collect();
+    let gone = if is_whole_a { steps(b) } else { Vec::new() };
+    let gone: Vec<Place<'_>> = gone.into_iter().map(|(place, _)| place).collect();
     for place in gone {
         if let Some(other) = of_b.remove(&place) {
             let (host, task, _) = place;

@@ -1,6 +1,6 @@
 //! What went wrong on a host, and what really did: `non-zero return code` helps nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{
     Recap,
@@ -46,18 +46,37 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     /// All that the result says about it, line by line.
     pub(crate) details: Vec<String>,
+    /// It is about the run, and no task of it.
+    is_of_run: bool,
 }
 
 impl Failure {
-    pub(super) fn new(counter: u64, data: &Data<'_>, result: &Res, fate: Fate) -> Self {
+    /// `printed`: what ansible has printed of it, for want of anything else (`omit_event_data`).
+    pub(super) fn new(
+        counter: u64,
+        data: &Data<'_>,
+        result: &Res,
+        fate: Fate,
+        printed: Option<&str>,
+    ) -> Self {
+        let printed = printed.filter(|_| data.host.is_none()).map(without_colors);
+        let (host, said) = printed.as_deref().and_then(as_printed).unzip();
+        let result = said.as_ref().unwrap_or(result);
+        let why = Some(why(result)).filter(|why| !why.is_empty());
         Self {
             counter,
-            host: one_line(data.host.as_deref().unwrap_or("?")),
+            host: one_line(data.host.as_deref().or(host).unwrap_or("?")),
             task: one_line(data.task.as_deref().unwrap_or("?")),
             fate,
-            why: why(result),
+            why: why.unwrap_or_else(|| "no reason was told".to_owned()),
             details: details(result),
+            is_of_run: false,
         }
+    }
+
+    /// Does it count, or was it dealt with?
+    pub(crate) fn counts(&self) -> bool {
+        matches!(self.fate, Fate::Failed | Fate::Unreachable)
     }
 }
 
@@ -86,7 +105,7 @@ impl Failure {
         let (told, telling) = match telling(&last) {
             // What follows on an error explains it; what led to an exception is before it.
             Some((begin, at)) => (begin.max((at + 1).saturating_sub(TOLD)), last.get(at).cloned()),
-            None => (last.len().saturating_sub(TOLD), last.last().cloned()),
+            None => (last.len().saturating_sub(TOLD), last.iter().rfind(|line| !is_progress(line)).cloned()),
         };
         let details: Vec<String> = last.into_iter().skip(told).take(TOLD).collect();
         let at = if task.is_empty() { String::new() } else { format!(" at: {task}") };
@@ -103,23 +122,51 @@ impl Failure {
             fate: Fate::Failed,
             why,
             details,
+            is_of_run: true,
         }
     }
 
     /// Is it about the run, and no task of it?
     pub(crate) fn is_of_run(&self) -> bool {
-        self.host == Self::NO_HOST && self.task == Self::NO_TASK
+        self.is_of_run
     }
+}
+
+/// Host and result, as ansible prints a failure: `fatal: [web1]: FAILED! => {...}`, `[web1 -> db1]` if it was delegated.
+fn as_printed(text: &str) -> Option<(&str, Res)> {
+    let (_, rest) = text.split_once("fatal: [")?;
+    let (host, rest) = rest.split_once("]: ")?;
+    let host = host.split_once(" -> ").map_or(host, |(host, _)| host);
+    let (_, json) = rest.split_once(" => ")?;
+    let result = serde_json::Deserializer::from_str(json).into_iter::<Res>().next()?.ok()?;
+    Some((host, result))
 }
 
 /// The last line that says what was wrong: an error that ansible names, or the exception that ends a Python traceback. Where
 /// that begins, and which line it is.
 fn telling(lines: &[String]) -> Option<(usize, usize)> {
-    let names_error = |line: &str| ["ERROR", "fatal:"].iter().any(|word| line.contains(word));
+    // As ansible and Python's argparse have it.
+    let names_error = |line: &str| ["ERROR", "fatal:", ": error: "].iter().any(|word| line.contains(word));
+    let is_ignored = |at: usize| lines.get(at + 1).is_some_and(|next| next == "...ignoring");
     lines.iter().enumerate().rev().find_map(|(at, line)| {
         let begin = if names_error(line) { Some(at) } else { traceback_before(lines.get(..at)?, line) };
-        begin.map(|begin| (begin, at))
+        begin.filter(|_| !is_ignored(at)).map(|begin| (begin, at))
     })
+}
+
+/// Does a line only say how far it is, or that something went well?
+fn is_progress(line: &str) -> bool {
+    const BEGINNINGS: [&str; 8] = [
+        "PLAY ",
+        "TASK [",
+        "RUNNING HANDLER [",
+        "ok: [",
+        "changed: [",
+        "skipping: [",
+        "included: ",
+        "...ignoring",
+    ];
+    BEGINNINGS.iter().any(|beginning| line.starts_with(beginning))
 }
 
 /// Where the traceback begins that this line ends: its frames are indented, the exception is not.
@@ -131,23 +178,38 @@ fn traceback_before(before: &[String], line: &str) -> Option<usize> {
     (is_traceback && !is_indented(line)).then_some(begin)
 }
 
-/// Of failures that were not ignored, those that a `rescue` has dealt with are known by ansible's recap: a host that
-/// really failed did so last.
-pub(super) fn find_rescued(failures: &mut [Failure], recaps: &BTreeMap<String, Recap>) {
-    let mut left: HashMap<&str, u64> =
-        recaps.iter().map(|(host, recap)| (host.as_str(), recap.rescued)).collect();
+/// What a `rescue` has dealt with, and what `ignore_unreachable` has, is known by the numbers of ansible's recap. `last_on`:
+/// the counter of the last event on a host.
+///
+/// What failed on a host and was followed by something there was rescued, or an `always` came: where the numbers do not tell
+/// these apart, all of it counts, so that no real failure is hidden.
+pub(super) fn find_rescued(
+    failures: &mut [Failure],
+    recaps: &BTreeMap<String, Recap>,
+    last_on: impl Fn(&str) -> Option<u64>,
+) {
     failures.sort_by_key(|failure| failure.counter);
-    for failure in failures.iter_mut().filter(|failure| matches!(failure.fate, Fate::Failed | Fate::Rescued))
-    {
-        if let Some(count) = left.get_mut(failure.host.as_str()).filter(|count| **count > 0) {
-            *count -= 1;
-            failure.fate = Fate::Rescued;
+    for (host, recap) in recaps {
+        let mut of_host: Vec<&mut Failure> =
+            failures.iter_mut().filter(|failure| failure.host == *host && failure.counts()).collect();
+        if recap.unreachable == 0 {
+            let unreachable = of_host.iter_mut().filter(|failure| failure.fate == Fate::Unreachable);
+            unreachable.for_each(|failure| failure.fate = Fate::Ignored);
         }
+        of_host.retain(|failure| failure.fate == Fate::Failed);
+        let rescued = usize::try_from(recap.rescued).unwrap_or(usize::MAX);
+        let was_followed = |failure: &Failure| last_on(host) > Some(failure.counter);
+        if of_host.iter().filter(|failure| was_followed(failure)).count() > rescued {
+            continue;
+        }
+        of_host.sort_by_key(|failure| !was_followed(failure));
+        of_host.into_iter().take(rescued).for_each(|failure| failure.fate = Fate::Rescued);
     }
 }
 
 /// What modules say when they have nothing to say: the reason is elsewhere.
-const SAYS_NOTHING: [&str; 6] = [
+const SAYS_NOTHING: [&str; 7] = [
+    "Module result deserialization failed",
     "non-zero return code",
     "MODULE FAILURE",
     "One or more items failed",
@@ -189,7 +251,9 @@ fn failing(result: &Res) -> impl Iterator<Item = (String, &Res)> {
 
 fn message(result: &Res) -> String {
     let message = result.msg.as_ref().map(plain).filter(|message| !message.is_empty());
-    message.or_else(|| result.reason.clone()).unwrap_or_default()
+    let condition = || result.failed_when_result.filter(|failed| *failed).map(|_| "failed_when".to_owned());
+    let all = message.or_else(|| result.reason.clone()).or_else(|| result.censored.clone());
+    all.or_else(condition).unwrap_or_default()
 }
 
 /// What may tell more, the most telling first.

@@ -17,12 +17,15 @@
 
 #[cfg(test)]
 mod across_tests;
+mod card;
 mod compare;
 mod failure;
 mod hosts;
 mod output;
 mod payload;
 mod printed;
+#[cfg(test)]
+mod reason_tests;
 mod recap;
 mod run;
 mod seen;
@@ -39,13 +42,14 @@ use std::{
 };
 
 pub(crate) use self::{
+    card::Card,
     compare::{Came, Change, Difference, differences},
     failure::{Failure, Fate},
     hosts::Host,
     output::{Piece, Printer},
     printed::{Origin, Printed},
     recap::Recap,
-    run::{Card, Run},
+    run::Run,
     stats::{Gathering, HostStats, HostTotal, PlaybookTotal, TaskStats, TaskTotal, playbooks},
     status::Status,
     style::{Color, Look, harmless, pieces, without_colors},
@@ -199,6 +203,13 @@ impl Runs {
             self.repeats += 1;
         }
         news.map(|news| News { run: run_id, ..news })
+    }
+
+    /// The subject id of a message; `None`: it is none of ansible-runner's.
+    pub(super) fn whose(&self, message: &Received) -> Option<String> {
+        let payload = serde_json::from_slice::<Payload<'_>>(&message.payload).ok().filter(is_ours)?;
+        let claimed = message.id.as_deref().and_then(split_id).map(|(name, _)| name);
+        Some(name_of(&self.template, &message.subject, claimed, &payload)?.subject_id)
     }
 
     /// A stream has let go of a run's last sign of life, and no other has come: its process is gone. The marker is on the

@@ -7,8 +7,8 @@ use std::{
     path::Path,
 };
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, value::RawValue};
 
 use super::Recap;
 use crate::message::KILLED;
@@ -38,15 +38,21 @@ pub(super) struct Payload<'a> {
     pub(super) command: Option<&'a RawValue>,
 }
 
-/// `event_data`.
+/// `event_data`. A field that is something else than it should be says nothing, and costs no other field.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Data<'a> {
+    #[serde(deserialize_with = "text")]
     pub(super) playbook: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) play: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) task: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) task_uuid: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) host: Option<String>,
+    #[serde(deserialize_with = "truth")]
     pub(super) ignore_errors: Option<bool>,
     #[serde(borrow)]
     pub(super) res: Option<&'a RawValue>,
@@ -65,24 +71,64 @@ pub(super) struct Stats {
     pub(super) ignored: HashMap<String, u64>,
 }
 
-/// The result of a task (or of one item) on a host.
+/// The result of a task (or of one item) on a host. A module may put anything anywhere: `results` of `dnf` are texts.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Res {
+    #[serde(deserialize_with = "truth")]
     pub(super) changed: Option<bool>,
+    #[serde(deserialize_with = "truth")]
     pub(super) failed: Option<bool>,
     pub(super) item: Option<serde_json::Value>,
     pub(super) msg: Option<serde_json::Value>,
+    #[serde(deserialize_with = "text")]
     pub(super) reason: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) stderr: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) stdout: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) module_stderr: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) module_stdout: Option<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) exception: Option<String>,
+    /// In the place of all else, of a task with `no_log`.
+    #[serde(deserialize_with = "text")]
+    pub(super) censored: Option<String>,
+    /// A condition of the playbook has decided.
+    #[serde(deserialize_with = "truth")]
+    pub(super) failed_when_result: Option<bool>,
     pub(super) rc: Option<serde_json::Value>,
     /// What was called: a text, or its words.
     pub(super) cmd: Option<serde_json::Value>,
+    /// Of the items of a loop.
+    #[serde(deserialize_with = "items")]
     pub(super) results: Vec<Res>,
+}
+
+/// A text; of something else its JSON.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(from)? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    })
+}
+
+/// Yes or no, as Python takes numbers for it.
+fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
+    Ok(match Value::deserialize(from)? {
+        Value::Bool(truth) => Some(truth),
+        Value::Number(number) => number.as_f64().map(|number| number != 0.0),
+        _ => None,
+    })
+}
+
+fn items<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Res>, D::Error> {
+    let Value::Array(items) = Value::deserialize(from)? else { return Ok(Vec::new()) };
+    let objects = items.into_iter().filter(Value::is_object);
+    Ok(objects.map(|item| serde_json::from_value(item).unwrap_or_default()).collect())
 }
 
 impl Stats {
@@ -117,8 +163,10 @@ impl Payload<'_> {
         self.event_data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
     }
 
+    /// ansible's last word; `None`: it was left out (`omit_event_data`).
     pub(super) fn stats(&self) -> Option<Stats> {
-        serde_json::from_str(self.event_data?.get()).ok()
+        let data = self.event_data?.get();
+        serde_json::from_str(data).ok().filter(|_| data != "{}")
     }
 
     /// The command line of `starting`.
@@ -129,13 +177,70 @@ impl Payload<'_> {
     /// What a job is about, by the command line of `starting`: its playbook, or else its module.
     pub(super) fn job(&self) -> Option<String> {
         let command = self.command();
-        let is_playbook = |arg: &&String| {
-            Path::new(arg).extension().is_some_and(|ending| ending == "yml" || ending == "yaml")
-        };
-        let playbook = command.iter().rev().find(is_playbook);
-        let mut rest = command.iter().skip_while(|arg| !matches!(arg.as_str(), "-m" | "--module-name"));
-        playbook.or_else(|| rest.nth(1)).cloned()
+        let is_named =
+            |word: &String, name: &str| Path::new(word).file_name().is_some_and(|file| file == name);
+        // It may be called in a container, by another program.
+        let called = |name: &str| command.iter().position(|word| is_named(word, name));
+        if let Some(at) = called("ansible-playbook") {
+            return first_argument(command.get(at + 1..)?);
+        }
+        let arguments = command.get(called("ansible")? + 1..)?;
+        let at = arguments.iter().position(|word| matches!(word.as_str(), "-m" | "--module-name"));
+        let joined =
+            || arguments.iter().find_map(|word| word.strip_prefix("--module-name=")).map(str::to_owned);
+        at.and_then(|at| arguments.get(at + 1).cloned()).or_else(joined)
     }
+}
+
+/// The first word that is no option and no option's value (`ansible.cli.playbook`, `ansible.cli.arguments.option_helpers`).
+fn first_argument(arguments: &[String]) -> Option<String> {
+    const WITH_VALUE: &[&str] = &[
+        "-i",
+        "--inventory",
+        "--inventory-file",
+        "-l",
+        "--limit",
+        "-e",
+        "--extra-vars",
+        "-f",
+        "--forks",
+        "-t",
+        "--tags",
+        "--skip-tags",
+        "-u",
+        "--user",
+        "-c",
+        "--connection",
+        "-T",
+        "--timeout",
+        "-M",
+        "--module-path",
+        "--vault-id",
+        "--vault-password-file",
+        "--vault-pass-file",
+        "--become-method",
+        "--become-user",
+        "--private-key",
+        "--key-file",
+        "--ssh-common-args",
+        "--sftp-extra-args",
+        "--scp-extra-args",
+        "--ssh-extra-args",
+        "--start-at-task",
+        "--connection-password-file",
+        "--conn-pass-file",
+        "--become-password-file",
+        "--become-pass-file",
+    ];
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word.as_str()) {
+            words.next();
+        } else if !word.starts_with('-') {
+            return Some(word.clone());
+        }
+    }
+    None
 }
 
 impl Data<'_> {

@@ -5,10 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     News, OnHost, RECAP,
+    card::Card,
     failure::{Failure, Fate, find_rescued},
     output::{Output, printed},
     payload::{Data, Payload, Res},
@@ -30,19 +29,6 @@ const FAILURES: usize = 1_000;
 
 /// The event that a task begins on a host.
 const BEGINS: &str = "runner_on_start";
-
-/// Who runs a run with what, beside its actor and its host (`docs/schemas/card.json`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub(crate) struct Card {
-    pub(crate) pid: Option<u64>,
-    pub(crate) user: Option<String>,
-    /// The commit of the project's folder.
-    pub(crate) revision: Option<String>,
-    pub(crate) ansible_runner: Option<String>,
-    pub(crate) python: Option<String>,
-    pub(crate) plugin: Option<String>,
-}
 
 /// How it is known that the process of a run is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,14 +316,14 @@ impl Run {
             self.last_event = self.last_event.max(when);
         }
         if let Some(card) = message.card.as_deref() {
-            self.read_card(card);
+            (self.actor, self.host, self.card) = Card::read(card);
         }
         news.when = when;
         self.explain();
         Some(news)
     }
 
-    /// A run that failed though no task did has a reason all the same.
+    /// A run that failed though no task did has a reason all the same, and so has one that was not left to end.
     fn explain(&mut self) {
         let status = self.status();
         // Of a run whose events were not read nobody can say.
@@ -345,8 +331,11 @@ impl Run {
             return;
         }
         self.failures.retain(|failure| !failure.is_of_run());
-        let counts = |failure: &Failure| matches!(failure.fate, Fate::Failed | Fate::Unreachable);
-        if self.failures.iter().any(counts) {
+        // Until ansible's recap: where something followed on the host, a failure may have been dealt with.
+        let was_followed = |failure: &Failure| self.tasks.last_on(&failure.host) > Some(failure.counter);
+        let ends_it = |failure: &Failure| failure.counts() && (self.has_stats || !was_followed(failure));
+        let is_cut_short = matches!(status, Status::Timeout | Status::Killed);
+        if !is_cut_short && self.failures.iter().any(ends_it) {
             return;
         }
         let counter = self.seen.highest.unwrap_or(0);
@@ -371,28 +360,6 @@ impl Run {
         }
         let news = self.on_killed(Death::Silence(since));
         news.map(|news| News { when: stored, ..news })
-    }
-
-    fn read_card(&mut self, card: &str) {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Whole {
-            actor: Option<String>,
-            host: Option<String>,
-            #[serde(flatten)]
-            rest: Card,
-        }
-        let Whole { actor, host, rest } = serde_json::from_str(card).unwrap_or_default();
-        let shown = |text: Option<String>| text.map(|text| one_line(&text));
-        (self.actor, self.host) = (shown(actor), shown(host));
-        self.card = Card {
-            pid: rest.pid,
-            user: shown(rest.user),
-            revision: shown(rest.revision),
-            ansible_runner: shown(rest.ansible_runner),
-            python: shown(rest.python),
-            plugin: shown(rest.plugin),
-        };
     }
 
     fn on_heartbeat(&mut self, number: u64, created: Option<SystemTime>) -> News {
@@ -503,7 +470,11 @@ impl Run {
         if let Some(failure) = failure {
             let place = self.failures.partition_point(|known| known.counter <= counter);
             self.failures.insert(place, failure);
-            self.failures.truncate(FAILURES);
+            if self.failures.len() > FAILURES {
+                // What was ignored can be spared best.
+                let spare = self.failures.iter().position(|failure| !failure.counts()).unwrap_or(FAILURES);
+                self.failures.remove(spare);
+            }
             self.find_rescued();
         }
         if self.is_over() {
@@ -519,7 +490,8 @@ impl Run {
         }
         // Who was rescued ansible says in the end.
         if self.has_stats {
-            find_rescued(&mut self.failures, &self.recaps);
+            let tasks = &self.tasks;
+            find_rescued(&mut self.failures, &self.recaps, |host| tasks.last_on(host));
         }
     }
 
@@ -534,11 +506,11 @@ impl Run {
         when: Option<SystemTime>,
     ) -> (Option<Outcome>, Option<Failure>) {
         if name == "playbook_on_stats" {
+            self.has_stats = true;
             if let Some(stats) = payload.stats() {
                 self.recaps = stats.by_host().map(|(host, recap)| (one_line(host), recap)).collect();
                 self.recap = Recap::default();
                 self.recaps.values().for_each(|recap| self.recap.add(recap));
-                self.has_stats = true;
                 self.find_rescued();
             }
             return (None, None);
@@ -575,7 +547,8 @@ impl Run {
             let name = one_line(data.task.as_deref().unwrap_or_default());
             self.tasks.hear(Told { counter, uuid, name: &name, when, what, counts: &counts });
         }
-        (outcome, fate.map(|fate| Failure::new(counter, data, result, fate)))
+        let printed = payload.stdout.as_deref();
+        (outcome, fate.map(|fate| Failure::new(counter, data, result, fate, printed)))
     }
 
     fn describe(&self, name: &str, data: &Data<'_>, result: &Res, failure: Option<&Failure>) -> News {

@@ -23,8 +23,8 @@ pub(crate) struct HostTotal {
     pub(crate) busy: Duration,
 }
 
-/// A host, a playbook and a revision of it.
-type Course = (String, String, String);
+/// A host, whose runs, of which playbook, at which revision of it.
+type Course = (String, String, String, String);
 /// When a run of that began, and whether it went badly on the host.
 type Turn = (Option<SystemTime>, bool);
 
@@ -44,8 +44,9 @@ impl HostStats {
             total.unreachable += u64::from(host.recap.unreachable > 0);
             total.busy += host.busy;
             if let Some(revision) = run.card.revision.as_ref().filter(|_| run.is_over()) {
-                let course = (host.name.to_owned(), run.playbook.clone(), revision.clone());
-                self.courses.entry(course).or_default().push((run.started, host.is_bad()));
+                let (subject_id, playbook) = run.course();
+                let course = [host.name, subject_id, playbook, revision].map(str::to_owned);
+                self.courses.entry(course.into()).or_default().push((run.started, host.is_bad()));
             }
         }
     }
@@ -176,8 +177,8 @@ pub(crate) struct Gathering {
     runs: Runs,
     /// Events of the runs that are kept.
     events: u64,
-    /// Runs that were handed over.
-    done: HashSet<RunId>,
+    /// Runs that were handed over, and whose they are: a header is whatever its sender writes there.
+    done: HashMap<RunId, HashSet<String>>,
 }
 
 /// So many runs, and so many events of them, wait for the rest of it: of one that was killed, or publishes only some of its
@@ -188,12 +189,13 @@ const WAITING_EVENTS: u64 = 250_000;
 impl Gathering {
     /// With nothing heard so far.
     pub(crate) fn into(runs: Runs) -> Self {
-        Self { runs, events: 0, done: HashSet::new() }
+        Self { runs, events: 0, done: HashMap::new() }
     }
 
     /// Takes a message in, heard at `now`. Returns a run that nothing more is expected of, or that waited for too long.
     pub(crate) fn hear(&mut self, message: &Received, now: SystemTime) -> Option<Run> {
-        if message.run.is_some_and(|run| self.done.contains(&run)) {
+        let done = message.run.and_then(|run| self.done.get(&run));
+        if done.is_some_and(|of| self.runs.whose(message).is_none_or(|subject_id| of.contains(&subject_id))) {
             return None;
         }
         let news = self.runs.hear(message, now)?;
@@ -211,7 +213,9 @@ impl Gathering {
         };
         let run = self.runs.take(key)?;
         self.events = self.events.saturating_sub(run.event_count());
-        self.done.extend(run.identity);
+        if let Some(identity) = run.identity {
+            self.done.entry(identity).or_default().insert(run.subject_id.clone());
+        }
         Some(run)
     }
 

@@ -141,6 +141,8 @@ pub(crate) struct Tasks {
     hosts: Vec<String>,
     numbers: HashMap<String, u32>,
     marks: usize,
+    /// Some of them, or marks, are not kept.
+    are_cut: bool,
     /// The last mark of each host: its counter, and whether it says that a task has begun there.
     last: HashMap<u32, Last>,
 }
@@ -172,6 +174,16 @@ impl Tasks {
         self.hosts.iter().map(String::as_str)
     }
 
+    /// The counter of the last event that says that a task began or ended on this host.
+    pub(super) fn last_on(&self, host: &str) -> Option<u64> {
+        Some(self.last.get(self.numbers.get(host)?)?.counter)
+    }
+
+    /// Were there more than are kept?
+    pub(crate) fn are_cut(&self) -> bool {
+        self.are_cut
+    }
+
     pub(super) fn hear(&mut self, told: Told<'_>) {
         let Told { counter, uuid, when, what, .. } = told;
         let place = self.place_of(told);
@@ -191,6 +203,7 @@ impl Tasks {
             if counter >= last.counter {
                 *last = Last { counter, uuid: uuid.to_owned(), is_begin: outcome.is_none(), when };
             }
+            self.are_cut |= self.marks >= MARKS;
             if self.marks < MARKS
                 && let Some(task) = self.all.get_mut(place)
             {
@@ -214,6 +227,7 @@ impl Tasks {
             }
         }
         if self.all.len() > TASKS {
+            self.are_cut = true;
             let gone = self.all.remove(0);
             self.marks -= gone.marks.len();
         }

@@ -38,7 +38,7 @@ impl Heard {
         self.runs.hear(&message, at(self.stored))
     }
 
-    fn event(&mut self, counter: u64, event: &str, data: &Value) -> Option<News> {
+    pub(super) fn event(&mut self, counter: u64, event: &str, data: &Value) -> Option<News> {
         let payload = json!({
             "runner_ident": "r.1", "counter": counter, "event": event, "event_data": data, "stdout": format!("line {counter}"),
             "start_line": counter, "end_line": counter + 1,
@@ -58,7 +58,7 @@ impl Heard {
     }
 }
 
-fn with(more: &Value) -> Value {
+pub(super) fn with(more: &Value) -> Value {
     let mut data = json!({"playbook": "p.yml", "play": "P", "task": "T", "task_uuid": "t", "host": "h"});
     data.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     data
@@ -90,7 +90,10 @@ fn a_run_from_start_to_end() {
     // Its first word was not heard: it began before.
     assert_eq!(run.duration(at(1000)), None);
     let why: Vec<(&str, Fate)> = run.failures.iter().map(|one| (one.why.as_str(), one.fate)).collect();
-    assert_eq!(why, [("", Fate::Ignored), ("no ^[[2J", Fate::Failed), ("[\"a\"]", Fate::Unreachable)]);
+    assert_eq!(
+        why,
+        [("no reason was told", Fate::Ignored), ("no ^[[2J", Fate::Failed), ("[\"a\"]", Fate::Unreachable)]
+    );
     assert_eq!(run.output.lines().collect::<Vec<_>>().len(), 8);
     // The next run of the playbook has something to go by.
     heard.status('b', "starting");

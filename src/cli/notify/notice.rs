@@ -133,19 +133,20 @@ impl<'a> Notice<'a> {
     }
 }
 
-/// Of each host that failed and was not rescued, what it failed at last; else why the run failed.
+/// Why the run failed, if no task ended it; and of each host that failed and was not rescued, what it failed at last.
 fn failed_hosts(run: &Run) -> Vec<&Failure> {
-    let counts = |failure: &&Failure| matches!(failure.fate, Fate::Failed | Fate::Unreachable);
+    let (of_run, of_hosts): (Vec<&Failure>, Vec<&Failure>) =
+        run.failures.iter().filter(|failure| failure.counts()).partition(|failure| failure.is_of_run());
     let mut last: Vec<&Failure> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
-    for failure in run.failures.iter().filter(counts) {
+    for failure in of_hosts {
         let place = *places.entry(&failure.host).or_insert(last.len());
         match last.get_mut(place) {
             Some(known) => *known = failure,
             None => last.push(failure),
         }
     }
-    last
+    of_run.into_iter().chain(last).collect()
 }
 
 fn headline(run: &Run, now: SystemTime, silent_after: Option<Duration>) -> String {

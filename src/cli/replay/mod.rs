@@ -341,6 +341,13 @@ impl<'a> Replay<'a> {
         for text in &plan.bad {
             complain(&printable(text));
         }
+        if plan.others > 0 {
+            remark(&format!(
+                "{}: {} events there are of other runs of that ident, and are left alone",
+                printable(&plan.path.display().to_string()),
+                plan.others
+            ));
+        }
         let held = self.leave_out_held(config, &mut plan)?;
         if self.dry_run {
             show(shown, config, &plan, held)?;

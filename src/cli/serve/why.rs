@@ -38,11 +38,6 @@ pub(super) fn groups(run: &Run) -> Vec<Group<'_>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// Does it count, or was it dealt with?
-fn counts(failure: &Failure) -> bool {
-    matches!(failure.fate, Fate::Failed | Fate::Unreachable)
-}
-
 /// What is the matter with a run.
 pub(super) struct Line {
     pub(super) line: Markup,
@@ -53,13 +48,14 @@ pub(super) struct Line {
 /// What is the matter with a run, or where it is.
 pub(super) fn in_a_line(run: &Run, state: Status, now: SystemTime) -> Line {
     let groups = groups(run);
-    let mut bad = groups.iter().filter(|group| counts(group.first));
+    let bad = groups.iter().filter(|group| group.first.counts());
     if !run.is_over() {
         // What has failed may still be rescued: where it is comes first.
         let failed: usize = bad.map(|group| group.hosts.len()).sum();
         return where_it_is(run, state, failed, now);
     }
-    if let Some(group) = bad.next() {
+    // Why the run was cut short, if it was, comes first.
+    if let Some(group) = bad.min_by_key(|group| !group.first.is_of_run()) {
         let Failure { host, task, why, .. } = group.first;
         let more = group.hosts.len() - 1;
         let host = if more > 0 { format!("{host} +{more}") } else { host.clone() };
@@ -96,7 +92,7 @@ fn waiting_in_a_line(waiting: &[Waiting<'_>], now: SystemTime) -> Option<String>
 
 /// What comes first on a run's page.
 pub(super) fn in_full(run: &Run, address: &str, now: SystemTime) -> Markup {
-    let (bad, other): (Vec<_>, Vec<_>) = groups(run).into_iter().partition(|group| counts(group.first));
+    let (bad, other): (Vec<_>, Vec<_>) = groups(run).into_iter().partition(|group| group.first.counts());
     let waiting = run.waiting();
     html! {
         @if !waiting.is_empty() {
