@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +178,7 @@ def test_since_when_a_playbook_fails_and_what_a_host_did(stored: tuple[Server, B
         assert re.search(r", 2 runs; the last good run was r3 \(", browser.text("#why"))
         browser.open(serve, serve.address("r2"))
         browser.wait_for("#why", "The run of site.yml at id before it, r1 (")
+        browser.wait_for("#why", "It was good again in r3 (")
         # A click on a host is a filter: it goes with the address, and nothing else is left.
         browser.click(".matrix tbody tr:first-child th a")
         browser.wait_for("#found", "1 hit")
@@ -289,7 +292,7 @@ def test_people_type_the_token_once(stored: tuple[Server, Bus], tmp_path: Path) 
         publish(server, "x", task("a"))
         serve_token = {"Authorization": f"Bearer {token.read_text()}"}
         wait_until(lambda: '"x"' in serve.get("/api/runs", **serve_token).text, "the run")
-        browser.open(serve, "/runs/id/x?q=a&open=all")
+        browser.open(serve, "/runs/id/x?line=3&open=all#e3")
         browser.find("input[name=token]").send_keys("wrong" + Keys.ENTER)
         browser.wait_for("main", "That is not the token")
         # Too soon is said, too; then it is let in, to where it wanted to go.
@@ -298,7 +301,8 @@ def test_people_type_the_token_once(stored: tuple[Server, Bus], tmp_path: Path) 
         def is_in() -> bool:
             if "Too many wrong tokens" in browser.text("main"):
                 browser.find("input[name=token]").send_keys(token.read_text() + Keys.ENTER)
-            return browser.driver.current_url.endswith("/runs/id/x?q=a&open=all")
+            # The form does not keep what is behind the address.
+            return browser.driver.current_url.endswith("/runs/id/x?line=3&open=all#e3")
 
         wait_until(is_in, "the run's page")
         browser.wait_for("#line h1", "x")
@@ -423,6 +427,108 @@ def test_what_is_open_or_has_the_focus_goes_on(stored: tuple[Server, Bus], tmp_p
         assert browser.run(names) == ["first"]
 
 
+TARGET = "return document.querySelector(':target')?.id"
+
+
+def again(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same of a later run: events have ids of their own."""
+    return [{**event, "uuid": f"again-{place}"} for place, event in enumerate(events)]
+
+
+def test_a_later_run_of_the_ident_has_its_own_lines(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        publish(server, "x", [*task("first"), *printing(5)])
+        serve.wait_for_run("x", "successful")
+        browser.open(serve, "/runs/id/x")
+        browser.wait_for("details.task", "first")
+        assert "line 5" in browser.run(LINES)
+        publish(server, "x", again([*task("second"), *printing(3, 100)]), "failed")
+        browser.wait_for("#state", "failed")
+        browser.wait_for("details.task", "second")
+        wait_until(lambda: "line 102" in browser.run(LINES), "its lines")
+        assert browser.run(LINES).split("\n") == [
+            "TASK [second]", "runner_on_ok: [h]", "line 100", "line 101", "line 102"
+        ]  # fmt: skip
+
+
+def test_a_link_to_a_line_keeps_the_rest(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        publish(server, "x", [*task("a"), *printing(30), *task("b"), *printing(30, 50)])
+        serve.wait_for_run("x", "successful")
+        identity = serve.json("/api/runs/id/x")["run_id"]
+        browser.open(serve, "/runs/id/x?hosts=all&open=all")
+        for line in ("e10", "e40"):
+            browser.click(f"#{line} a")
+            wait_until(lambda line=line: browser.run(TARGET) == line, "the line to be marked")  # type: ignore[misc]
+        # Whoever copies the address has this run, and what he sees.
+        address = browser.driver.current_url
+        assert address.endswith(f"/runs/id/x/{identity}?hosts=all&open=all&line=40#e40")
+        browser.driver.back()
+        wait_until(lambda: browser.run(TARGET) == "e10", "the line before")
+        # A look at the server leaves open what a click has opened.
+        browser.open(serve, "/runs/id/x?open=none")
+        browser.click("table.matrix tbody td:nth-of-type(2) a")
+        opened = (
+            "return [...document.querySelectorAll('details.task[open] .name')].map(one => one.textContent)"
+        )
+        wait_until(lambda: browser.run(opened) == ["b"], "the task to open")
+        publish(server, "y", task("other"))
+        serve.wait_for_run("y", "successful")
+        browser.click("#zone")
+        looks = "return performance.getEntriesByName(location.href.split('#')[0]).length"
+        before = browser.run(looks)
+        wait_until(lambda: browser.run(looks) > before, "a look")
+        assert browser.run(opened) == ["b"]
+
+
+def test_what_a_host_says_obeys_nobody(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """Marks that turn text around, and control characters, are shown."""
+    server, _ = stored
+    with Serve(server) as serve, chromium(tmp_path) as browser:
+        publish(server, "x", task("a", fails=True, msg="first\nred\u202e reason \x1b]0;t\x07end"), "failed")
+        serve.wait_for_run("x", "failed")
+        browser.open(serve, "/runs/id/x")
+        browser.wait_for(".why", "red<U+202E> reason ^[]0;t^Gend")
+        assert "\u202e" not in browser.run("return document.body.innerText")
+
+
+def test_whether_it_is_the_run_or_the_server_that_is_gone(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    server, bus = stored
+    with contextlib.ExitStack() as stack:
+        serve = stack.enter_context(Serve(server))
+        publish(server, "x", task("a"))
+        serve.wait_for_run("x", "successful")
+        browser = stack.enter_context(chromium(tmp_path))
+        browser.open(serve, "/runs/id/x")
+        browser.wait_for("#link", "live")
+        serve.end(signal.SIGKILL)
+        browser.wait_for("#link", "the server of this page does not answer")
+        bus.run(bus.client.jetstream().purge_stream("RUNS"))
+        stack.enter_context(Serve(server, "--listen", f"127.0.0.1:{serve.port}"))
+        browser.wait_for("#link", "the server of this page does not know it any more")
+        assert [one for one in browser.complaints() if not re.search("404|ERR_CONNECTION", one)] == []
+
+
+def test_without_nats_nobody_is_silent(stored: tuple[Server, Bus], tmp_path: Path) -> None:
+    """It is the page that does not hear."""
+    server, _ = stored
+    with Serve(server, "--silent-after", "3s") as serve, chromium(tmp_path) as browser:
+        publish(server, "x", task("a", ends=False), None)
+        serve.wait_for_run("x", "running")
+        browser.open(serve, "/")
+        server.kill()
+        wait_until(lambda: browser.text("#link [role=alert]"), "the loss")
+        since, first = time.monotonic(), serve.json("/api/runs")[0]["state"]
+        states = set()
+        while time.monotonic() < since + 4:
+            states.add(serve.json("/api/runs")[0]["state"])
+            states.add(browser.text("#rows .badge"))
+        assert states == {first}
+        assert f'state="silent"}} {int(first == "silent")}' in serve.get("/metrics").text
+
+
 def test_the_output_is_filtered(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     with Serve(server) as serve, chromium(tmp_path) as browser:
@@ -449,6 +555,9 @@ def test_all_of_it_is_printed(stored: tuple[Server, Bus], tmp_path: Path) -> Non
         serve.wait_for_run("x", "successful")
         browser.open(serve, "/runs/id/x")
         assert browser.run(LINES) == ""
+        # A task of which only some lines are here.
+        browser.run("document.querySelector('summary').click()")
+        browser.wait_for(".out", "more lines: show")
         browser.run("dispatchEvent(new Event('beforeprint'))")
         lines = browser.run(LINES).split("\n")
         assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(3_000)]

@@ -83,6 +83,22 @@ def uncolored(printed: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", printed)
 
 
+def test_a_task_that_was_cut_short_is_not_well(stored: tuple[Server, Bus]) -> None:
+    """Its ansible-playbook was killed: nobody has said that it was ok."""
+    server, _ = stored
+    with Serve(server) as serve:
+        publish(server, "x", [*task("done"), *task("cut short", ends=False)], "failed")
+        serve.wait_for_run("x", "failed")
+        page = serve.get("/runs/id/x").text
+        name = '<span class="name" title="([^"]+)"'
+        signs = re.findall(rf'<summary><span class="(\w+)" title="\w+">.</span>{name}', page)
+        assert dict(reversed(sign) for sign in signs) == {"done": "ok", "cut short": "open"}
+        assert "it ended while h was at: cut short" in page
+        whole = serve.json("/api/runs/id/x")
+        waited = whole["waiting"][0]["seconds"]
+        wait_until(lambda: serve.json("/api/runs/id/x")["waiting"][0]["seconds"] == waited)
+
+
 def test_a_real_job_as_json_and_text(stored: tuple[Server, Bus], tmp_path: Path) -> None:
     server, _ = stored
     with Serve(server) as serve:

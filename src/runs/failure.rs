@@ -86,10 +86,12 @@ impl Failure {
     pub(crate) const NO_HOST: &str = "no host";
     const NO_TASK: &str = "no task";
 
-    /// Why a run ended with this status. `lines` is what it printed, the last line first; `task` what it was at.
+    /// Why a run ended with this status. `lines` is what it printed, the last line first; `task` what it was at, `waiting` for
+    /// whom it waited.
     pub(super) fn of_run<'a>(
         status: Status,
         task: &str,
+        waiting: Option<String>,
         lines: impl Iterator<Item = &'a str>,
         counter: u64,
     ) -> Self {
@@ -102,14 +104,18 @@ impl Failure {
             .take(LOOKED_AT)
             .collect();
         last.reverse();
-        let (told, telling) = match telling(&last) {
+        let telling = telling(&last);
+        let told = telling.map_or(last.len().saturating_sub(TOLD), |(begin, at)| {
             // What follows on an error explains it; what led to an exception is before it.
-            Some((begin, at)) => (begin.max((at + 1).saturating_sub(TOLD)), last.get(at).cloned()),
-            None => (last.len().saturating_sub(TOLD), last.iter().rfind(|line| !is_progress(line)).cloned()),
+            begin.max((at + 1).saturating_sub(TOLD))
+        });
+        let line = match telling {
+            Some((_, at)) => last.get(at).cloned(),
+            None => waiting.or_else(|| last.iter().rfind(|line| !is_progress(line)).cloned()),
         };
         let details: Vec<String> = last.into_iter().skip(told).take(TOLD).collect();
         let at = if task.is_empty() { String::new() } else { format!(" at: {task}") };
-        let why = match (status, telling) {
+        let why = match (status, line) {
             (Status::Timeout, _) => format!("it ran out of time{at}"),
             (Status::Killed, _) => format!("its process was killed{at}"),
             (_, Some(line)) => line,
@@ -321,7 +327,7 @@ mod tests {
     #[test]
     fn why_a_run_failed_though_no_task_did() {
         let told = |text: &str, status| {
-            let failure = Failure::of_run(status, "deploy", text.lines().rev(), 7);
+            let failure = Failure::of_run(status, "deploy", None, text.lines().rev(), 7);
             (failure.why, failure.details)
         };
         let first = |text: &str| told(text, Status::Failed).0;

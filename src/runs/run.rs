@@ -339,7 +339,16 @@ impl Run {
             return;
         }
         let counter = self.seen.highest.unwrap_or(0);
-        let reason = Failure::of_run(status, &self.task, self.output.lines().rev(), counter);
+        let waiting = self.waiting();
+        let hosts: Vec<&str> = waiting.iter().map(|one| one.host).collect();
+        let waiting = waiting.first().map(|first| match hosts.as_slice() {
+            [host] => format!("it ended while {host} was at: {}", first.task),
+            [host, more @ ..] => {
+                format!("it ended while {host} and {} more were at: {}", more.len(), first.task)
+            }
+            [] => String::new(),
+        });
+        let reason = Failure::of_run(status, &self.task, waiting, self.output.lines().rev(), counter);
         self.failures.push(reason);
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::runs::Listed,
     message::start_of,
-    runs::{Failure, Fate, Recap, Run, in_short},
+    runs::{Failure, Recap, Run, in_short},
 };
 
 /// So many hosts are named.

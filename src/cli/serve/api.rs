@@ -31,7 +31,12 @@ impl<'a> Told<'a> {
     pub(super) fn new(run: &'a Run, shared: &Shared, now: SystemTime) -> Self {
         let state = shared.state(run, now);
         let matter = why::in_a_line(run, state, now).title;
-        Self { listed: Listed::new(run, now, shared.silent_after), task: &run.task, recap: run.recap, matter }
+        Self {
+            listed: Listed::new(run, shared.as_of(now), shared.silent_after),
+            task: &run.task,
+            recap: run.recap,
+            matter,
+        }
     }
 }
 
@@ -158,7 +163,7 @@ pub(super) fn told<'a>(run: &'a Run, named: &[&'a Run], shared: &Shared, now: Sy
         events_missing: run.missing(),
         messages_cut: run.cut,
         hosts: run.tasks.hosts().collect(),
-        waiting: run.waiting().iter().map(|one| Waiting::new(one, now)).collect(),
+        waiting: run.waiting().iter().map(|one| Waiting::new(one, run.end_or(now))).collect(),
         failures: why::groups(run).iter().map(ToldGroup::new).collect(),
         tasks: view::tasks(run, now).iter().map(ToldTask::new).collect(),
         others: named.iter().filter(|other| run_id(other) != run_id(run)).map(other).collect(),

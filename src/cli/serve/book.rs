@@ -31,6 +31,8 @@ pub(super) struct Shared {
     /// How far back what is known goes.
     pub(super) since: Duration,
     book: Mutex<Book>,
+    /// Since when there is no connection: who says nothing then is not silent, it is not heard.
+    deaf_since: Mutex<Option<SystemTime>>,
     /// Of runs that have changed, each as JSON.
     news: broadcast::Sender<Bytes>,
 }
@@ -64,7 +66,8 @@ impl Shared {
             is_incomplete: false,
             asked: HashSet::new(),
         };
-        Self { source, silent_after, since, book: Mutex::new(book), news: broadcast::channel(BEHIND).0 }
+        let (book, deaf_since) = (Mutex::new(book), Mutex::default());
+        Self { source, silent_after, since, book, deaf_since, news: broadcast::channel(BEHIND).0 }
     }
 
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
@@ -90,7 +93,7 @@ impl Shared {
                 }
                 let now = self.now();
                 let runs = changed.iter().filter_map(|id| book.runs.get(*id));
-                let listed = runs.map(|run| Listed::new(run, now, self.silent_after));
+                let listed = runs.map(|run| Listed::new(run, self.as_of(now), self.silent_after));
                 listed.filter_map(|run| serde_json::to_vec(&run).ok()).collect::<Vec<_>>()
             };
             if !texts.is_empty() {
@@ -125,7 +128,22 @@ impl Shared {
     }
 
     pub(super) fn state(&self, run: &Run, now: SystemTime) -> Status {
-        run.state(now, self.silent_after)
+        run.state(self.as_of(now), self.silent_after)
+    }
+
+    /// The time that is known of: now, or when the connection went away.
+    pub(super) fn as_of(&self, now: SystemTime) -> SystemTime {
+        (*self.deaf_since()).map_or(now, |since| since.min(now))
+    }
+
+    fn deaf_since(&self) -> MutexGuard<'_, Option<SystemTime>> {
+        self.deaf_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection is gone, or there is one again.
+    pub(super) fn is_deaf(&self, is_deaf: bool) {
+        let mut since = self.deaf_since();
+        *since = if is_deaf { since.or_else(|| Some(self.now())) } else { None };
     }
 }
 

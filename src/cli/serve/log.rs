@@ -55,7 +55,7 @@ pub(super) fn log(
     let read = {
         let book = shared.book();
         let (run, _) = book.find(&name)?;
-        if run.first_stored.is_none() || book.streams.is_empty() {
+        if run.first_stored.is_none() || book.streams.is_empty() || book.link().is_err() {
             return Some((kind, remembered(run, is_colored)).into_response());
         }
         let subjects = shared.source.filters_of(run, None);

@@ -160,9 +160,16 @@ fn task_list(
         None => Some((started, scale(now.duration_since(started).ok()?))),
     });
     let last = sections.iter().rposition(|section| section.task.is_some());
+    let waiting = run.waiting();
+    let is_waited_for = |task: &TaskView<'_>| {
+        let is_it = |host: &str| waiting.iter().any(|one| one.host == host && one.task == task.name);
+        task.steps.iter().any(|step| step.sign == Sign::Open && is_it(step.host))
+    };
     let view = |place: usize, section: &Section<'_>, with_lines: bool| {
         let is_current = !run.is_over() && Some(place) == last;
-        let sign = section.task.map_or(Sign::Ended(Outcome::Skipped), |task| task.sign(is_current));
+        let sign = section
+            .task
+            .map_or(Sign::Ended(Outcome::Skipped), |task| task.sign(is_current || is_waited_for(task)));
         let has_line = look.line.is_some_and(|line| (section.from..section.to).contains(&line));
         let is_open = match look.open.as_str() {
             "all" => true,
@@ -175,7 +182,8 @@ fn task_list(
             }
         };
         let is_sent = with_lines && (is_open || count <= WHOLE);
-        details(section, sign, is_open, is_sent, look, span, address)
+        let lines = Lines { is_sent, is_whole: count <= WHOLE };
+        details(section, sign, is_open, &lines, look, span, address)
     };
     html! {
         @if run.output.is_cut_off() {
@@ -190,16 +198,25 @@ fn task_list(
     }
 }
 
+/// Which of a task's lines a browser has.
+struct Lines {
+    /// They are sent now.
+    is_sent: bool,
+    /// It has all of them at any time, whatever is open: so that it finds them.
+    is_whole: bool,
+}
+
 fn details(
     section: &Section<'_>,
     sign: Sign,
     is_open: bool,
-    is_sent: bool,
+    lines_of: &Lines,
     look: &Look,
     span: Option<(SystemTime, Duration)>,
     address: &str,
 ) -> Markup {
     let Section { name, from, to, task, printed } = section;
+    let Lines { is_sent, is_whole } = *lines_of;
     let last = printed.last().map(|one| one.counter);
     let (first, end) = (from.to_string(), to.to_string());
     let end = if *to == u64::MAX { "" } else { &end };
@@ -213,7 +230,7 @@ fn details(
                 span.number { @if let Some(took) = task.and_then(|task| task.took) { (precisely(took)) } }
                 span.counts { @if let Some(task) = task { (counts(task)) } }
             }
-            div.out #{ "o" (from) } data-src=(source) data-after=(last.filter(|_| is_sent).map(|last| last.to_string()).unwrap_or_default()) data-last=[last] {
+            div.out #{ "o" (from) } data-src=(source) data-after=(last.filter(|_| is_sent).map(|last| last.to_string()).unwrap_or_default()) data-last=[last] data-whole[is_whole] {
                 @if is_sent {
                     (lines(printed, address, look.line, look.open == "all"))
                 } @else if !printed.is_empty() {

@@ -55,7 +55,7 @@ pub(super) fn page(
     let line = html! {
         a.home href="/" { "runs" }
         (line)
-        (known.part("link", "link", link(book)))
+        (known.part("link", "link", link(book, known)))
         button #zone type="button" data-mine hidden {}
     };
     let content = html! { (content) (known.part("foot", "foot", foot(book, shared))) };
@@ -66,10 +66,13 @@ pub(super) fn page(
 }
 
 /// Whether what is shown is what there is.
-fn link(book: &Book) -> Markup {
+fn link(book: &Book, known: &Known) -> Markup {
     html! {
         @match book.link() {
-            Ok(_) => span #live role="status" { "live" },
+            Ok(_) => {
+                // Without the script nothing is.
+                span #live role="status" { @if known.is_update() { "live" } @else { noscript { "as it was when it was loaded" } } }
+            },
             Err(reason) => span.bad role="alert" { (reason) },
         }
     }

@@ -148,7 +148,7 @@ async fn metrics(State(App { shared, .. }): State<App>, headers: HeaderMap) -> R
         }
         book.metrics.text(
             shared.open(&book),
-            shared.now(),
+            shared.as_of(shared.now()),
             shared.silent_after,
             book.link().is_ok(),
             is_open_metrics,

@@ -77,13 +77,14 @@ fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
     if !run.status().is_failure() || run.playbook.is_empty() {
         return html! {};
     }
-    let is_before = |other: &&Run| {
+    let is_of_it = |other: &&Run| {
         other.course() == run.course()
             && (other.status().is_failure() || other.status() == Status::Successful)
-            && view::place_in_time(other) <= view::place_in_time(run)
     };
-    let mut course: Vec<&Run> = book.runs.all().map(|(_, other)| other).filter(is_before).collect();
+    let mut course: Vec<&Run> = book.runs.all().map(|(_, other)| other).filter(is_of_it).collect();
     course.sort_by_key(|other| view::place_in_time(other));
+    let after = course.partition_point(|other| view::place_in_time(other) <= view::place_in_time(run));
+    let again = course.split_off(after).into_iter().find(|other| other.status() == Status::Successful);
     let good = course.iter().rposition(|other| other.status() == Status::Successful);
     let bad = course.get(good.map_or(0, |good| good + 1)..).unwrap_or_default();
     let named = |other: &Run| html! { a href=(address_of(other)) { (other.ident) } " (" (time(other.started, now)) ")" };
@@ -92,12 +93,13 @@ fn since(book: &Book, run: &Run, now: SystemTime) -> Markup {
     html! {
         @if let [first, _, ..] = bad {
             p {
-                (run.playbook) " has failed" (there) " since " (named(first)) ", " (bad.len()) " runs; "
+                (run.playbook) @if again.is_some() { " failed" } @else { " has failed" } (there) " since " (named(first)) ", " (bad.len()) " runs; "
                 @if let Some(good) = good { "the last good run was " (named(good)) "." } @else { "no good run is known." }
             }
         } @else if let Some(good) = good {
             p { "The run of " (run.playbook) (there) " before it, " (named(good)) ", was good." }
         }
+        @if let Some(again) = again { p { "It was good again in " (named(again)) "." } }
     }
 }
 

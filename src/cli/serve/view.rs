@@ -112,7 +112,7 @@ impl<'a> Step<'a> {
 }
 
 impl TaskView<'_> {
-    /// How it went altogether: the worst of its hosts tells. `goes_on`: it is what the run is at.
+    /// How it went altogether: the worst of its hosts tells. `goes_on`: it is what the run is at, or was when it was cut short.
     pub(super) fn sign(&self, goes_on: bool) -> Sign {
         let signs = self.steps.iter().map(|step| step.sign).filter(|sign| goes_on || *sign != Sign::Open);
         let worst = signs.min_by_key(|sign| sign.rank());

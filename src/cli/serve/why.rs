@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     cli::terminal::first_of,
-    runs::{Failure, Fate, Run, Status, Waiting, in_short},
+    harmless::one_line,
+    runs::{Failure, Fate, Run, Status, Waiting, in_short, without_colors},
 };
 
 /// Failures of one task for one reason.
@@ -158,7 +159,7 @@ fn told(group: &Group<'_>, address: &str) -> Markup {
         @let details = if details.first() == Some(why) { details.get(1..).unwrap_or_default() } else { details };
         @if !details.is_empty() {
             @if group.hosts.len() > 1 { div.m { "On " (host) ":" } }
-            pre { @for line in details { (line) "\n" } }
+            pre { @for line in details { (one_line(&without_colors(line))) "\n" } }
         }
     }
 }

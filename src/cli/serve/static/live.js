@@ -12,13 +12,16 @@ let follows = false;
 /** Makes an element what the new one is, in its place: focus, selection and what is open stay. */
 function morph(old, fresh) {
   if ("same" in fresh.dataset || "mine" in fresh.dataset) return;
-  const own = (name) => (name === "open" && touched.has(old)) || name === "data-after";
+  const runOf = ({ dataset }) => dataset.src?.split("?")[0];
+  const isOther = runOf(old) !== runOf(fresh); // A later run of the ident has begun: its lines are others.
+  const own = (name) => (name === "open" && touched.has(old)) || (name === "data-after" && !isOther);
   for (const { name, value } of fresh.attributes) {
     if (!own(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   for (const { name } of [...old.attributes]) {
     if (!own(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
   }
+  if (isOther) return old.replaceChildren(...fresh.childNodes);
   if ("src" in old.dataset) return; // Lines: they are added, and do not change.
   const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
   let place = old.firstChild;
@@ -44,7 +47,7 @@ function morph(old, fresh) {
 async function get(url, headers = {}) {
   const answer = await fetch(url, { headers });
   if (answer.status === 401) location.reload(); // To the form, and back.
-  if (!answer.ok) throw new Error(answer.statusText);
+  if (!answer.ok) throw new Error(answer.statusText, { cause: answer.status });
   return parse(await answer.text());
 }
 
@@ -86,7 +89,7 @@ async function look() {
   const parts = [...document.querySelectorAll("[data-version]")].map((part) => `${part.id}=${part.dataset.version}`);
   const fresh = await get(location.href.split("#")[0], { "Known-Parts": parts.join(" ") });
   for (const id of ["line", "main"]) morph(byId(id), fresh.getElementById(id));
-  await Promise.all([...document.querySelectorAll("details[open] > [data-src]")].map(fill));
+  await Promise.all([...document.querySelectorAll("details[open] > [data-src], [data-whole]")].map(fill));
   if (follows) scrollTo(0, document.body.scrollHeight);
 }
 
@@ -102,9 +105,11 @@ function soon(pause = PAUSE) {
     isLooking = true;
     try {
       await look();
-    } catch {
+    } catch ({ cause }) {
       const live = byId("live");
-      if (live) live.textContent = "the server of this page does not answer";
+      const isUnknown = cause === 404;
+      const why = isUnknown ? "the server of this page does not know it any more" : "the server of this page does not answer";
+      if (live) live.textContent = why;
       byId("link")?.removeAttribute("data-version"); // What it says comes again with the next answer.
     } finally {
       isLooking = false;
@@ -133,7 +138,9 @@ function listen(address) {
 /** The line that the address means, if it is here. */
 function show(id) {
   const line = id ? byId(id) : null;
-  line?.closest("details")?.setAttribute("open", "");
+  const around = line?.closest("details");
+  if (around) touched.add(around);
+  around?.setAttribute("open", "");
   line?.scrollIntoView({ block: "center" });
   return line;
 }
@@ -147,8 +154,10 @@ document.addEventListener("click", async (event) => {
   const isFiltered = [location, link].some((place) => new URLSearchParams(place?.search).has("q"));
   if (link?.hash && !isFiltered && show(link.hash.slice(1))) {
     event.preventDefault();
-    history.replaceState(null, "", location.pathname + link.search);
-    location.hash = link.hash;
+    const look = new URLSearchParams(location.search);
+    for (const [name, value] of new URLSearchParams(link.search)) look.set(name, value);
+    history.pushState(null, "", link.pathname + (look.size ? `?${look}` : ""));
+    location.replace(link.hash); // So the line is marked.
   }
   if (link?.matches(".gap")) {
     event.preventDefault();
@@ -185,7 +194,8 @@ for (const form of document.querySelectorAll("form[role=search]")) {
 
 // All of it is printed, and printing does not wait for what comes later.
 addEventListener("beforeprint", () => {
-  const missing = [...document.querySelectorAll("[data-src]")].filter(({ dataset }) => dataset.after !== dataset.last);
+  const isPart = (lines) => lines.dataset.after !== lines.dataset.last || lines.querySelector(".gap");
+  const missing = [...document.querySelectorAll("[data-src]")].filter(isPart);
   if (missing.length === 0) return;
   const request = new XMLHttpRequest();
   request.open("GET", `${location.pathname}?open=all`, false);
@@ -203,6 +213,10 @@ const { listener } = document.querySelector("script[data-listener]")?.dataset ??
 if (listener) {
   for (const mine of document.querySelectorAll("[data-mine]")) mine.hidden = false;
   localize(document);
+  if (byId("live")) byId("live").textContent = "live";
+  // The part behind `#` does not go through a login.
+  const meant = new URLSearchParams(location.search).get("line");
+  if (!location.hash && meant) location.replace(`#e${meant}`);
   show(location.hash.slice(1));
   listen(listener);
   setInterval(() => soon(), SLOW);
