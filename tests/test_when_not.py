@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -175,6 +176,22 @@ def test_what_hangs_for_longer_than_one_looks_back(shop: Shop, hanging: str) -> 
     for odd in ("2100y", "999999y"):
         assert {run["runner_ident"] for run in shop.json("runs", "--since", odd)} == {hanging, "over"}
         assert shop.says("grep", "-l", "TASK", "--since", odd).returncode == 0
+
+
+def test_what_is_meant_is_not_guessed(shop: Shop) -> None:
+    shop.run("nightly")
+    shop.run("nightly")
+    identities = [run["run_id"] for run in shop.json("runs")]
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*identities))
+    common = "".join(one for one, _ in alike)
+    done = shop.says("show", common)
+    assert done.returncode == 1
+    assert all(identity in done.stderr for identity in identities)
+    for identity in identities:
+        assert shop.json("show", identity[: len(common) + 1])["run_id"] == identity
+    done = shop.says("runs", "--since", "1h", "--until", "2h")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is before --since" in done.stderr
 
 
 def test_an_ident_that_was_used_again_is_replayed_as_the_last_run(

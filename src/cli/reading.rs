@@ -260,7 +260,8 @@ impl Source {
         self.take_in(&mut runs, statuses(Some(name)), Start::First)?;
         let mut is_wanted: Box<dyn Fn(&Run) -> bool> =
             Box::new(move |run| run.ident == *ident && subject_id.is_none_or(|id| run.subject_id == id));
-        if !runs.all().any(|(_, run)| is_wanted(run)) && is_identity(name) {
+        let is_by_identity = !runs.all().any(|(_, run)| is_wanted(run)) && is_identity(name);
+        if is_by_identity {
             let name = name.to_ascii_lowercase();
             let begins_so =
                 move |run: Option<RunId>| run.is_some_and(|run| run.to_string().starts_with(&name));
@@ -286,6 +287,14 @@ impl Source {
             found.iter().map(|run| (run.subject_id.as_str(), run.ident.as_str())).collect();
         names.sort_unstable();
         names.dedup();
+        if is_by_identity && names.len() == 1 && found.len() > 1 {
+            let identities: Vec<String> =
+                found.iter().filter_map(|run| Some(run.identity?.to_string())).collect();
+            return Err(Stop::Problem(format!(
+                "{ident} is the beginning of several runs' identities: {}; name one by more of it",
+                identities.join(", ")
+            )));
+        }
         if names.len() > 1 {
             let sites: Vec<&str> = names.iter().map(|(site, _)| *site).collect();
             let (what, names) = if names.iter().all(|(_, one)| one == ident) {

@@ -15,7 +15,7 @@ use super::{
     options::Options,
     reading::Source,
     stop::Stop,
-    terminal::{Tone, json_text, remark, stdout, tone_of},
+    terminal::{Tone, complain, json_text, remark, stdout, tone_of},
     when::{self, When},
 };
 use crate::{
@@ -107,6 +107,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
     let now = source.now();
     let since = arguments.since.at(now);
     let until = arguments.until.map(|until| until.at(now));
+    if let Some(until) = until.filter(|until| *until < since) {
+        let (since, until) = (in_utc(since), in_utc(until));
+        complain(&format!("--until {until} is before --since {since}: no run went on then"));
+        return Ok(Exit::Usage);
+    }
     let playbook = arguments.playbook.as_deref().map(WildMatch::new);
     let actor = arguments.actor.as_deref().map(WildMatch::new);
     let is_wanted = |run: &&Run| {
