@@ -83,6 +83,31 @@ def uncolored(printed: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", printed)
 
 
+def test_what_the_search_means(stored: tuple[Server, Bus]) -> None:
+    server, _ = stored
+    with Serve(server) as serve:
+        for ident, name, actor in (("x", "alpha", "jane"), ("y", "beta", "joe of alpha")):
+            run = config(server.url, None, actor=actor)
+            run.ident = ident
+            status_handler(run, {"status": "starting", "runner_ident": ident, "command": [], "env": {}})
+            for counter, event in enumerate([*task(name), *task("common", "web")], 1):
+                told = {"counter": counter, "uuid": f"{ident}{counter}", "runner_ident": ident, **event}
+                event_handler(run, told)
+            status_handler(run, {"status": "successful", "runner_ident": ident})
+            serve.wait_for_run(ident, "successful")
+        for query, expected in (
+            ("task:alp", {"x"}), ("task:common", {"x", "y"}), ("task:alpha%20task:beta", set()),
+            ("for:jane", {"x"}), ("for:alpha", {"y"}), ("joe", {"y"}), ("host:web%20task:beta", {"y"}),
+            ("for:", {"x", "y"}), ("task:joe", set()),
+        ):  # fmt: skip
+            found = {run["runner_ident"] for run in serve.json(f"/api/runs?q={query}")}
+            assert found == expected, query
+        lines = re.findall(r"<span>([^<]+)</span></div>", serve.get("/runs/id/x?q=task:alpha").text)
+        assert lines == ["TASK [alpha]", "runner_on_ok: [h]"]
+        lines = re.findall(r"<span>([^<]+)</span></div>", serve.get("/runs/id/x?q=task:o%20host:web").text)
+        assert lines == ["runner_on_ok: [web]"]
+
+
 def test_a_task_that_was_cut_short_is_not_well(stored: tuple[Server, Bus]) -> None:
     """Its ansible-playbook was killed: nobody has said that it was ok."""
     server, _ = stored

@@ -95,7 +95,7 @@ fn form(wanted: &Wanted) -> Markup {
     let Wanted { q, state, playbook, since, until, .. } = wanted;
     html! {
         form #filter.bar role="search" method="get" action="/" {
-            input type="search" name="q" value=(q) size="34" placeholder="text of a run, or host:web03" title="Of its ident, playbook, task, host or reason; several words must all be there" aria-label="Find";
+            input type="search" name="q" value=(q) size="34" placeholder="text of a run, or host:web03" title="Of its ident, playbook, task, host, reason or for whom it runs; several words must all be there; host:, task: and for: mean that alone" aria-label="Find";
             label { "active since " input name="since" value=(since) size="16" list="times" placeholder="any time" title=(TIMES); }
             label { "begun until " input name="until" value=(until) size="16" list="times" placeholder="now" title=(TIMES); }
             datalist #times { @for time in ["1h", "8h", "24h", "7d", "today", "yesterday"] { option value=(time) {} } }

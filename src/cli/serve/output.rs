@@ -34,7 +34,7 @@ const PART: usize = 20;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Look {
-    /// Words that are in the line, or in its host's name (`host:web03`).
+    /// Words that are in the line, or in the name of its host (`host:web03`) or its task (`task:restart`).
     pub(super) q: String,
     /// How it went: `failed`, `changed`, ….
     pub(super) result: String,
@@ -332,6 +332,7 @@ fn event(printed: &Piece<'_>, address: &str) -> Markup {
 struct Finder<'a> {
     words: Vec<String>,
     hosts: Vec<String>,
+    tasks: Vec<String>,
     result: &'a str,
     /// Which host an event is of, and how it went there.
     steps: HashMap<u64, (&'a str, Sign)>,
@@ -343,19 +344,20 @@ impl<'a> Finder<'a> {
 
     /// `None`: nothing is looked for.
     fn new(look: &'a Look, tasks: &'a [TaskView<'_>]) -> Option<Self> {
-        let words = look.q.to_lowercase();
-        let (hosts, words): (Vec<&str>, Vec<&str>) =
-            words.split_whitespace().partition(|word| word.starts_with("host:"));
-        if hosts.is_empty() && words.is_empty() && look.result.is_empty() {
+        let (mut words, mut hosts, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for word in look.q.to_lowercase().split_whitespace() {
+            match word.split_once(':') {
+                Some(("host", host)) => hosts.push(host.to_owned()),
+                Some(("task", task)) => names.push(task.to_owned()),
+                _ => words.push(word.to_owned()),
+            }
+        }
+        if hosts.is_empty() && names.is_empty() && words.is_empty() && look.result.is_empty() {
             return None;
         }
         let steps = tasks.iter().flat_map(|task| &task.steps);
-        Some(Self {
-            words: words.into_iter().map(str::to_owned).collect(),
-            hosts: hosts.into_iter().map(|host| host.trim_start_matches("host:").to_owned()).collect(),
-            result: &look.result,
-            steps: steps.map(|step| (step.counter, (step.host, step.sign))).collect(),
-        })
+        let steps = steps.map(|step| (step.counter, (step.host, step.sign))).collect();
+        Some(Self { words, hosts, tasks: names, result: &look.result, steps })
     }
 
     fn has(&self, printed: &Piece<'_>) -> bool {
@@ -371,7 +373,9 @@ impl<'a> Finder<'a> {
     fn found(&self, sections: &[Section<'_>], address: &str) -> Markup {
         let mut left = FOUND;
         let mut found = Vec::new();
-        for section in sections {
+        let is_meant =
+            |section: &&Section<'_>| self.tasks.iter().all(|task| section.name.to_lowercase().contains(task));
+        for section in sections.iter().filter(is_meant) {
             let mut events: Vec<&Piece<'_>> = section.printed.iter().filter(|one| self.has(one)).collect();
             let all = events.len();
             events.truncate(left);

@@ -14,8 +14,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Wanted {
-    /// Words, all of which are somewhere in the ident, the subject id, the playbook, the task, a host or a reason;
-    /// `host:NAME` is in a host.
+    /// Words, all of which are somewhere in the ident, the subject id, the playbook, the task, a host, a reason or the name of
+    /// whom it runs for; `host:NAME` is in a host, `task:NAME` in a task, `for:NAME` in whom it runs for.
     pub(super) q: String,
     /// States or [`UNSUCCESSFUL`], with commas between.
     pub(super) state: String,
@@ -43,6 +43,8 @@ pub(super) struct Filter<'a> {
 enum Word {
     Anywhere(String),
     Host(String),
+    Task(String),
+    For(String),
 }
 
 impl Wanted {
@@ -56,7 +58,12 @@ impl Wanted {
         let (since, until) = (moment("since", &self.since), moment("until", &self.until));
         let words = self.q.split_whitespace().map(|word| {
             let word = word.to_lowercase();
-            word.strip_prefix("host:").map(|host| Word::Host(host.to_owned())).unwrap_or(Word::Anywhere(word))
+            match word.split_once(':') {
+                Some(("host", host)) => Word::Host(host.to_owned()),
+                Some(("task", task)) => Word::Task(task.to_owned()),
+                Some(("for", actor)) => Word::For(actor.to_owned()),
+                _ => Word::Anywhere(word),
+            }
         });
         let words = words.collect();
         Filter { words, playbook: &self.playbook, since, until, problems }
@@ -138,9 +145,11 @@ impl Word {
         let has = |text: &str, word: &str| text.to_lowercase().contains(word);
         match self {
             Self::Host(host) => run.tasks.hosts().any(|name| has(name, host)),
+            Self::Task(task) => run.tasks.iter().any(|known| has(&known.name, task)),
+            Self::For(actor) => run.actor.as_deref().is_some_and(|known| has(known, actor)),
             Self::Anywhere(word) => {
                 let names = [&run.ident, &run.subject_id, &run.playbook, &run.task];
-                names.into_iter().any(|text| has(text, word))
+                names.into_iter().chain(&run.actor).any(|text| has(text, word))
                     || run.tasks.hosts().any(|name| has(name, word))
                     || run.failures.iter().any(|failure| has(&failure.task, word) || has(&failure.why, word))
             }
