@@ -214,8 +214,7 @@ pub(super) fn find_rescued(
 }
 
 /// What modules say when they have nothing to say: the reason is elsewhere.
-const SAYS_NOTHING: [&str; 7] = [
-    "Module result deserialization failed",
+const SAYS_NOTHING: [&str; 6] = [
     "non-zero return code",
     "MODULE FAILURE",
     "One or more items failed",
@@ -223,6 +222,10 @@ const SAYS_NOTHING: [&str; 7] = [
     "All items skipped",
     "Failed as requested from task",
 ];
+
+/// A module has printed something else than a result (ansible-core 2.19 and later): of a crash its last line says why.
+const NO_RESULT: &str = "Module result deserialization failed";
+const TRACEBACK: &str = "Traceback (most recent call last)";
 
 /// In the place of a traceback (`ansible.module_utils`, ansible-core 2.19 and later).
 const NO_TRACEBACK: &str = "(traceback unavailable)";
@@ -236,8 +239,10 @@ fn why(result: &Res) -> String {
         return items.join("; ");
     }
     let message = message(result);
+    let is_crash =
+        message.starts_with(NO_RESULT) && printed(result).iter().any(|(_, text)| text.contains(TRACEBACK));
     let says_something =
-        !message.is_empty() && !SAYS_NOTHING.iter().any(|nothing| message.starts_with(nothing));
+        !(message.is_empty() || is_crash || SAYS_NOTHING.iter().any(|nothing| message.starts_with(nothing)));
     let printed = || {
         let texts = printed(result);
         texts.into_iter().find_map(|(_, text)| text.lines().rev().find(|line| !line.trim().is_empty()))
@@ -380,6 +385,19 @@ mod tests {
                 json!({"msg": "MODULE FAILURE\nSee stdout/stderr", "module_stderr": "Traceback\nKeyError: 'x'\n"}),
                 "KeyError: 'x'",
             ),
+            (
+                json!({"msg": "Module result deserialization failed: No start", "module_stderr": "python3.9: not found\nSee help\n"}),
+                "Module result deserialization failed: No start",
+            ),
+            (
+                json!({
+                    "msg": "Module result deserialization failed: No start",
+                    "module_stderr": "Traceback (most recent call last):\n  File \"m.py\"\nImportError: no yaml\n",
+                }),
+                "ImportError: no yaml",
+            ),
+            (json!({"censored": "the output has been hidden"}), "the output has been hidden"),
+            (json!({"failed_when_result": true, "changed": false}), "failed_when"),
             (json!({"msg": ["a", 1]}), "[\"a\",1]"),
             (json!({}), ""),
             (
