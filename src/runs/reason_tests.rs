@@ -97,6 +97,20 @@ fn a_run_that_was_cut_short_says_so() {
 }
 
 #[test]
+fn who_was_not_killed_has_no_reason_for_it() {
+    let mut heard = Heard::default();
+    heard.event(1, OK, &with(&json!({})));
+    heard.message(
+        "site.a.r.1.heartbeat.0123456789abcdef.0",
+        &json!({"runner_ident": "r.1", "state": "killed"}),
+    );
+    assert_eq!(told(heard.only()), ["no host · no task · failed · its process was killed at: T"]);
+    // It was only cut off, and says how it ended.
+    heard.status('a', "successful");
+    assert_eq!((heard.only().status(), told(heard.only())), (Status::Successful, Vec::new()));
+}
+
+#[test]
 fn names_of_people_are_no_words_of_ours() {
     let run = run(&[(FAILED, "no host", "no task", because("a"))], "failed");
     assert_eq!(told(&run), ["no host · no task · failed · a"]);

@@ -293,7 +293,7 @@ impl Run {
         let heard = message.stored.map_or(now, |stored| stored.min(now));
         // A process that says something is not gone, whatever the stream was told to believe.
         if self.death.is_some_and(|death| matches!(death, Death::Silence(since) if created > Some(since))) {
-            self.death = None;
+            self.is_alive();
             self.ended = None;
         }
         // A status without a time of its own was said when it was stored: of the end that is late for a beginning.
@@ -350,6 +350,13 @@ impl Run {
         });
         let reason = Failure::of_run(status, &self.task, waiting, self.output.lines().rev(), counter);
         self.failures.push(reason);
+    }
+
+    /// It was not killed, whatever was said.
+    fn is_alive(&mut self) {
+        if self.death.take().is_some() {
+            self.failures.retain(|failure| !failure.is_of_run());
+        }
     }
 
     /// Somebody says that its process is gone.
@@ -423,7 +430,7 @@ impl Run {
         let is_end = status.is_end();
         if is_end {
             self.ended = when.or(self.last_event);
-            self.death = None;
+            self.is_alive();
         }
         Some(News { is_end, ..News::of(status.as_str(), String::new()) })
     }
