@@ -82,6 +82,10 @@ fn hosts_that_fail_and_are_well_again() {
     // In whatever order they are heard of.
     let runs = [good(50), bad(40), good(30), bad(20), good(10)];
     assert_eq!(rows(&runs), [row("h", 5, 2, 2), row("other", 5, 0, 0)]);
+    // Another site's host of that name is another host.
+    let mut elsewhere = good(30);
+    "elsewhere".clone_into(&mut elsewhere.subject_id);
+    assert_eq!(rows(&[bad(20), elsewhere]), [row("h", 2, 1, 0), row("other", 2, 0, 0)]);
     // It failed for good.
     assert_eq!(rows(&[good(10), bad(20), bad(30)]), [row("h", 3, 2, 0), row("other", 3, 0, 0)]);
     // Something was changed between the two, or nobody knows.
@@ -165,4 +169,33 @@ fn each_of_very_many_runs_is_handed_over_once() {
     }
     assert_eq!(handed.len(), 1_200);
     assert_eq!(handed.values().max(), Some(&1));
+}
+
+#[test]
+fn a_copied_identity_hides_nobody() {
+    let identity = Some(RunId::of_artifacts("a", ""));
+    let message = |site: &str, id: &str, kind: &str, payload: serde_json::Value| Received {
+        subject: format!("pub.ansible.runner.{site}.r.{kind}"),
+        id: Some(format!("{site}.r.{id}")),
+        payload: payload.to_string().into(),
+        run: identity,
+        ..Received::default()
+    };
+    let status = |word: &str| json!({"runner_ident": "r", "status": word});
+    let whole = |site: &str| {
+        let event =
+            json!({"runner_ident": "r", "counter": 1, "event": RECAP_EVENT, "event_data": {"ok": {"h": 1}}});
+        let nonce = "0123456789abcdef";
+        vec![
+            message(site, &format!("status.{nonce}.1"), "status", status("starting")),
+            message(site, "1.uuid-1", "event", event),
+            message(site, &format!("status.{nonce}.3"), "status", status("successful")),
+        ]
+    };
+    let mut gathering = Gathering::into(Runs::default());
+    let mut handed = Vec::new();
+    for message in ["evil", "site", "evil"].into_iter().flat_map(whole) {
+        handed.extend(gathering.hear(&message, at(9)).map(|run| run.subject_id));
+    }
+    assert_eq!(handed, ["evil", "site"]);
 }
