@@ -88,7 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, Stop> {
     let states = (a.state(now, None).as_str(), b.state(now, None).as_str());
     let mut is_known = true;
     for run in [&a, &b] {
-        if let Some(why) = run.is_partly_known() {
+        if let Some(why) = run.why_partly_known() {
             is_known = false;
             let ident = &run.ident;
             complain(&format!("{ident} is not known as a whole: {why}; what it has not done cannot be told"));

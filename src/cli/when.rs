@@ -7,7 +7,10 @@ use time::{
     macros::format_description,
 };
 
-use crate::{message::moment, nats::Start};
+use crate::{
+    message::moment,
+    nats::{Start, before},
+};
 
 /// A point in time. An age counts from the server's now, which is not known while the command line is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +22,7 @@ pub(super) enum When {
 impl When {
     pub(super) fn at(self, now: SystemTime) -> SystemTime {
         match self {
-            Self::Ago(age) => {
-                now.checked_sub(age).map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
-            }
+            Self::Ago(age) => before(now, age),
             Self::At(when) => when,
         }
     }

@@ -194,13 +194,15 @@ impl Listener<'_> {
         // First of all, so that nothing is missed that comes while history is read.
         let mut live = self.subscribe(link, &streams).await?;
         let now = streams.iter().filter_map(|stream| stream.now).max();
+        // By the server's clock, if it has told the time.
+        let clock = now.unwrap_or_else(SystemTime::now);
         if let Start::Ago(age) = self.wish.from {
             // The same place, should the connection break.
-            self.wish.from = Start::Since(before(now, age));
+            self.wish.from = Start::Since(before(clock, age));
         }
         self.tell(Heard::Connected { server: name, streams: names, now })?;
         if let Some((subjects, age)) = self.wish.before.take() {
-            let told = self.history(link, &streams, &subjects, before(now, age));
+            let told = self.history(link, &streams, &subjects, before(clock, age));
             if let Err(stop) = told.await {
                 self.wish.before = Some((subjects, age));
                 return Err(stop);
@@ -339,7 +341,9 @@ impl Listener<'_> {
             _ if place > 0 => DeliverPolicy::ByStartSequence { start_sequence: place + 1 },
             Start::Now | Start::First => DeliverPolicy::All,
             Start::Since(when) => DeliverPolicy::ByStartTime { start_time: when.into() },
-            Start::Ago(age) => DeliverPolicy::ByStartTime { start_time: before(None, age).into() },
+            Start::Ago(age) => {
+                DeliverPolicy::ByStartTime { start_time: before(SystemTime::now(), age).into() }
+            }
             Start::Last => DeliverPolicy::LastPerSubject,
         }
     }
@@ -406,9 +410,9 @@ impl Listener<'_> {
             _ if last > 0 => last + 1,
             Start::Now | Start::First => 1,
             Start::Since(when) => Raw::first_since(link, api, stream, when).await.map_err(explained)?,
-            Start::Ago(age) => {
-                Raw::first_since(link, api, stream, before(None, age)).await.map_err(explained)?
-            }
+            Start::Ago(age) => Raw::first_since(link, api, stream, before(SystemTime::now(), age))
+                .await
+                .map_err(explained)?,
             Start::Last => {
                 for raw in Raw::last_of_each(link, api, name, filters).await.map_err(explained)? {
                     if is_wanted(&raw.subject) {
@@ -506,11 +510,10 @@ fn wanted<'a>(subjects: &'a [String], filters: &[String]) -> impl Fn(&str) -> bo
 
 type Live = SelectAll<Pin<Box<dyn futures_util::Stream<Item = Message> + Send>>>;
 
-/// So long before now, by the server's clock if it has told the time.
-fn before(now: Option<SystemTime>, age: Duration) -> SystemTime {
-    let then = now.unwrap_or_else(SystemTime::now).checked_sub(age);
+/// So long before now.
+pub(crate) fn before(now: SystemTime, age: Duration) -> SystemTime {
     // JetStream reads no time before the year 1.
-    then.map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
+    now.checked_sub(age).map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH))
 }
 
 /// The server knows our subscriptions: it has then handled what we sent after them, too. Where we may not send to an

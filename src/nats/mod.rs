@@ -26,7 +26,7 @@ pub(crate) use self::{
     durable::{Handed, Task, Tasks, Verdict, hand_out},
     healer::Recipe,
     jetstream::read_answers,
-    listen::listen,
+    listen::{before, listen},
     probe::{Aim, Finding, State, probe},
     recommended::{
         Compared, DUPLICATE_WINDOW, Look, MAX_AGE, MAX_BYTES, Made, NAME, Recommended, create, look,

@@ -1,7 +1,7 @@
 //! A run as ansible-runner left it on disk: its artifact directory becomes messages again.
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::OnceCell,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -35,8 +35,6 @@ pub(crate) struct Recorded {
     until: Option<SystemTime>,
     /// When it began, where there are events of earlier ones, too.
     since: Option<SystemTime>,
-    /// Events of other runs that were come across.
-    pub(super) others: Cell<usize>,
     /// What the run was given, as far as it can still be found.
     values: OnceCell<Values>,
     given: Given,
@@ -61,6 +59,16 @@ pub(super) struct Kept {
     pub(super) message: Message,
     /// When the event was.
     pub(super) created: Option<SystemTime>,
+}
+
+/// What a file of an event is.
+#[derive(Debug)]
+pub(super) enum Filed {
+    Ours(Kept),
+    /// It is left out (option `events`).
+    Unwanted,
+    /// Another run of that ident has left it there.
+    OfAnother,
 }
 
 /// What of an event is outside its payload.
@@ -129,7 +137,6 @@ impl Recorded {
             found: None,
             until,
             since,
-            others: Cell::new(0),
             values,
             given,
             around,
@@ -169,13 +176,13 @@ impl Recorded {
         })
     }
 
-    /// The event in this file; `None`: it is another run's, or not wanted (option `events`).
+    /// The event in this file.
     pub(super) fn event(
         &self,
         config: &Config,
         composer: &mut Composer,
         path: &Path,
-    ) -> Result<Option<Kept>, String> {
+    ) -> Result<Filed, String> {
         let text = self.folder.read(path, LARGEST).map_err(|error| error.to_string())?;
         let text = strict(&text).into_owned();
         let event: Event =
@@ -184,11 +191,10 @@ impl Recorded {
         let is_of_next = created.zip(self.until).is_some_and(|(created, next)| created >= next);
         let is_earlier = created.zip(self.since).is_some_and(|(created, began)| created < began);
         if is_of_next || is_earlier {
-            self.others.set(self.others.get() + 1);
-            return Ok(None);
+            return Ok(Filed::OfAnother);
         }
         if !config.events.contains(&event.name) {
-            return Ok(None);
+            return Ok(Filed::Unwanted);
         }
         let sieve = config.sieve(Kind::Event);
         let payload = if sieve.is_open() {
@@ -210,7 +216,7 @@ impl Recorded {
             card: None,
         };
         let message = composer.message(&about, payload);
-        Ok(Some(Kept { message, created }))
+        Ok(Filed::Ours(Kept { message, created }))
     }
 
     /// The payload without what the run was given under secret names, as the live run would have published it.

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    artifacts::{self, Given, Kept, Recorded, StatusKind, composer_of},
+    artifacts::{self, Filed, Given, Kept, Recorded, StatusKind, composer_of},
     records::{Sent, leave},
     spill_file::{Span, SpillFile},
 };
@@ -328,19 +328,19 @@ impl Plan {
             }
         }
         let first_event = items.len();
-        recorded.others.set(0);
+        self.others = 0;
         for (counter, path) in recorded.events.iter().filter(|(counter, _)| is_wanted(*counter)) {
             match recorded.event(config, &mut composer, path) {
-                Ok(Some(Kept { message, created })) => {
+                Ok(Filed::Ours(Kept { message, created })) => {
                     let (subject, id) = (Arc::clone(&message.head.subject), message.id());
                     let place = Source::Event(path.clone());
                     items.push((Order::Event(*counter), Item { subject, id, place, created }));
                 }
-                Ok(None) => {}
+                Ok(Filed::OfAnother) => self.others += 1,
+                Ok(Filed::Unwanted) => {}
                 Err(reason) => self.bad.push(format!("{}: {reason}", path.display())),
             }
         }
-        self.others = recorded.others.get();
         if self.others > 0 && items.len() == first_event && self.records.is_empty() {
             return Err(format!(
                 "{} has events of several runs of this ident, and no time tells which are the last one's",
@@ -431,9 +431,10 @@ impl Plan {
     pub(crate) fn read(&self, item: &Item, config: &Config, composer: &mut Composer) -> Option<Message> {
         match (&item.place, &self.artifacts) {
             (Source::Line(number, span), _) => self.files.get(*number)?.read(*span),
-            (Source::Event(path), Some((recorded, _))) => {
-                recorded.event(config, composer, path).ok().flatten().map(|kept| kept.message)
-            }
+            (Source::Event(path), Some((recorded, _))) => match recorded.event(config, composer, path) {
+                Ok(Filed::Ours(kept)) => Some(kept.message),
+                Ok(Filed::Unwanted | Filed::OfAnother) | Err(_) => None,
+            },
             (Source::Status(kind, name, data), Some((recorded, _))) => {
                 Some(recorded.status(config, composer, *kind, name, data.clone()))
             }

@@ -12,17 +12,9 @@ impl Run {
     pub(crate) fn course(&self) -> (&str, &str) {
         (&self.subject_id, &self.playbook)
     }
-}
-
-impl Run {
-    /// In the place of a task, where it is said why the run failed.
-    pub(crate) fn who_failed(&self) -> &'static str {
-        let has_failing_task = self.failures.iter().any(|failure| failure.counts() && !failure.is_of_run());
-        if has_failing_task { "the run" } else { "no task did" }
-    }
 
     /// Why it is not known as a whole what it did on hosts; `None`: it is.
-    pub(crate) fn is_partly_known(&self) -> Option<String> {
+    pub(crate) fn why_partly_known(&self) -> Option<String> {
         let has_no_names = self.tasks.iter().any(|task| task.name.is_empty());
         let missing = self.missing();
         Some(match missing {
@@ -85,7 +77,7 @@ type Place<'a> = (&'a str, &'a str, usize);
 /// Where `a` is otherwise than `b`: in the order of `a`'s tasks, and then what only `b` has. Of a run that is not known as a
 /// whole nobody can say what it has not.
 pub(crate) fn differences<'a>(a: &'a Run, b: &'a Run) -> Vec<Difference<'a>> {
-    let (is_whole_a, is_whole_b) = (a.is_partly_known().is_none(), b.is_partly_known().is_none());
+    let (is_whole_a, is_whole_b) = (a.why_partly_known().is_none(), b.why_partly_known().is_none());
     let (of_a, mut of_b) = (steps(a), steps(b).into_iter().collect::<HashMap<_, _>>());
     let mut found = Vec::new();
     for ((host, task, number), one) in of_a {

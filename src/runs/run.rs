@@ -293,7 +293,7 @@ impl Run {
         let heard = message.stored.map_or(now, |stored| stored.min(now));
         // A process that says something is not gone, whatever the stream was told to believe.
         if self.death.is_some_and(|death| matches!(death, Death::Silence(since) if created > Some(since))) {
-            self.is_alive();
+            self.revive();
             self.ended = None;
         }
         // A status without a time of its own was said when it was stored: of the end that is late for a beginning.
@@ -340,20 +340,22 @@ impl Run {
         }
         let counter = self.seen.highest.unwrap_or(0);
         let waiting = self.waiting();
-        let hosts: Vec<&str> = waiting.iter().map(|one| one.host).collect();
-        let waiting = waiting.first().map(|first| match hosts.as_slice() {
-            [host] => format!("it ended while {host} was at: {}", first.task),
-            [host, more @ ..] => {
-                format!("it ended while {host} and {} more were at: {}", more.len(), first.task)
-            }
-            [] => String::new(),
+        let waiting = waiting.split_first().map(|(Waiting { host, task, .. }, more)| match more.len() {
+            0 => format!("it ended while {host} was at: {task}"),
+            more => format!("it ended while {host} and {more} more were at: {task}"),
         });
         let reason = Failure::of_run(status, &self.task, waiting, self.output.lines().rev(), counter);
         self.failures.push(reason);
     }
 
+    /// In the place of a task, where it is said why the run failed.
+    pub(crate) fn who_failed(&self) -> &'static str {
+        let has_failing_task = self.failures.iter().any(|failure| failure.counts() && !failure.is_of_run());
+        if has_failing_task { "the run" } else { "no task did" }
+    }
+
     /// It was not killed, whatever was said.
-    fn is_alive(&mut self) {
+    fn revive(&mut self) {
         if self.death.take().is_some() {
             self.failures.retain(|failure| !failure.is_of_run());
         }
@@ -430,7 +432,7 @@ impl Run {
         let is_end = status.is_end();
         if is_end {
             self.ended = when.or(self.last_event);
-            self.is_alive();
+            self.revive();
         }
         Some(News { is_end, ..News::of(status.as_str(), String::new()) })
     }

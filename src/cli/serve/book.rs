@@ -141,7 +141,7 @@ impl Shared {
     }
 
     /// The connection is gone, or there is one again.
-    pub(super) fn is_deaf(&self, is_deaf: bool) {
+    pub(super) fn set_deaf(&self, is_deaf: bool) {
         let mut since = self.deaf_since();
         *since = if is_deaf { since.or_else(|| Some(self.now())) } else { None };
     }

@@ -163,7 +163,7 @@ fn follow(shared: &Arc<Shared>, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
                 };
                 remark(&format!("connected to {server}{from}"));
                 book.connected(server, streams);
-                shared.is_deaf(false);
+                shared.set_deaf(false);
             }
             Told::Message(message) => {
                 book.hear(&message, shared.now());
@@ -184,7 +184,7 @@ fn follow(shared: &Arc<Shared>, heard: &Receiver<Heard>) -> Result<Exit, Stop> {
             Told::Lost(reason) => {
                 complain(&reason);
                 book.lost(reason);
-                shared.is_deaf(true);
+                shared.set_deaf(true);
             }
             Told::Nothing => {
                 // Beside what is live: a stream may let us wait for another consumer.
